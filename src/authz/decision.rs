@@ -1,0 +1,171 @@
+//! What was decided, and the proof of it.
+//!
+//! Pure. INVARIANT: a [`Permit`] exists only inside a [`Decision`] whose reason is an allow, and only this crate's
+//! engine makes one. Doors forward a request only with a `Permit` in hand.
+
+use std::fmt;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::reason::Reason;
+use crate::object::GrantId;
+use crate::wire::Position;
+
+/// Proof that the engine allowed a request. Nothing else can make one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permit(());
+
+/// The answer to one request.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// Unique id, time-ordered.
+    pub id: DecisionId,
+    /// Why.
+    pub reason: Reason,
+    /// Present exactly when `reason` is an allow.
+    permit: Option<Permit>,
+    /// The authenticated workload's SPIFFE ID; absent when authentication failed.
+    pub workload: Option<Arc<str>>,
+    /// The subject of the credential, which is the workload unless it acts for somebody.
+    pub subject: Option<Arc<str>>,
+    /// Who acts, when it is not the subject.
+    pub actor: Option<Arc<str>>,
+    /// The grant that the decision rests on, or that it tells of.
+    pub grant: Option<GrantId>,
+    /// `service/route`, when the request matched one.
+    pub resource: Option<Arc<str>>,
+    /// The action, when the request matched a route.
+    pub action: Option<Arc<str>>,
+    /// Ids of the policies that decided.
+    pub policies: Arc<[Box<str>]>,
+    /// The `jti` of the token, when it has one.
+    pub token_id: Option<Arc<str>>,
+    /// What to ask for, on `entitlement.*`.
+    pub grant_request: Option<Arc<GrantHint>>,
+    /// The state the decision was made on; absent before the first sync.
+    pub position: Option<Position>,
+    /// How long ago that state was confirmed current.
+    pub behind_ms: u64,
+    /// Whether the decision cache answered.
+    pub cached: bool,
+    /// More about the reason, for records and explanations; holds no token and no header value.
+    pub detail: Option<Arc<str>>,
+}
+
+/// A grant request that would turn the denial into an allow once approved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantHint {
+    /// For whom.
+    pub workload: Arc<str>,
+    /// `service/route`.
+    pub resource: Arc<str>,
+    /// Action names.
+    pub actions: Vec<Arc<str>>,
+    /// The longest duration that may be asked for, in seconds.
+    pub max_duration_seconds: u64,
+}
+
+/// A decision's id: UUID version 7.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DecisionId(pub Uuid);
+
+/// Everything of a decision but its permit, which [`Decision::new`] derives from the reason.
+#[derive(Debug, Clone)]
+pub(super) struct Parts {
+    pub(super) id: DecisionId,
+    pub(super) reason: Reason,
+    pub(super) workload: Option<Arc<str>>,
+    pub(super) subject: Option<Arc<str>>,
+    pub(super) actor: Option<Arc<str>>,
+    pub(super) grant: Option<GrantId>,
+    pub(super) resource: Option<Arc<str>>,
+    pub(super) action: Option<Arc<str>>,
+    pub(super) policies: Arc<[Box<str>]>,
+    pub(super) token_id: Option<Arc<str>>,
+    pub(super) grant_request: Option<Arc<GrantHint>>,
+    pub(super) position: Option<Position>,
+    pub(super) behind_ms: u64,
+    pub(super) cached: bool,
+    pub(super) detail: Option<Arc<str>>,
+}
+
+// === impl Decision ===
+
+impl Decision {
+    /// Only the engine calls this.
+    pub(super) fn new(p: Parts) -> Self {
+        Self {
+            id: p.id,
+            reason: p.reason,
+            permit: p.reason.is_allow().then_some(Permit(())),
+            workload: p.workload,
+            subject: p.subject,
+            actor: p.actor,
+            grant: p.grant,
+            resource: p.resource,
+            action: p.action,
+            policies: p.policies,
+            token_id: p.token_id,
+            grant_request: p.grant_request,
+            position: p.position,
+            behind_ms: p.behind_ms,
+            cached: p.cached,
+            detail: p.detail,
+        }
+    }
+
+    /// A denial that no engine was asked for: overload, a panic, a request the door could not read.
+    pub fn refuse(id: DecisionId, reason: Reason, detail: &str) -> Self {
+        let reason = if reason.is_allow() { Reason::SystemInternal } else { reason };
+        Self::new(Parts {
+            id,
+            reason,
+            workload: None,
+            subject: None,
+            actor: None,
+            grant: None,
+            resource: None,
+            action: None,
+            policies: Arc::from([]),
+            token_id: None,
+            grant_request: None,
+            position: None,
+            behind_ms: 0,
+            cached: false,
+            detail: Some(Arc::from(detail)),
+        })
+    }
+
+    /// The permit, if the request is allowed.
+    pub const fn permit(&self) -> Option<Permit> {
+        self.permit
+    }
+
+    /// Whether the caller was authenticated, and so may learn the full reason.
+    pub const fn is_authenticated(&self) -> bool {
+        self.workload.is_some()
+    }
+}
+
+// === impl DecisionId ===
+
+impl DecisionId {
+    /// A new id at `now`.
+    pub fn new(now: crate::clock::Timestamp) -> Self {
+        let random: [u8; 10] = rand::random();
+        Self(uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid())
+    }
+}
+
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

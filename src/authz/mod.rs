@@ -1,0 +1,24 @@
+//! The decision core: a request and a snapshot become a decision.
+//!
+//! Plane: pure. Synchronous, no I/O, time is an argument; it also has to run inside Envoy, without a runtime.
+//! Default deny: allowed means that Cedar says so, without an evaluation error. Adding a forbid, removing a grant or
+//! adding a revocation never turns a deny into an allow.
+
+mod decision;
+mod freshness;
+mod path;
+pub mod problem;
+mod reason;
+mod request;
+mod route;
+mod snapshot;
+mod template;
+
+pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
+pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
+pub use self::path::{AmbiguousPath, CanonicalPath};
+pub use self::reason::{GrpcStatus, Reason};
+pub use self::request::{Door, Header, Request};
+pub use self::route::{RouteConflict, RouteMatch, RouteTable};
+pub use self::snapshot::{BadObject, Builder, Change, Snapshot};
+pub use self::template::{Relation, Template, TemplateError};

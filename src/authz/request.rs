@@ -1,0 +1,55 @@
+//! One request to decide on, as every door hands it over: borrowed, unparsed, untrusted.
+//!
+//! Pure. A door only copies fields; what they mean, and what is refused, is decided here and in `engine`, so that
+//! doors cannot disagree.
+
+use smallvec::SmallVec;
+
+/// Where a request came in. A closed list: it is a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Door {
+    /// Envoy's ext_authz over gRPC.
+    ExtAuthz,
+    /// The `check` command and the admin endpoint.
+    Check,
+}
+
+/// A header as it came, name in any case.
+#[derive(Debug, Clone, Copy)]
+pub struct Header<'a> {
+    /// Name.
+    pub name: &'a str,
+    /// Value.
+    pub value: &'a [u8],
+}
+
+/// An untrusted request.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// Where it came in.
+    pub door: Door,
+    /// Method, as sent.
+    pub method: &'a str,
+    /// Request target: path and query, as sent.
+    pub path: &'a str,
+    /// `:authority` or `Host`, as sent.
+    pub host: &'a str,
+    /// Every header, duplicates included, pseudo-headers excluded.
+    pub headers: SmallVec<[Header<'a>; 32]>,
+    /// The enforcing proxy says that it only sent part of the body.
+    pub partial_body: bool,
+}
+
+impl Door {
+    /// Every door, in the order of its number.
+    pub const ALL: [Self; 2] = [Self::ExtAuthz, Self::Check];
+
+    /// The label and record value.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ExtAuthz => "ext_authz",
+            Self::Check => "check",
+        }
+    }
+}

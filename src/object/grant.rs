@@ -1,0 +1,243 @@
+//! Grants, from their request to some time after their end: one object, one id, one state machine.
+//!
+//! Pure. The request part never changes after creation and votes carry its digest; only state, votes and times do.
+//! A grant stays in its sidecars' state for a while after its end, so that a denial can say that it ended.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{FieldError, ResourceName, check_name, check_text};
+use crate::clock::Timestamp;
+use crate::credential::SpiffeId;
+
+/// The id of a grant and of the request it came from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(transparent)]
+pub struct GrantId(pub Uuid);
+
+/// A JIT permission for one workload on named resources and actions, for a bounded time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    /// Unique id.
+    pub id: GrantId,
+    /// Whose permission it is.
+    pub workload: SpiffeId,
+    /// What it is for: services or routes.
+    pub resources: Vec<ResourceName>,
+    /// Which actions, as in `read`, `write`.
+    pub actions: Vec<String>,
+    /// Narrows the resources to paths that match this URI template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Why it was asked for.
+    #[serde(default)]
+    pub reason: String,
+    /// Who asked.
+    pub requested_by: String,
+    /// When.
+    pub requested_at: Timestamp,
+    /// How long it is to last once active, in seconds.
+    pub duration_seconds: u64,
+    /// Lower-case hex SHA-256 of the immutable request part. Votes repeat it.
+    pub digest: String,
+    /// Where in its life it is.
+    pub state: GrantState,
+    /// Votes so far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub votes: Vec<Vote>,
+    /// When it starts to count; set on activation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// When it ends; fixed at activation, never extended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
+    /// How and when it ended, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ending>,
+}
+
+/// Where in its life a grant is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GrantState {
+    /// Waiting for approval.
+    Pending,
+    /// Approved, with a start that has not come yet.
+    Scheduled,
+    /// In force between `not_before` and `not_after`.
+    Active,
+    /// Its time is over.
+    Ended,
+    /// Ended by a revocation.
+    Revoked,
+    /// Refused by an approver.
+    Denied,
+    /// Taken back by the requester.
+    Withdrawn,
+    /// Never approved in time.
+    ExpiredUnapproved,
+}
+
+/// One approver's word on a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Vote {
+    /// Who.
+    pub approver: String,
+    /// For or against.
+    pub vote: VoteKind,
+    /// The digest of the request that was voted on.
+    pub digest: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// For or against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VoteKind {
+    /// For.
+    Approve,
+    /// Against.
+    Deny,
+}
+
+/// How a grant ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ending {
+    /// Who ended it; the system for an expiry.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Why a text is not a grant id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a grant id (a UUID)")]
+pub struct ParseGrantIdError(String);
+
+// === impl Grant ===
+
+impl Grant {
+    /// The longest duration, in seconds: 30 days.
+    pub const MAX_DURATION_SECONDS: u64 = 30 * 86_400;
+
+    pub(super) fn check(&self) -> Result<(), FieldError> {
+        if self.resources.is_empty() || self.resources.len() > 64 {
+            return Err(FieldError::new("resources", "1 to 64 resources are needed"));
+        }
+        if self.actions.is_empty() || self.actions.len() > 64 {
+            return Err(FieldError::new("actions", "1 to 64 actions are needed"));
+        }
+        for (i, action) in self.actions.iter().enumerate() {
+            check_name(&format!("actions[{i}]"), action)?;
+        }
+        if let Some(path) = &self.path {
+            crate::authz::Template::parse(path).map_err(|e| FieldError::new("path", format!("`{path}`: {e}")))?;
+        }
+        check_text("reason", &self.reason, 1000)?;
+        check_text("requested_by", &self.requested_by, 2048)?;
+        if !(1..=Self::MAX_DURATION_SECONDS).contains(&self.duration_seconds) {
+            return Err(FieldError::new("duration_seconds", "must be between 1 and 2592000 (30 days)"));
+        }
+        if self.digest != self.request_digest() {
+            return Err(FieldError::new("digest", "is not the digest of the request"));
+        }
+        match (self.not_before, self.not_after) {
+            (Some(from), Some(to)) if to <= from => {
+                Err(FieldError::new("not_after", format!("the grant ends ({to}) before it starts ({from})")))
+            }
+            (None, _) | (_, None) if matches!(self.state, GrantState::Active | GrantState::Scheduled) => {
+                Err(FieldError::new("not_after", "an active grant has a start and an end"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The digest over the immutable request part: length-prefixed, so that no two requests share an encoding.
+    pub fn request_digest(&self) -> String {
+        use std::fmt::Write;
+        let mut ctx = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        let mut put = |bytes: &[u8]| {
+            ctx.update(&(bytes.len() as u64).to_be_bytes());
+            ctx.update(bytes);
+        };
+        put(b"portcullis.grant-request.v1");
+        put(self.id.0.as_bytes());
+        put(self.workload.as_str().as_bytes());
+        put(&(self.resources.len() as u64).to_be_bytes());
+        for resource in &self.resources {
+            put(resource.to_string().as_bytes());
+        }
+        put(&(self.actions.len() as u64).to_be_bytes());
+        for action in &self.actions {
+            put(action.as_bytes());
+        }
+        put(&[u8::from(self.path.is_some())]);
+        put(self.path.as_deref().unwrap_or("").as_bytes());
+        put(self.reason.as_bytes());
+        put(self.requested_by.as_bytes());
+        put(&self.requested_at.as_millis().to_be_bytes());
+        put(&self.duration_seconds.to_be_bytes());
+        ctx.finish().as_ref().iter().fold(String::with_capacity(64), |mut hex, b| {
+            let _ = write!(hex, "{b:02x}");
+            hex
+        })
+    }
+
+    /// How long it lasts once active.
+    pub const fn duration(&self) -> Duration {
+        Duration::from_secs(self.duration_seconds)
+    }
+}
+
+impl GrantState {
+    /// Whether nothing can follow.
+    pub const fn is_terminal(self) -> bool {
+        !matches!(self, Self::Pending | Self::Scheduled | Self::Active)
+    }
+
+    /// The name used in documents.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Scheduled => "scheduled",
+            Self::Active => "active",
+            Self::Ended => "ended",
+            Self::Revoked => "revoked",
+            Self::Denied => "denied",
+            Self::Withdrawn => "withdrawn",
+            Self::ExpiredUnapproved => "expired_unapproved",
+        }
+    }
+}
+
+// === impl GrantId ===
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for GrantId {
+    type Err = ParseGrantIdError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Uuid::try_parse(s).map(Self).map_err(|_not_a_uuid| ParseGrantIdError(s.to_owned()))
+    }
+}

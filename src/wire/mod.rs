@@ -1,0 +1,22 @@
+//! The sync protocol's wire form: generated types, signatures, and epochs and revisions as domain types.
+//!
+//! Shared by both ends of the stream (`control` sends, `sync` receives). Plane: pure. A payload is looked into only
+//! after its signature has been verified; a payload that fails is refused whole.
+
+/// Generated from `sync.proto`.
+#[allow(
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod proto {
+    tonic::include_proto!("portcullis.sync.v1");
+}
+
+mod position;
+mod sign;
+
+pub use self::position::{Epoch, ParseEpochError, Position, Revision, ScopeId};
+pub use self::sign::{SignatureError, SigningKey, VerifyKey};
