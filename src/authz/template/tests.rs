@@ -197,7 +197,7 @@ fn naive(pattern: &[u8], path: &[u8]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn relation_equals_brute_force(a in templates(), b in templates()) {
