@@ -15,7 +15,8 @@ use uuid::Uuid;
 
 use crate::authz::{Builder, Change, Door, Header, Lease, Request, Snapshot};
 use crate::clock::{Clock, ManualClock, Timestamp};
-use crate::credential::{SpiffeId, TokenSigner};
+use crate::credential::SpiffeId;
+use crate::credential::TokenSigner;
 use crate::grant;
 use crate::object::{Grant, GrantId, Kind, Object, PolicySet, VoteKind};
 use crate::state::State;
