@@ -218,6 +218,19 @@ impl RouteTable {
     }
 }
 
+// === impl RouteTableError ===
+
+impl RouteTableError {
+    /// The service whose route cannot be taken in.
+    pub fn service(&self) -> &str {
+        let route = match self {
+            Self::Conflict(conflict) => &conflict.second,
+            Self::Template { route, .. } => route,
+        };
+        route.split_once('/').map_or(route, |(service, _)| service)
+    }
+}
+
 // === impl CompiledRoute ===
 
 impl CompiledRoute {
