@@ -98,6 +98,19 @@ struct Table {
     root: Node,
 }
 
+// === impl RouteTableError ===
+
+impl RouteTableError {
+    /// The service whose route is at fault, or the first of two that conflict.
+    pub fn service(&self) -> &str {
+        let route = match self {
+            Self::Conflict(conflict) => &conflict.first,
+            Self::Template { route, .. } => route,
+        };
+        route.split_once('/').map_or(route, |(service, _)| service)
+    }
+}
+
 // === impl RouteTable ===
 
 impl RouteTable {
@@ -218,19 +231,6 @@ impl RouteTable {
     }
 }
 
-// === impl RouteTableError ===
-
-impl RouteTableError {
-    /// The service whose route cannot be taken in.
-    pub fn service(&self) -> &str {
-        let route = match self {
-            Self::Conflict(conflict) => &conflict.second,
-            Self::Template { route, .. } => route,
-        };
-        route.split_once('/').map_or(route, |(service, _)| service)
-    }
-}
-
 // === impl CompiledRoute ===
 
 impl CompiledRoute {
@@ -303,7 +303,7 @@ impl Table {
 
 /// The host of an `:authority` or `Host`: without port and trailing dot, in lower case. An address in brackets and
 /// no host at all are `""`, which only services for any host answer to. `None` for what cannot be a host.
-fn host_name(authority: &str) -> Option<Cow<'_, str>> {
+pub(super) fn host_name(authority: &str) -> Option<Cow<'_, str>> {
     if authority.is_empty() {
         return Some(Cow::Borrowed(""));
     }
