@@ -60,7 +60,7 @@ impl RouteTable {
     }
 
     /// The route of a request; `None` denies.
-    pub fn find(&self, host: &str, method: &str, path: &CanonicalPath<'_>) -> Option<RouteMatch> {
+    pub fn find(&self, host: &str, method: &str, path: &CanonicalPath<'_>) -> Option<&RouteMatch> {
         let _ = (host, method, path);
         None
     }
