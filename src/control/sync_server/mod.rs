@@ -27,12 +27,10 @@ use super::fleet::Fleet;
 use super::index::Index;
 use crate::clock::SharedClock;
 use crate::tls::{AcceptLimits, PeerInfo};
-use crate::wire::SigningKey;
 use crate::wire::proto::sync_server::{Sync, SyncServer};
 use crate::wire::proto::{ClientFrame, ServerFrame};
+use crate::wire::{RETRY_AFTER, SigningKey};
 
-/// The metadata key that tells a refused sidecar when to come back.
-pub const RETRY_AFTER: &str = "retry-after-ms";
 /// The largest frame that is sent. One revision is one frame, so the API keeps a revision below this.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
 
