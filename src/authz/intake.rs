@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use super::path::CanonicalPath;
 use super::reason::Reason;
 use super::request::Request;
+use super::route::host_name;
 use crate::wire::Position;
 
 /// The header with which a client demands a state at least as fresh as one it has seen.
@@ -17,7 +18,7 @@ pub const MIN_REVISION_HEADER: &str = "x-portcullis-min-revision";
 #[derive(Debug)]
 pub(super) struct Intake<'a> {
     pub(super) path: CanonicalPath<'a>,
-    /// Lower-case, without port.
+    /// Lower-case, without port; empty when it is no host name.
     pub(super) host: Cow<'a, str>,
     pub(super) token: Option<&'a str>,
     pub(super) min_revision: Option<Position>,
@@ -51,7 +52,7 @@ pub(super) fn intake<'a>(request: &Request<'a>) -> Result<Intake<'a>, Refusal> {
     let path = CanonicalPath::parse(request.path).map_err(|e| (Reason::InputAmbiguousPath, e.to_string().into()))?;
     Ok(Intake {
         path,
-        host: host(request.host),
+        host: host_name(request.host).unwrap_or_default(),
         token: authorization.map(bearer).transpose()?.flatten(),
         min_revision: min_revision.map(position).transpose()?,
     })
@@ -72,20 +73,6 @@ fn bearer(value: &[u8]) -> Result<Option<&str>, Refusal> {
         std::str::from_utf8(value).map_err(|_not_utf8| (Reason::InputMalformed, "Authorization is not text".into()))?;
     let Some((scheme, token)) = value.split_once(' ') else { return Ok(None) };
     Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start_matches(' ')))
-}
-
-/// The host as routes and policies know it: lower-case, without port or trailing dot.
-fn host(authority: &str) -> Cow<'_, str> {
-    let name = match authority.rsplit_once(':') {
-        Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => authority,
-    };
-    let name = name.strip_suffix('.').unwrap_or(name);
-    if name.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(name.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(name)
-    }
 }
 
 fn position(value: &[u8]) -> Result<Position, Refusal> {

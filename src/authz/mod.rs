@@ -23,9 +23,9 @@ pub use self::engine::{Inputs, KnownAnswer, KnownToken, Memo, NoMemo, decide, ex
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::intake::MIN_REVISION_HEADER;
-pub use self::path::{AmbiguousPath, CanonicalPath};
+pub use self::path::{AmbiguousPath, CanonicalPath, MAX_PATH};
 pub use self::reason::{GrpcStatus, Reason};
 pub use self::request::{Door, Header, Request};
-pub use self::route::{RouteConflict, RouteMatch, RouteTable};
+pub use self::route::{RouteConflict, RouteMatch, RouteTable, RouteTableError};
 pub use self::snapshot::{BadObject, Builder, Change, Snapshot};
-pub use self::template::{Relation, Template, TemplateError};
+pub use self::template::{MAX_SEGMENTS, MAX_TEMPLATE, Relation, Template, TemplateError};
