@@ -5,7 +5,6 @@
 //! streams and recompiled when an issuer or a revocation changes; every stream checks itself against it again then.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls_pki_types::CertificateDer;
@@ -15,33 +14,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::clock::Timestamp;
 use crate::control::index::Index;
-use crate::credential::SpiffeId;
+use crate::credential::{IssuerSet, SpiffeId, VerifiedToken, verify_for_audience};
 use crate::object::{Issuer, Kind, Object, Target};
 use crate::tls::PeerInfo;
 use crate::wire::Revision;
-
-/// What a verified token says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenFacts {
-    /// Whom it names.
-    pub subject: SpiffeId,
-    /// The issuer's name.
-    pub issuer: Arc<str>,
-    /// The key that signed it.
-    pub kid: Arc<str>,
-    /// Its id.
-    pub jti: Option<Arc<str>>,
-    /// When it was issued.
-    pub issued_at: Option<Timestamp>,
-    /// When it ends.
-    pub expires_at: Timestamp,
-}
-
-/// Verifies a JWT-SVID for an audience against issuers; the error says what is wrong with it, without token bytes.
-pub trait TokenVerifier: fmt::Debug + Send + Sync + 'static {
-    /// Verifies `token`.
-    fn verify(&self, token: &str, issuers: &[Issuer], audience: &str, now: Timestamp) -> Result<TokenFacts, String>;
-}
 
 /// An authenticated sidecar.
 #[derive(Debug, Clone)]
@@ -49,14 +25,16 @@ pub(super) struct Principal {
     pub(super) identity: SpiffeId,
     /// When its credential ends.
     pub(super) expires_at: Timestamp,
-    token: Option<TokenFacts>,
+    token: Option<VerifiedToken>,
     certificate_serial: Option<String>,
 }
 
 /// The issuers and revocations in force that concern sidecars themselves.
 #[derive(Debug)]
 pub(super) struct Trust {
-    issuers: Vec<Issuer>,
+    issuers: IssuerSet,
+    /// The keys of each issuer, by name and `kid`.
+    keys: HashSet<(Box<str>, Box<str>)>,
     revoked: HashSet<Target>,
     tokens_before: HashMap<SpiffeId, Timestamp>,
 }
@@ -65,7 +43,6 @@ pub(super) struct Trust {
 #[derive(Debug)]
 pub(super) struct Authenticator {
     pub(super) index: Arc<Index>,
-    pub(super) verifier: Arc<dyn TokenVerifier>,
     /// Names of the issuers that may vouch for sidecars.
     pub(super) trusted: Vec<String>,
     pub(super) audience: String,
@@ -129,14 +106,12 @@ impl Authenticator {
     }
 
     fn verify_token(&self, token: &str, trust: &Trust, now: Timestamp) -> Result<Principal, Status> {
-        let facts = self
-            .verifier
-            .verify(token, &trust.issuers, &self.audience, now)
-            .map_err(|why| Status::unauthenticated(format!("the token was refused: {why}")))?;
+        let token = verify_for_audience(token, &trust.issuers, &[&self.audience], now)
+            .map_err(|e| Status::unauthenticated(format!("the token was refused: {e}")))?;
         Ok(Principal {
-            identity: facts.subject.clone(),
-            expires_at: facts.expires_at,
-            token: Some(facts),
+            identity: token.subject.clone(),
+            expires_at: token.expires_at,
+            token: Some(token),
             certificate_serial: None,
         })
     }
@@ -146,14 +121,23 @@ impl Authenticator {
 
 impl Trust {
     fn compile(index: &Index, trusted: &[String]) -> Self {
-        let mut trust = Self { issuers: Vec::new(), revoked: HashSet::new(), tokens_before: HashMap::new() };
-        for stored in index.list(Kind::Issuer) {
-            if let Some(Object::Issuer(issuer)) = &stored.object
-                && trusted.contains(&issuer.name)
-            {
-                trust.issuers.push(issuer.clone());
+        let stored = index.list(Kind::Issuer);
+        let issuers: Vec<&Issuer> = stored
+            .iter()
+            .filter_map(|s| match &s.object {
+                Some(Object::Issuer(issuer)) if trusted.contains(&issuer.name) => Some(issuer),
+                _ => None,
+            })
+            .collect();
+        let mut keys = HashSet::new();
+        for issuer in &issuers {
+            for kid in issuer.jwks.keys.iter().filter_map(|k| k.get("kid")?.as_str()) {
+                keys.insert((Box::from(&*issuer.name), Box::from(kid)));
             }
         }
+        // A bad issuer fails alone: it has no keys, so its tokens do not verify.
+        let (issuers, _bad) = IssuerSet::compile(issuers);
+        let mut trust = Self { issuers, keys, revoked: HashSet::new(), tokens_before: HashMap::new() };
         for stored in index.list(Kind::Revocation) {
             let Some(Object::Revocation(revocation)) = &stored.object else { continue };
             match &revocation.target {
@@ -184,11 +168,9 @@ impl Trust {
         }
         let Some(token) = &principal.token else { return Ok(()) };
         let issuer = token.issuer.to_string();
-        let has_key =
-            |i: &Issuer| i.jwks.keys.iter().any(|k| k.get("kid").and_then(|kid| kid.as_str()) == Some(&*token.kid));
         if revoked(Target::Issuer { issuer: issuer.clone() })
             || revoked(Target::Key { issuer: issuer.clone(), kid: token.kid.to_string() })
-            || !self.issuers.iter().any(|i| i.name == issuer && has_key(i))
+            || !self.keys.contains(&(Box::from(&*token.issuer), Box::from(&*token.kid)))
         {
             return refused("the issuer of this token, or its key,");
         }

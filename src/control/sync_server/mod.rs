@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::auth::Authenticator;
-pub use self::auth::{TokenFacts, TokenVerifier};
 use self::session::Session;
 use super::fleet::Fleet;
 use super::index::Index;
@@ -70,8 +69,6 @@ pub struct SyncServerDeps {
     pub key: Arc<SigningKey>,
     /// The time.
     pub clock: SharedClock,
-    /// Verifies sidecars' tokens.
-    pub verifier: Arc<dyn TokenVerifier>,
 }
 
 /// Why the server does not run.
@@ -136,7 +133,6 @@ pub async fn serve(
     let incoming = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
     let auth = Authenticator {
         index: Arc::clone(&deps.index),
-        verifier: deps.verifier,
         trusted: config.trusted_issuers.clone(),
         audience: config.audience.clone(),
         cache: Mutex::new(None),
