@@ -176,7 +176,17 @@ impl Sidecar {
 fn essence(d: &Decision) -> String {
     format!(
         "{:?}",
-        (d.reason, d.permit().is_some(), &d.workload, d.grant, &d.resource, &d.action, &d.policies, &d.grant_request, d.position)
+        (
+            d.reason,
+            d.permit().is_some(),
+            &d.workload,
+            d.grant,
+            &d.resource,
+            &d.action,
+            &d.policies,
+            &d.grant_request,
+            d.position
+        )
     )
 }
 

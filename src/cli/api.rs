@@ -122,8 +122,14 @@ impl Api {
     }
 
     /// Asks for something to be done, and to be told where it has been applied within `wait`.
-    pub(super) async fn post_wait(&self, path: &[&str], body: &Value, wait: Option<Duration>) -> Result<Value, Failure> {
-        let query: Vec<_> = wait.iter().map(|w| ("wait", humantime::format_duration(*w).to_string().replace(' ', ""))).collect();
+    pub(super) async fn post_wait(
+        &self,
+        path: &[&str],
+        body: &Value,
+        wait: Option<Duration>,
+    ) -> Result<Value, Failure> {
+        let query: Vec<_> =
+            wait.iter().map(|w| ("wait", humantime::format_duration(*w).to_string().replace(' ', ""))).collect();
         self.send(Method::POST, path, &query, Some(body), wait.unwrap_or_default()).await
     }
 
@@ -164,10 +170,10 @@ impl std::fmt::Debug for Api {
 }
 
 fn answer(base: &Url, status: reqwest::StatusCode, bytes: &[u8]) -> Result<Value, Failure> {
-    let body: Option<Value> =
-        if bytes.is_empty() { Some(Value::Null) } else { serde_json::from_slice(bytes).ok() };
+    let body: Option<Value> = if bytes.is_empty() { Some(Value::Null) } else { serde_json::from_slice(bytes).ok() };
     if status.is_success() {
-        return body.ok_or_else(|| Failure::error(format!("`{base}` did not answer with JSON; is it a control plane?")));
+        return body
+            .ok_or_else(|| Failure::error(format!("`{base}` did not answer with JSON; is it a control plane?")));
     }
     let problem = body.filter(Value::is_object).unwrap_or_else(|| serde_json::json!({ "status": status.as_u16() }));
     let message = problem_text(status, &problem);

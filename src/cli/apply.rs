@@ -68,9 +68,8 @@ impl Item {
     /// Reads a document. `read` gives the text of a file that it names.
     pub(super) fn new(document: Value, read: &dyn Fn(&str) -> Result<String, Failure>) -> Result<Self, Failure> {
         const KINDS: [&str; 4] = ["issuer", "workload", "service", "policy_set"];
-        let unknown = || {
-            Failure::error(format!("a document has one member, named after its kind: {}", KINDS.join(", ")))
-        };
+        let unknown =
+            || Failure::error(format!("a document has one member, named after its kind: {}", KINDS.join(", ")));
         let Value::Object(map) = document else { return Err(unknown()) };
         let mut members = map.into_iter();
         let (Some((name, Value::Object(mut body))), None) = (members.next(), members.next()) else {
@@ -173,7 +172,8 @@ mod tests {
             Ok("{\"keys\":[]}".to_owned())
         });
         assert_eq!(item.unwrap().body, json!({ "name": "a", "jwks": { "keys": [] } }));
-        for bad in [json!({}), json!({ "isuer": {} }), json!({ "issuer": {}, "workload": {} }), json!({ "issuer": 1 })] {
+        for bad in [json!({}), json!({ "isuer": {} }), json!({ "issuer": {}, "workload": {} }), json!({ "issuer": 1 })]
+        {
             assert!(Item::new(bad.clone(), &no_files).is_err(), "{bad}");
         }
         assert!(Item::new(json!({ "policy_set": { "text_file": "x" } }), &no_files).is_err());

@@ -82,8 +82,18 @@ fn print(out: &mut Out<'_>, answer: &Value) -> Outcome {
     }
     out.line(format!("{} {reason}", if verdict == Answer::Yes { "allow" } else { "deny " }))?;
     let names = [
-        "title", "status", "workload", "resource", "action", "grant_id", "policies", "detail", "revision", "behind_ms",
-        "cached", "decision_id",
+        "title",
+        "status",
+        "workload",
+        "resource",
+        "action",
+        "grant_id",
+        "policies",
+        "detail",
+        "revision",
+        "behind_ms",
+        "cached",
+        "decision_id",
     ];
     for name in names {
         let value = cell(decision, name);

@@ -23,7 +23,9 @@ use super::output::{Out, printable};
 #[command(after_help = "Example:\n  portcullis decisions tail --file decisions.jsonl --deny --follow")]
 pub(super) enum DecisionsCommand {
     /// Print the last records of a file, and what is added to it.
-    #[command(after_help = "Example:\n  portcullis decisions tail --file decisions.jsonl --reason entitlement --follow")]
+    #[command(
+        after_help = "Example:\n  portcullis decisions tail --file decisions.jsonl --reason entitlement --follow"
+    )]
     Tail(TailArgs),
 }
 
@@ -74,8 +76,11 @@ impl TailArgs {
             print(out, &line)?;
         }
         out.flush()?;
+        if !self.follow {
+            return Ok(Answer::Yes);
+        }
         let mut poll = tokio::time::interval(Duration::from_millis(200));
-        while self.follow {
+        loop {
             poll.tick().await;
             let rotated = self.is_rotated(reader.get_ref());
             while let Some(line) = next_line(&mut reader, &mut partial)? {
@@ -89,7 +94,6 @@ impl TailArgs {
             }
             out.flush()?;
         }
-        Ok(Answer::Yes)
     }
 
     fn open(&self) -> Result<BufReader<File>, Failure> {
@@ -109,7 +113,9 @@ impl TailArgs {
         let Ok(record) = serde_json::from_str::<Value>(line) else { return false };
         let reason = cell(&record, "reason");
         let family = |wanted: &str| {
-            reason.strip_prefix(wanted.trim_end_matches('.')).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            reason
+                .strip_prefix(wanted.trim_end_matches('.'))
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
         (!self.deny || !reason.starts_with("allow."))
             && self.reason.as_deref().is_none_or(family)

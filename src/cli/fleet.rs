@@ -23,7 +23,8 @@ impl FleetArgs {
                 out.json(&answer)?;
                 return Ok(Answer::Yes);
             }
-            let mut table = Table::new(&["enforcement point", "instance", "version", "connected", "behind", "last ack"]);
+            let mut table =
+                Table::new(&["enforcement point", "instance", "version", "connected", "behind", "last ack"]);
             for one in items(&answer) {
                 let instance: String = cell(one, "instance").chars().take(8).collect();
                 let connected = match one.get("connected") {

@@ -31,7 +31,9 @@ pub(super) enum GrantCommand {
         api: ApiArgs,
     },
     /// Vote against a request.
-    #[command(after_help = "Example:\n  portcullis grant deny 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11 --reason 'wrong environment'")]
+    #[command(
+        after_help = "Example:\n  portcullis grant deny 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11 --reason 'wrong environment'"
+    )]
     Deny {
         /// Id of the request.
         id: String,
@@ -256,8 +258,19 @@ fn show(out: &mut Out<'_>, answer: &Value) -> Result<(), Failure> {
 
 fn details(out: &mut Out<'_>, grant: &Value) -> Result<(), Failure> {
     let names = [
-        "id", "state", "workload", "resources", "actions", "path", "duration_seconds", "reason", "requested_by",
-        "requested_at", "digest", "not_before", "not_after",
+        "id",
+        "state",
+        "workload",
+        "resources",
+        "actions",
+        "path",
+        "duration_seconds",
+        "reason",
+        "requested_by",
+        "requested_at",
+        "digest",
+        "not_before",
+        "not_after",
     ];
     for name in names {
         let value = cell(grant, name);

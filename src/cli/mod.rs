@@ -24,15 +24,15 @@ mod revoke;
 mod schema;
 mod serve;
 mod service;
-// mod token;
+mod token;
 mod workload;
 
 #[cfg(test)]
 mod tests;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -80,6 +80,8 @@ enum Command {
     Operator(operator::OperatorCommand),
     Fleet(fleet::FleetArgs),
     #[command(subcommand)]
+    Token(token::TokenCommand),
+    #[command(subcommand)]
     Decisions(decisions::DecisionsCommand),
     #[command(subcommand)]
     Config(schema::ConfigCommand),
@@ -122,6 +124,7 @@ impl Command {
             Self::Apply(args) => args.run(out),
             Self::Operator(command) => command.run(out),
             Self::Fleet(args) => args.run(out),
+            Self::Token(command) => command.run(out),
             Self::Decisions(command) => command.run(out),
             Self::Config(command) => command.run(out),
         }
@@ -130,7 +133,8 @@ impl Command {
 
 /// clap's definition of the whole command line.
 fn definition() -> clap::Command {
-    Cli::command().long_version(build_info())
+    static BUILD: LazyLock<String> = LazyLock::new(build_info);
+    Cli::command().long_version(BUILD.as_str())
 }
 
 fn build_info() -> String {

@@ -121,7 +121,10 @@ impl Table {
             *widest -= 1;
             excess -= 1;
         }
-        all().map(|row| row.iter().zip(&widths).map(|(c, w)| fit(c, *w)).collect::<Vec<_>>().join("  ")).map(|line| line.trim_end().to_owned()).collect()
+        all()
+            .map(|row| row.iter().zip(&widths).map(|(c, w)| fit(c, *w)).collect::<Vec<_>>().join("  "))
+            .map(|line| line.trim_end().to_owned())
+            .collect()
     }
 }
 

@@ -13,7 +13,9 @@ use crate::policy;
 
 /// The Cedar policy set in force.
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Example:\n  portcullis policy check policies.cedar && portcullis policy publish policies.cedar")]
+#[command(
+    after_help = "Example:\n  portcullis policy check policies.cedar && portcullis policy publish policies.cedar"
+)]
 pub(super) enum PolicyCommand {
     /// Validate a policy set on this machine, without a control plane.
     #[command(after_help = "Example:\n  portcullis policy check policies.cedar --action ship")]

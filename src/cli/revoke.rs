@@ -12,7 +12,9 @@ use crate::clock::Timestamp;
 
 /// End something now. Revocations are never taken back and beat every allow.
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Example:\n  portcullis revoke workload spiffe://example.org/agent --reason 'key leaked' --wait 5s")]
+#[command(
+    after_help = "Example:\n  portcullis revoke workload spiffe://example.org/agent --reason 'key leaked' --wait 5s"
+)]
 pub(super) enum RevokeCommand {
     /// One token.
     #[command(after_help = "Example:\n  portcullis revoke token --issuer production --jti 5f0c… --wait 5s")]
@@ -27,8 +29,10 @@ pub(super) enum RevokeCommand {
         common: Common,
     },
     /// Every token of a workload issued before a time.
-    #[command(after_help = "Example:\n  portcullis revoke tokens-before --workload spiffe://example.org/agent \\\n    \
-        --before 2026-01-31T12:00:00Z --wait 5s")]
+    #[command(
+        after_help = "Example:\n  portcullis revoke tokens-before --workload spiffe://example.org/agent \\\n    \
+        --before 2026-01-31T12:00:00Z --wait 5s"
+    )]
     TokensBefore {
         /// The workload.
         #[arg(long, value_name = "SPIFFE_ID")]

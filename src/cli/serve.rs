@@ -8,7 +8,9 @@ use crate::config::{ControlConfig, Environment, SidecarConfig};
 
 /// Run the enforcement point: answers Envoy's ext_authz checks.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  portcullis sidecar --config sidecar.yaml --check && portcullis sidecar --config sidecar.yaml")]
+#[command(
+    after_help = "Example:\n  portcullis sidecar --config sidecar.yaml --check && portcullis sidecar --config sidecar.yaml"
+)]
 pub(super) struct SidecarArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]

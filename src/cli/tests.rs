@@ -3,7 +3,10 @@ use super::*;
 fn walk(command: &clap::Command, path: &str, seen: &mut Vec<String>) {
     let path = format!("{path} {}", command.get_name()).trim().to_owned();
     let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-    assert!(help.contains("Example:\n  portcullis") || help.contains("| portcullis"), "`{path}` has no example: {help}");
+    assert!(
+        help.contains("Example:\n  portcullis") || help.contains("| portcullis"),
+        "`{path}` has no example: {help}"
+    );
     assert!(command.get_about().is_some(), "`{path}` does not say what it does");
     for argument in command.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
         assert!(argument.get_help().is_some(), "`{path}`: `{}` is not explained", argument.get_id());
@@ -20,7 +23,9 @@ fn every_command_explains_itself_and_has_an_example() {
     root.build();
     let mut seen = Vec::new();
     walk(&root, "", &mut seen);
-    for expected in ["grant approve", "revoke tokens-before", "policy check", "decisions tail", "config schema", "check"] {
+    for expected in
+        ["grant approve", "revoke tokens-before", "policy check", "decisions tail", "config schema", "check"]
+    {
         assert!(seen.contains(&format!("portcullis {expected}")), "{expected}: {seen:?}");
     }
 }
@@ -31,7 +36,13 @@ fn examples_that_are_one_line_parse() {
     root.build();
     fn examples(command: &clap::Command, into: &mut Vec<String>) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-        into.extend(help.replace("\\\n", " ").lines().map(str::trim).filter(|l| l.starts_with("portcullis ")).map(str::to_owned));
+        into.extend(
+            help.replace("\\\n", " ")
+                .lines()
+                .map(str::trim)
+                .filter(|l| l.starts_with("portcullis "))
+                .map(str::to_owned),
+        );
         command.get_subcommands().for_each(|c| examples(c, into));
     }
     let mut all = Vec::new();

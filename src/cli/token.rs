@@ -17,11 +17,15 @@ use crate::credential::{SpiffeId, TokenSigner};
 
 /// A demo issuer: keys and JWT-SVIDs.
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Example:\n  portcullis token keygen --key-file issuer.key --jwks-file jwks.json --kid demo\n  \
-    portcullis token issue --key-file issuer.key --kid demo --subject spiffe://example.org/agent --audience portcullis")]
+#[command(
+    after_help = "Example:\n  portcullis token keygen --key-file issuer.key --jwks-file jwks.json --kid demo\n  \
+    portcullis token issue --key-file issuer.key --kid demo --subject spiffe://example.org/agent --audience portcullis"
+)]
 pub(super) enum TokenCommand {
     /// Make an ES256 key; write the private half for `issue`, the public half for `issuer put --jwks`.
-    #[command(after_help = "Example:\n  portcullis token keygen --key-file issuer.key --jwks-file jwks.json --kid 2026-01")]
+    #[command(
+        after_help = "Example:\n  portcullis token keygen --key-file issuer.key --jwks-file jwks.json --kid 2026-01"
+    )]
     Keygen(KeygenArgs),
     /// Issue a JWT-SVID.
     #[command(after_help = "Example:\n  portcullis token issue --key-file issuer.key --kid 2026-01 \\\n    \

@@ -16,8 +16,10 @@ use super::{args, block_on, documents, receipt};
     --owner shop-team --environment production --role storefront")]
 pub(super) enum WorkloadCommand {
     /// Register a workload, or replace it.
-    #[command(after_help = "Example:\n  portcullis workload put spiffe://example.org/storefront --kind service \\\n    \
-        --owner shop-team --environment production --role storefront\n  portcullis workload put -f workload.yaml")]
+    #[command(
+        after_help = "Example:\n  portcullis workload put spiffe://example.org/storefront --kind service \\\n    \
+        --owner shop-team --environment production --role storefront\n  portcullis workload put -f workload.yaml"
+    )]
     Put(PutArgs),
     /// List workloads.
     #[command(after_help = "Example:\n  portcullis workload list")]

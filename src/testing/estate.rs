@@ -61,9 +61,11 @@ impl Estate {
                 "jwks": {"keys": [estate.signer.public_jwk()]},
             }),
         );
-        for (name, kind, roles) in
-            [("storefront", "service", json!(["storefront"])), ("agent", "agent", json!([])), ("ci", "pipeline", json!([]))]
-        {
+        for (name, kind, roles) in [
+            ("storefront", "service", json!(["storefront"])),
+            ("agent", "agent", json!([])),
+            ("ci", "pipeline", json!([])),
+        ] {
             estate.put(
                 Kind::Workload,
                 &json!({"id": Self::id(name), "kind": kind, "owner": "team", "environment": "production", "roles": roles}),
@@ -118,9 +120,17 @@ impl Estate {
     }
 
     /// Makes an active grant from now on, for `secs` seconds.
-    pub fn grant(&mut self, workload: &str, resource: &str, actions: &[&str], path: Option<&str>, secs: u64) -> (Grant, Change) {
+    pub fn grant(
+        &mut self,
+        workload: &str,
+        resource: &str,
+        actions: &[&str],
+        path: Option<&str>,
+        secs: u64,
+    ) -> (Grant, Change) {
         let asked = self.ask(workload, resource, actions, path, secs);
-        let active = grant::vote(&asked, "bob", VoteKind::Approve, &asked.digest, self.clock.now().wall).expect("a vote");
+        let active =
+            grant::vote(&asked, "bob", VoteKind::Approve, &asked.digest, self.clock.now().wall).expect("a vote");
         let change = self.put_object(&Object::Grant(Box::new(active.clone())));
         (active, change)
     }
@@ -217,7 +227,14 @@ impl Default for Estate {
 
 /// A request with these headers.
 pub fn request<'a>(method: &'a str, path: &'a str, headers: &'a [(&'a str, String)]) -> Request<'a> {
-    Request { door: Door::Check, method, path, host: "shop.example", headers: self::headers(headers), partial_body: false }
+    Request {
+        door: Door::Check,
+        method,
+        path,
+        host: "shop.example",
+        headers: self::headers(headers),
+        partial_body: false,
+    }
 }
 
 /// Headers in the form a door hands over.
