@@ -36,7 +36,7 @@ build: setup ## Build target/debug/portcullis
 	$(CARGO) build --locked --bin portcullis --test tidy
 
 demo: build ## Play the demo on real Envoy: seven steps, each checked
-	@python3 examples/demo/demo.py --portcullis target/debug/portcullis --envoy "$$($(ENVOY))"
+	@python3 -B examples/demo/demo.py --portcullis target/debug/portcullis --envoy "$$($(ENVOY))"
 
 dev: build ## Run everything on this machine, to play with
 	@exec target/debug/portcullis dev
