@@ -239,7 +239,8 @@ class Demo:
 
         pid = PROCESSES["sidecar"].pid
         self.start_control()
-        waited = self.reaches("GET /catalog/1, control plane back", "200 allow.policy", lambda: self.get("/catalog/1"), 30.0)
+        waited = self.reaches("GET /catalog/1, control plane back", "200 allow.policy",
+                              lambda: self.get("/catalog/1"), 30.0)
         note(f"recovered {waited:.0f} ms after the control plane was ready")
         check("by the same sidecar process", pid, PROCESSES["sidecar"].pid)
         expect("POST /refunds/7, still revoked", "403 revoked.grant", self.post("/refunds/7"))

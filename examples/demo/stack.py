@@ -286,8 +286,8 @@ class Operator:
 
 
 def portcullis(binary, *argv, any_status=False):
-    process = subprocess.run([str(a) for a in (binary, *argv)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                             timeout=60)
+    process = subprocess.run([str(a) for a in (binary, *argv)], stdin=subprocess.DEVNULL, capture_output=True,
+                             text=True, timeout=60)
     text = process.stdout.strip() if process.returncode == 0 else (process.stderr or process.stdout).strip()
     if any_status:
         return process.returncode, text
