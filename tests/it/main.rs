@@ -9,3 +9,5 @@
 )]
 
 mod cli;
+mod envoy;
+mod envoy_config;
