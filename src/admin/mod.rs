@@ -1,1 +1,1 @@
-//! STUB to be filled.
+//! stub
