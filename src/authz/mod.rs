@@ -5,20 +5,27 @@
 //! adding a revocation never turns a deny into an allow.
 
 mod decision;
+mod engine;
+mod explain;
 mod freshness;
+mod intake;
 mod path;
 pub mod problem;
 mod reason;
 mod request;
+mod revocations;
 mod route;
 mod snapshot;
 mod template;
 
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
+pub use self::engine::{Inputs, KnownAnswer, KnownToken, Memo, NoMemo, decide, explain};
+pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
-pub use self::path::{AmbiguousPath, CanonicalPath};
+pub use self::intake::MIN_REVISION_HEADER;
+pub use self::path::{AmbiguousPath, CanonicalPath, MAX_PATH};
 pub use self::reason::{GrpcStatus, Reason};
 pub use self::request::{Door, Header, Request};
-pub use self::route::{RouteConflict, RouteMatch, RouteTable};
+pub use self::route::{RouteConflict, RouteMatch, RouteTable, RouteTableError};
 pub use self::snapshot::{BadObject, Builder, Change, Snapshot};
-pub use self::template::{Relation, Template, TemplateError};
+pub use self::template::{MAX_SEGMENTS, MAX_TEMPLATE, Relation, Template, TemplateError};

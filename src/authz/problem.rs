@@ -1,36 +1,124 @@
-//! Denial bodies: RFC 9457 problem documents. Minimal stand-in; the `routes` branch has the real one.
+//! What a denial says: the RFC 9457 body and the response headers.
+//!
+//! Pure rendering; doors send it as it is, so that they cannot disagree. INVARIANT: a caller that was not
+//! authenticated learns the family of the reason and nothing else, by [`disclosed_reason`], which is the only place
+//! that decides this; records and metrics hold the full code. No byte of the client's request is in it.
 
 use std::borrow::Cow;
 
-use smallvec::SmallVec;
+use serde::Serialize;
+use smallvec::{SmallVec, smallvec};
 
-use super::Decision;
+use super::decision::{Decision, GrantHint};
+use super::reason::Reason;
 
-/// The body of a denial.
+#[cfg(test)]
+mod tests;
+
+/// The media type of [`body`].
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// Seconds, the same for every reason of the family.
+const RETRY_AFTER: &str = "1";
+
+/// The response headers of a denial, names in lower case.
+pub type DenyHeaders = SmallVec<[(&'static str, Cow<'static, str>); 6]>;
+
+/// The reason that the caller may learn: the full code for an authenticated one, else its family.
+pub fn disclosed_reason(decision: &Decision) -> &'static str {
+    if decision.is_authenticated() { decision.reason.code() } else { decision.reason.family() }
+}
+
+/// The body of a denial. `grant_request_url` is where a grant can be asked for.
 pub fn body(decision: &Decision, grant_request_url: Option<&str>) -> Vec<u8> {
-    let _ = grant_request_url;
-    serde_json::json!({
-        "type": format!("https://portcullis.dev/problems/{}", shown(decision)),
-        "title": decision.reason.title(), "status": decision.reason.http_status(),
-        "reason": shown(decision), "decision_id": decision.id.to_string(),
-    })
-    .to_string()
-    .into_bytes()
+    let authenticated = decision.is_authenticated();
+    let reason = disclosed_reason(decision);
+    let title = if authenticated { decision.reason.title() } else { family_title(reason) };
+    let hint = decision.grant_request.as_deref().filter(|_| authenticated && decision.reason.is_entitlement());
+    let problem = Problem {
+        kind: format!("https://portcullis.dev/problems/{reason}"),
+        title,
+        status: decision.reason.http_status(),
+        reason,
+        decision_id: decision.id.to_string(),
+        grant_request: hint.map(|hint| GrantRequest::new(decision, hint, grant_request_url)),
+    };
+    // Serialising plain structs cannot fail; a denial without a body would still be a denial.
+    serde_json::to_vec(&problem).unwrap_or_default()
 }
 
-/// The headers of a denial.
-pub fn headers(decision: &Decision) -> SmallVec<[(&'static str, Cow<'static, str>); 8]> {
-    let mut out = SmallVec::new();
-    out.push(("content-type", Cow::Borrowed("application/problem+json")));
-    out.push(("x-portcullis-reason", Cow::Borrowed(shown(decision))));
-    out.push(("x-portcullis-decision-id", Cow::Owned(decision.id.to_string())));
-    out
+/// The response headers of a denial.
+pub fn headers(decision: &Decision) -> DenyHeaders {
+    let mut headers: DenyHeaders = smallvec![
+        ("content-type", Cow::Borrowed(CONTENT_TYPE)),
+        ("cache-control", Cow::Borrowed("no-store")),
+        ("x-portcullis-reason", Cow::Borrowed(disclosed_reason(decision))),
+        ("x-portcullis-decision-id", Cow::Owned(decision.id.to_string())),
+    ];
+    match decision.reason.http_status() {
+        401 => headers.push(("www-authenticate", Cow::Borrowed(challenge(decision.reason)))),
+        503 => headers.push(("retry-after", Cow::Borrowed(RETRY_AFTER))),
+        _ => {}
+    }
+    headers
 }
 
-fn shown(decision: &Decision) -> &'static str {
-    if decision.is_authenticated() || matches!(decision.reason.family(), "input" | "system") {
-        decision.reason.code()
-    } else {
-        decision.reason.family()
+#[derive(Serialize)]
+struct Problem<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    reason: &'a str,
+    decision_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant_request: Option<GrantRequest<'a>>,
+}
+
+/// A grant request that can be submitted as it stands.
+#[derive(Serialize)]
+struct GrantRequest<'a> {
+    workload: &'a str,
+    resources: [&'a str; 1],
+    actions: Vec<&'a str>,
+    duration_seconds: u64,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submit_to: Option<&'a str>,
+}
+
+// === impl GrantRequest ===
+
+impl<'a> GrantRequest<'a> {
+    fn new(decision: &Decision, hint: &'a GrantHint, submit_to: Option<&'a str>) -> Self {
+        let actions: Vec<&str> = hint.actions.iter().map(|a| &**a).collect();
+        Self {
+            workload: &hint.workload,
+            resources: [&hint.resource],
+            duration_seconds: hint.max_duration_seconds,
+            reason: format!("denied {} on {}, decision {}", actions.join(", "), hint.resource, decision.id),
+            actions,
+            submit_to,
+        }
+    }
+}
+
+/// One sentence about a family of reasons.
+fn family_title(family: &str) -> &'static str {
+    match family {
+        "credential" => "a valid workload credential is needed",
+        "revoked" => "the credential or permission has been revoked",
+        "entitlement" => "this needs a grant",
+        "policy" => "policy does not permit this",
+        "input" => "the request is not acceptable",
+        _ => "the enforcement point cannot answer now",
+    }
+}
+
+/// RFC 6750, section 3: no error code for a request without a credential.
+const fn challenge(reason: Reason) -> &'static str {
+    match reason {
+        Reason::CredentialMissing => r#"Bearer realm="portcullis""#,
+        _ => r#"Bearer realm="portcullis", error="invalid_token""#,
     }
 }

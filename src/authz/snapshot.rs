@@ -1,19 +1,76 @@
-//! The snapshot: all that one sidecar needs at one revision, compiled, immutable, swapped whole. STUB to be filled.
+//! The snapshot: all that one sidecar needs at one revision, compiled, immutable, swapped whole.
+//!
+//! Pure. Built off the request path, from nothing or on top of another with which it shares what does not change.
+//! A bad object fails alone: it counts as absent. Where absence could widen the gate (a revocation, the policy set, a
+//! service), the snapshot denies everything until the object is replaced: what cannot be understood denies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use crate::object::Kind;
+use super::revocations::Revocations;
+use super::route::{RouteMatch, RouteTable};
+use crate::credential::{IssuerSet, SpiffeId};
+use crate::grant::{GrantIndex, ShardedMap, WorkloadKey};
+use crate::object::{FieldError, GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
+use crate::policy::{CompiledPolicies, PrincipalEntity, ResourceEntity};
 use crate::wire::Position;
 
 /// A compiled state.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Snapshot {
     position: Position,
+    /// Changes with policies, routes and issuers; cached decisions and tokens of another version do not count.
+    pub(super) global_version: u64,
+    pub(super) issuers: Arc<IssuerSet>,
+    pub(super) workloads: ShardedMap<Arc<Registered>>,
+    pub(super) routes: Arc<Routes>,
+    pub(super) policies: Arc<CompiledPolicies>,
+    pub(super) grants: GrantIndex,
+    pub(super) revocations: Revocations,
+    /// Set when something could not be understood whose absence could widen the gate.
+    pub(super) denies_everything: Option<Arc<str>>,
+    /// What is wrong with routes or policies as a whole.
+    problems: BTreeMap<Kind, Arc<str>>,
+    sources: Arc<Sources>,
+}
+
+/// A workload, ready for decisions.
+#[derive(Debug)]
+pub(super) struct Registered {
+    pub(super) id: Arc<str>,
+    pub(super) principal: PrincipalEntity,
+    source: Workload,
+}
+
+/// Routes, and their Cedar resources by route number.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    pub(super) table: RouteTable,
+    resources: BTreeMap<Arc<str>, ResourceEntity>,
+}
+
+/// The objects that compile together rather than one by one.
+#[derive(Debug, Clone, Default)]
+struct Sources {
+    issuers: BTreeMap<String, Issuer>,
+    services: BTreeMap<String, Service>,
+    policy_set: Option<PolicySet>,
+    unreadable: BTreeSet<(Kind, String)>,
 }
 
 /// Builds a snapshot, from nothing or on top of another.
 #[derive(Debug)]
-pub struct Builder {}
+pub struct Builder {
+    next: Snapshot,
+    version: u64,
+    /// Kinds that have to be compiled again.
+    stale: BTreeSet<Kind>,
+    bad: Vec<BadObject>,
+}
 
 /// One change to an object.
 #[derive(Debug, Clone)]
@@ -26,7 +83,8 @@ pub struct Change {
     pub body: Option<Bytes>,
 }
 
-/// An object that could not be used, and why. It counts as absent, or as denying everything where absence would widen the gate.
+/// An object that could not be used, and why. It counts as absent, or as denying everything where absence would
+/// widen the gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadObject {
     /// Its kind.
@@ -37,37 +95,280 @@ pub struct BadObject {
     pub error: String,
 }
 
+/// Versions are unique in a process, so that nothing cached for one state can pass for another's.
+static NEXT_VERSION: AtomicU64 = AtomicU64::new(1);
+
+// === impl Builder ===
+
 impl Builder {
     /// Starts from nothing: for a full snapshot.
     pub fn empty() -> Self {
-        Self {}
+        let version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
+        let next = Snapshot {
+            position: Position::NONE,
+            global_version: version,
+            issuers: Arc::default(),
+            workloads: ShardedMap::new(version),
+            routes: Arc::default(),
+            policies: Arc::default(),
+            grants: GrantIndex::new(version),
+            revocations: Revocations::new(version),
+            denies_everything: None,
+            problems: BTreeMap::new(),
+            sources: Arc::default(),
+        };
+        Self { next, version, stale: BTreeSet::new(), bad: Vec::new() }
     }
 
     /// Starts from `snapshot`, sharing what does not change: for a delta.
     pub fn on(snapshot: &Snapshot) -> Self {
-        let _ = snapshot;
-        Self {}
+        let version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
+        Self { next: snapshot.clone(), version, stale: BTreeSet::new(), bad: Vec::new() }
     }
 
     /// Takes in a change. A bad object never blocks the others.
     pub fn apply(&mut self, change: Change) {
-        let _ = change;
+        let Change { kind, key, body } = change;
+        let parsed = match &body {
+            None => Ok(None),
+            Some(body) => Object::parse(kind, body).and_then(|object| match object.key() == key {
+                true => Ok(Some(object)),
+                false => Err(FieldError::new("", format!("the document is about `{}`", object.key()))),
+            }),
+        };
+        let place = (kind, key);
+        match parsed {
+            Ok(object) => {
+                if self.next.sources.unreadable.contains(&place) {
+                    Arc::make_mut(&mut self.next.sources).unreadable.remove(&place);
+                    self.stale.insert(kind);
+                }
+                match object {
+                    Some(object) => self.put(object),
+                    None => self.remove(kind, &place.1),
+                }
+            }
+            Err(e) => {
+                self.remove(kind, &place.1);
+                self.refuse(kind, &place.1, e.to_string());
+                if widens_when_absent(kind) {
+                    Arc::make_mut(&mut self.next.sources).unreadable.insert(place);
+                    self.stale.insert(kind);
+                }
+            }
+        }
     }
 
     /// Compiles.
-    pub fn finish(self, position: Position) -> (Snapshot, Vec<BadObject>) {
-        (Snapshot { position }, Vec::new())
+    pub fn finish(mut self, position: Position) -> (Snapshot, Vec<BadObject>) {
+        self.next.position = position;
+        let recompile = [Kind::Issuer, Kind::Service, Kind::PolicySet, Kind::Revocation];
+        if recompile.iter().any(|k| self.stale.contains(k)) {
+            self.next.global_version = self.version;
+            self.compile();
+        }
+        (self.next, self.bad)
+    }
+
+    fn put(&mut self, object: Object) {
+        let version = self.version;
+        match object {
+            Object::Revocation(r) => self.next.revocations.put(Arc::new(r), version),
+            Object::Grant(g) => self.next.grants.put(&g, version),
+            Object::Workload(w) => {
+                let key = WorkloadKey::of(w.id.as_str());
+                match PrincipalEntity::new(&w) {
+                    Some(principal) => {
+                        let registered = Registered { id: Arc::from(w.id.as_str()), principal, source: w };
+                        self.next.workloads.insert(key.0, Arc::new(registered), version);
+                    }
+                    None => {
+                        self.next.workloads.remove(&key.0, version);
+                        self.refuse(Kind::Workload, w.id.as_str(), "cannot be expressed in Cedar".to_owned());
+                    }
+                }
+                self.next.grants.touch(&key, version);
+            }
+            Object::Issuer(i) => {
+                self.stale.insert(Kind::Issuer);
+                Arc::make_mut(&mut self.next.sources).issuers.insert(i.name.clone(), i);
+            }
+            Object::Service(s) => {
+                self.stale.insert(Kind::Service);
+                Arc::make_mut(&mut self.next.sources).services.insert(s.name.clone(), s);
+            }
+            Object::PolicySet(p) => {
+                self.stale.insert(Kind::PolicySet);
+                Arc::make_mut(&mut self.next.sources).policy_set = Some(p);
+            }
+        }
+    }
+
+    fn remove(&mut self, kind: Kind, key: &str) {
+        let version = self.version;
+        match kind {
+            Kind::Revocation => {
+                if let Ok(id) = uuid::Uuid::try_parse(key) {
+                    self.next.revocations.remove(id.as_bytes(), version);
+                }
+            }
+            Kind::Grant => {
+                if let Ok(id) = key.parse::<GrantId>() {
+                    self.next.grants.remove(id, version);
+                }
+            }
+            Kind::Workload => {
+                let key = WorkloadKey::of(key);
+                self.next.workloads.remove(&key.0, version);
+                self.next.grants.touch(&key, version);
+            }
+            Kind::Issuer => {
+                self.stale.insert(kind);
+                Arc::make_mut(&mut self.next.sources).issuers.remove(key);
+            }
+            Kind::Service => {
+                self.stale.insert(kind);
+                Arc::make_mut(&mut self.next.sources).services.remove(key);
+            }
+            Kind::PolicySet => {
+                self.stale.insert(kind);
+                Arc::make_mut(&mut self.next.sources).policy_set = None;
+            }
+        }
+    }
+
+    /// Compiles what is stale. A problem with routes or policies stands until the next version of them compiles.
+    fn compile(&mut self) {
+        let sources = Arc::clone(&self.next.sources);
+        if self.stale.contains(&Kind::Issuer) {
+            let (issuers, bad) = IssuerSet::compile(sources.issuers.values());
+            self.next.issuers = Arc::new(issuers);
+            for (name, e) in bad {
+                self.refuse(Kind::Issuer, &name, e.to_string());
+            }
+        }
+        if self.stale.contains(&Kind::Service) {
+            let routes = RouteTable::compile(sources.services.values());
+            let routes =
+                routes.map(|table| Routes::new(table, &sources.services)).map_err(|e| (e.service().to_owned(), e));
+            self.next.routes = match routes {
+                Ok(routes) => self.solved(Kind::Service, routes),
+                Err((service, e)) => self.problem(Kind::Service, &service, e.to_string()),
+            };
+        }
+        if self.stale.contains(&Kind::PolicySet) {
+            let policies =
+                sources.policy_set.as_ref().map_or_else(|| Ok(CompiledPolicies::default()), CompiledPolicies::compile);
+            self.next.policies = match policies {
+                Ok(policies) => self.solved(Kind::PolicySet, policies),
+                Err(e) => {
+                    let message = format!("the policy set does not validate: {e}");
+                    self.problem(Kind::PolicySet, crate::object::POLICY_SET_KEY, message)
+                }
+            };
+        }
+        let unreadable = sources.unreadable.first();
+        let unreadable =
+            unreadable.map(|(kind, key)| format!("{kind} `{key}` cannot be read, so every request is denied"));
+        self.next.denies_everything = unreadable.map(Arc::from).or_else(|| self.next.problems.values().next().cloned());
+    }
+
+    fn solved<T>(&mut self, kind: Kind, compiled: T) -> Arc<T> {
+        self.next.problems.remove(&kind);
+        Arc::new(compiled)
+    }
+
+    fn problem<T: Default>(&mut self, kind: Kind, key: &str, message: String) -> Arc<T> {
+        self.next.problems.insert(kind, Arc::from(message.as_str()));
+        self.refuse(kind, key, message);
+        Arc::default()
+    }
+
+    fn refuse(&mut self, kind: Kind, key: &str, error: String) {
+        self.bad.push(BadObject { kind, key: key.to_owned(), error });
     }
 }
 
+/// Whether leaving out an object of this kind could let something through that it would have stopped.
+const fn widens_when_absent(kind: Kind) -> bool {
+    matches!(kind, Kind::Revocation | Kind::PolicySet | Kind::Service)
+}
+
+// === impl Snapshot ===
+
 impl Snapshot {
     /// Its position.
-    pub fn position(&self) -> Position {
+    pub const fn position(&self) -> Position {
         self.position
     }
 
-    /// Lower-case hex SHA-256 over every object it holds; equal for equal content, however it was reached.
+    /// Number of objects, by kind.
+    pub fn counts(&self) -> [(Kind, usize); 6] {
+        [
+            (Kind::Revocation, self.revocations.len()),
+            (Kind::Issuer, self.sources.issuers.len()),
+            (Kind::Workload, self.workloads.len()),
+            (Kind::Service, self.sources.services.len()),
+            (Kind::PolicySet, usize::from(self.sources.policy_set.is_some())),
+            (Kind::Grant, self.grants.len()),
+        ]
+    }
+
+    /// Why it denies everything, when it does.
+    pub fn denies_everything(&self) -> Option<&str> {
+        self.denies_everything.as_deref()
+    }
+
+    /// Lower-case hex SHA-256 over everything that decisions depend on; equal for equal content, however it was
+    /// reached. Walks everything: not for the request path.
     pub fn digest(&self) -> String {
-        String::new()
+        use fmt::Write;
+        let mut ctx = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        let mut workloads: Vec<String> = self.workloads.iter().map(|(_, w)| format!("{:?}", w.source)).collect();
+        workloads.sort_unstable();
+        let sources = format!("{:?}", self.sources);
+        let problem = format!("{:?}", self.denies_everything);
+        for part in [vec![sources, problem], workloads, self.revocations.canonical(), self.grants.canonical()] {
+            for line in part {
+                ctx.update(&(line.len() as u64).to_be_bytes());
+                ctx.update(line.as_bytes());
+            }
+            ctx.update(b"|");
+        }
+        ctx.finish().as_ref().iter().fold(String::with_capacity(64), |mut hex, b| {
+            let _ = write!(hex, "{b:02x}");
+            hex
+        })
+    }
+
+    pub(super) fn workload(&self, key: &WorkloadKey, id: &SpiffeId) -> Option<&Arc<Registered>> {
+        self.workloads.get(&key.0).filter(|w| *w.id == *id.as_str())
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("position", &self.position).field("counts", &self.counts()).finish()
+    }
+}
+
+// === impl Routes ===
+
+impl Routes {
+    fn new(table: RouteTable, services: &BTreeMap<String, Service>) -> Self {
+        let mut resources = BTreeMap::new();
+        for service in services.values() {
+            for route in &service.routes {
+                let name = format!("{}/{}", service.name, route.name);
+                if let Some(resource) = ResourceEntity::new(&service.name, &name) {
+                    resources.insert(Arc::from(name), resource);
+                }
+            }
+        }
+        Self { table, resources }
+    }
+
+    pub(super) fn resource(&self, route: &RouteMatch) -> Option<&ResourceEntity> {
+        self.resources.get(&route.resource)
     }
 }

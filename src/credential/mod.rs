@@ -1,5 +1,26 @@
-//! Workload credentials: SPIFFE IDs, key sets and JWT-SVID verification. STUB to be filled.
+//! Workload credentials: SPIFFE IDs, key sets, and the verification of JWT-SVIDs against them.
+//!
+//! Plane: pure. Synchronous, no clock, no I/O; the time is an argument. A token is judged by the key set of the trust
+//! domain that its `sub` names and by no other: key sets are never merged, and no header member can point to a key.
+//! What the standards leave open is read strictly, and what does not parse is refused; nothing here repairs input.
+//! Fails closed: an issuer whose keys do not compile has no keys. Rejections hold no byte of the token.
 
+mod algorithm;
+mod claims;
+mod issuers;
+mod json;
+mod jwk;
+mod jws;
+mod rejection;
+mod signer;
 mod spiffe_id;
+mod verify;
 
+#[cfg(test)]
+mod tests;
+
+pub use self::issuers::{IssuerSet, check_issuer};
+pub use self::rejection::{CredentialReason, Rejection};
+pub use self::signer::{SignerError, TokenSigner};
 pub use self::spiffe_id::{MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, SpiffeIdError, check_trust_domain};
+pub use self::verify::{MAX_TOKEN, TOKEN_CLOCK_SKEW, VerifiedToken, token_digest, verify, verify_for_audience};

@@ -1,1 +1,12 @@
-//! STUB to be filled.
+//! Grants: the rules of their life, and the index that a sidecar looks them up in.
+//!
+//! Plane: pure; time is an argument. A look-up costs the same whatever the number of grants. An end is never moved:
+//! `not_after` is fixed at activation, and a terminal state is final.
+
+mod index;
+mod rules;
+mod sharded;
+
+pub use self::index::{Active, Covering, GrantIndex, Standing};
+pub use self::rules::{NewGrantRequest, RuleError, expire, new_request, revoke, vote, withdraw};
+pub use self::sharded::{Key, ShardedMap, WorkloadKey};

@@ -129,13 +129,21 @@ impl Service {
 // === impl Route ===
 
 impl Route {
+    /// Every action that [`Route::default_action`] can give.
+    pub const DEFAULT_ACTIONS: [&'static str; 3] = ["delete", "read", "write"];
+
     /// The action that `method` means on this route.
     pub fn action_for(&self, method: &str) -> &str {
-        self.action.as_deref().unwrap_or(match method {
+        self.action.as_deref().unwrap_or_else(|| Self::default_action(method))
+    }
+
+    /// The action that `method` means on a route that names none.
+    pub fn default_action(method: &str) -> &'static str {
+        match method {
             "GET" | "HEAD" | "OPTIONS" => "read",
             "DELETE" => "delete",
             _ => "write",
-        })
+        }
     }
 }
 
@@ -150,8 +158,12 @@ impl Default for GrantTerms {
 impl Method {
     /// Parses a method; it is case-sensitive, and only upper-case ones are registered.
     pub fn parse(text: &str) -> Option<Self> {
-        let ok = !text.is_empty() && text.len() <= 32 && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
-        ok.then(|| Self(text.to_owned()))
+        Self::is_valid(text).then(|| Self(text.to_owned()))
+    }
+
+    /// Whether `text` is a method that a route can have.
+    pub fn is_valid(text: &str) -> bool {
+        !text.is_empty() && text.len() <= 32 && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-')
     }
 
     /// The method token.

@@ -1,1 +1,19 @@
-//! STUB to be filled.
+//! Cedar policy: schema, strict validation, slicing by scope, and which inputs a policy set reads.
+//!
+//! Plane: pure. Any evaluation error denies: Cedar skips a policy that errors, so an erroring `forbid` would not
+//! forbid. A policy set that does not validate strictly is refused whole; it is never applied in part.
+
+mod compiled;
+mod eval;
+mod reads;
+mod schema;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::compiled::{CompileError, CompiledPolicies};
+pub use self::eval::{Facts, GrantFacts, Outcome, PrincipalEntity, ResourceEntity};
+pub use self::reads::Reads;
+pub use self::schema::BUILTIN_ACTIONS;
+pub use self::validate::{PolicyError, PolicyErrors, Report, validate};

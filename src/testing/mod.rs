@@ -1,1 +1,9 @@
-//! STUB to be filled.
+//! An estate in miniature for our own tests and benches: issuer, workloads, services, policies, grants, and tokens
+//! that the real verifier accepts.
+//!
+//! Feature `testing`; never part of a release. Time is a [`ManualClock`]; nothing here simulates a component that could
+//! be had for real.
+
+mod estate;
+
+pub use self::estate::{AUDIENCE, Estate, POLICIES, Size, headers, request};

@@ -81,6 +81,11 @@ impl fmt::Display for Revision {
 
 // === impl Position ===
 
+impl Position {
+    /// Before every position: that of a state that holds nothing yet.
+    pub const NONE: Self = Self { epoch: Epoch(Uuid::nil()), revision: Revision(0) };
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.epoch, self.revision)

@@ -1,0 +1,155 @@
+//! Everything that has been revoked, looked up by digests that are computed once per token.
+//!
+//! Pure. Checked on every request, before any cache of decisions: a revocation beats every allow. Append-only; the
+//! index is only ever rebuilt when the control plane compacts.
+
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::credential::VerifiedToken;
+use crate::grant::{Key, ShardedMap, WorkloadKey};
+use crate::object::{GrantId, Revocation, Target};
+
+use super::reason::Reason;
+
+/// The revocations of a snapshot.
+#[derive(Debug, Clone)]
+pub(super) struct Revocations {
+    by_id: ShardedMap<Arc<Revocation>>,
+    targets: ShardedMap<Mark>,
+    grants: ShardedMap<()>,
+}
+
+/// What is known of one target: for most that it is revoked, for tokens of a workload until when.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    before: Timestamp,
+}
+
+/// The digests under which a token, its key, its issuer and its workload could be revoked.
+#[derive(Debug, Clone)]
+pub(super) struct TokenMarks {
+    token: Option<Key>,
+    workload: Key,
+    issuer: Key,
+    key: Key,
+    tokens_before: Key,
+}
+
+// === impl Revocations ===
+
+impl Revocations {
+    pub(super) fn new(version: u64) -> Self {
+        Self { by_id: ShardedMap::new(version), targets: ShardedMap::new(version), grants: ShardedMap::new(version) }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn put(&mut self, revocation: Arc<Revocation>, version: u64) {
+        self.index(&revocation.target, version);
+        let replaced = self.by_id.insert(*revocation.id.as_bytes(), revocation, version);
+        if replaced.is_some() {
+            self.rebuild(version);
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: &Key, version: u64) {
+        if self.by_id.remove(id, version).is_some() {
+            self.rebuild(version);
+        }
+    }
+
+    pub(super) fn is_grant_revoked(&self, id: GrantId) -> bool {
+        !self.grants.is_empty() && self.grants.get(id.0.as_bytes()).is_some()
+    }
+
+    /// Why this token does not count any more, if so.
+    pub(super) fn of_token(&self, marks: &TokenMarks, issued_at: Option<Timestamp>) -> Option<Reason> {
+        if self.targets.is_empty() {
+            return None;
+        }
+        let revoked = |key: &Key| self.targets.get(key).is_some();
+        if marks.token.as_ref().is_some_and(revoked) {
+            return Some(Reason::RevokedToken);
+        }
+        if let Some(mark) = self.targets.get(&marks.tokens_before) {
+            // A token that does not say when it was issued counts as issued before.
+            if issued_at.is_none_or(|at| at < mark.before) {
+                return Some(Reason::RevokedToken);
+            }
+        }
+        if revoked(&marks.workload) {
+            return Some(Reason::RevokedWorkload);
+        }
+        if revoked(&marks.key) {
+            return Some(Reason::RevokedKey);
+        }
+        revoked(&marks.issuer).then_some(Reason::RevokedIssuer)
+    }
+
+    pub(super) fn canonical(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.by_id.iter().map(|(_, r)| format!("{r:?}")).collect();
+        lines.sort_unstable();
+        lines
+    }
+
+    fn rebuild(&mut self, version: u64) {
+        self.targets = ShardedMap::new(version);
+        self.grants = ShardedMap::new(version);
+        let all: Vec<Arc<Revocation>> = self.by_id.iter().map(|(_, r)| Arc::clone(r)).collect();
+        for revocation in all {
+            self.index(&revocation.target, version);
+        }
+    }
+
+    fn index(&mut self, target: &Target, version: u64) {
+        if let Target::Grant { grant } = target {
+            self.grants.insert(*grant.0.as_bytes(), (), version);
+            return;
+        }
+        let before = if let Target::TokensBefore { before, .. } = target { *before } else { Timestamp::MAX };
+        let latest = |mark: &mut Mark| mark.before = mark.before.max(before);
+        self.targets.update(digest_of(target), version, latest, |_| true);
+    }
+}
+
+// === impl TokenMarks ===
+
+impl TokenMarks {
+    pub(super) fn of(token: &VerifiedToken) -> Self {
+        let subject = token.subject.as_str();
+        Self {
+            token: token.jti.as_deref().map(|jti| digest("token", &[&token.issuer, jti])),
+            workload: digest("workload", &[subject]),
+            issuer: digest("issuer", &[&token.issuer]),
+            key: digest("key", &[&token.issuer, &token.kid]),
+            tokens_before: digest("tokens_before", &[subject]),
+        }
+    }
+}
+
+fn digest_of(target: &Target) -> Key {
+    match target {
+        Target::Token { issuer, jti } => digest("token", &[issuer, jti]),
+        Target::TokensBefore { workload, .. } => digest("tokens_before", &[workload.as_str()]),
+        Target::Workload { workload } => digest("workload", &[workload.as_str()]),
+        Target::Issuer { issuer } => digest("issuer", &[issuer]),
+        Target::Key { issuer, kid } => digest("key", &[issuer, kid]),
+        Target::Certificate { serial } => digest("certificate", &[serial]),
+        Target::Grant { grant } => *grant.0.as_bytes(),
+        Target::Delegator { workload } => digest("delegator", &[workload.as_str()]),
+    }
+}
+
+/// Typed and length-prefixed, so that no two targets share an encoding.
+fn digest(kind: &str, parts: &[&str]) -> Key {
+    let mut text = String::with_capacity(128);
+    for part in std::iter::once(&kind).chain(parts) {
+        text.push_str(&part.len().to_string());
+        text.push(':');
+        text.push_str(part);
+    }
+    WorkloadKey::of(&text).0
+}

@@ -1,0 +1,128 @@
+//! The engine's memo on two bounded moka caches.
+//!
+//! Plane: shared. Bounded by number of entries; the least used go first. Reading never extends an entry's life, and
+//! every entry goes after an hour whatever its use, so that what is no longer reachable does not stay.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use crate::authz::{KnownAnswer, KnownToken, Memo};
+
+/// Sizes of the two caches, in entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheSizes {
+    /// Verified tokens.
+    pub tokens: u64,
+    /// Decisions.
+    pub decisions: u64,
+}
+
+/// Counters of one cache since start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheCounters {
+    /// Look-ups that found an entry that still counts.
+    pub hits: u64,
+    /// Look-ups that did not.
+    pub misses: u64,
+    /// Entries that were dropped for room or age.
+    pub evictions: u64,
+    /// Entries now, roughly.
+    pub entries: u64,
+}
+
+/// The two caches.
+pub(super) struct MokaMemo {
+    tokens: Counted<[u8; 32], KnownToken>,
+    answers: Counted<Box<[u8]>, KnownAnswer>,
+}
+
+struct Counted<K, V> {
+    cache: Cache<K, Arc<V>, foldhash::fast::RandomState>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    evictions: Arc<AtomicU64>,
+}
+
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+// === impl MokaMemo ===
+
+impl MokaMemo {
+    pub(super) fn new(sizes: CacheSizes) -> Self {
+        Self { tokens: Counted::new(sizes.tokens), answers: Counted::new(sizes.decisions) }
+    }
+
+    pub(super) fn tokens(&self) -> CacheCounters {
+        self.tokens.counters()
+    }
+
+    pub(super) fn answers(&self) -> CacheCounters {
+        self.answers.counters()
+    }
+}
+
+impl Memo for MokaMemo {
+    fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>> {
+        self.tokens.count(self.tokens.cache.get(digest).filter(|k| usable(k)))
+    }
+
+    fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>) {
+        self.tokens.cache.insert(digest, Arc::clone(token));
+    }
+
+    fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>> {
+        self.answers.count(self.answers.cache.get(key).filter(|k| usable(k)))
+    }
+
+    fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>) {
+        self.answers.cache.insert(Box::from(key), Arc::clone(answer));
+    }
+}
+
+impl fmt::Debug for MokaMemo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MokaMemo").field("tokens", &self.tokens()).field("answers", &self.answers()).finish()
+    }
+}
+
+// === impl Counted ===
+
+impl<K, V> Counted<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Send + Sync + 'static,
+{
+    fn new(capacity: u64) -> Self {
+        let evictions = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&evictions);
+        let cache = Cache::builder()
+            .max_capacity(capacity)
+            .time_to_live(MAX_AGE)
+            .eviction_listener(move |_, _, cause| {
+                if cause.was_evicted() {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+            .build_with_hasher(foldhash::fast::RandomState::default());
+        Self { cache, hits: AtomicU64::new(0), misses: AtomicU64::new(0), evictions }
+    }
+
+    fn count(&self, found: Option<Arc<V>>) -> Option<Arc<V>> {
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    fn counters(&self) -> CacheCounters {
+        CacheCounters {
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            evictions: self.evictions.load(Ordering::Relaxed),
+            entries: self.cache.entry_count(),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Invariants 4, 9, 12 and 13 through the gate, over generated histories of a small estate.
+//!
+//! The oracle is the engine without a memo; the engine itself is checked against `tests/it/oracle.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::authz::{Builder, Change, Decision, Reason, Request};
+use crate::clock::{Clock, Timestamp};
+use crate::object::{Kind, Object};
+use crate::state::State;
+use crate::testing::{Estate, POLICIES, request};
+
+const SIZES: CacheSizes = CacheSizes { tokens: 100, decisions: 100 };
+
+/// An estate behind a gate, changed as a sidecar would see it change: by deltas.
+struct Sidecar {
+    estate: Estate,
+    state: Arc<State>,
+    gate: Gate,
+    tokens: Vec<(String, Timestamp)>,
+}
+
+/// Something that happens to an estate.
+#[derive(Debug, Clone)]
+enum Event {
+    Wait(u64),
+    Bookmark,
+    NewToken(usize, u64),
+    Grant(usize, usize, usize, u64),
+    RevokeGrant(usize),
+    DeleteGrant(usize),
+    RevokeWorkload(usize),
+    RevokeToken(usize),
+    Roles(usize, bool),
+    Policies(usize),
+    FullSync,
+}
+
+const WORKLOADS: [&str; 3] = ["storefront", "agent", "ci"];
+const RESOURCES: [&str; 4] = ["payments/refunds", "payments", "payments/payouts", "catalog/items"];
+const PATHS: [Option<&str>; 3] = [None, Some("/refunds/{*}"), Some("/refunds/7")];
+const FORBID: &str = r#"@id("no-writes") forbid(principal, action == Action::"write", resource);"#;
+const BY_PATH: &str = r#"@id("seven") permit(principal, action, resource) when { context.path like "*7" };"#;
+const REQUESTS: [(&str, &str); 6] = [
+    ("GET", "/catalog/1"),
+    ("PUT", "/catalog/7"),
+    ("POST", "/refunds/7"),
+    ("POST", "/refunds/8"),
+    ("GET", "/refunds/7"),
+    ("POST", "/payouts/7"),
+];
+
+fn policies(choice: usize) -> String {
+    match choice {
+        0 => POLICIES.to_owned(),
+        1 => format!("{POLICIES}\n{FORBID}"),
+        2 => format!("{POLICIES}\n{BY_PATH}"),
+        _ => String::new(),
+    }
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        3 => (1..200u64).prop_map(Event::Wait),
+        2 => Just(Event::Bookmark),
+        2 => (0..3usize, 1..400u64).prop_map(|(w, s)| Event::NewToken(w, s)),
+        4 => (0..3usize, 0..4usize, 0..3usize, 1..300u64).prop_map(|(w, r, p, s)| Event::Grant(w, r, p, s)),
+        1 => (0..8usize).prop_map(Event::RevokeGrant),
+        1 => (0..8usize).prop_map(Event::DeleteGrant),
+        1 => (0..3usize).prop_map(Event::RevokeWorkload),
+        1 => (0..3usize).prop_map(Event::RevokeToken),
+        1 => (0..3usize, any::<bool>()).prop_map(|(w, r)| Event::Roles(w, r)),
+        1 => (0..4usize).prop_map(Event::Policies),
+        1 => Just(Event::FullSync),
+    ]
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    fn new() -> Self {
+        let estate = Estate::new();
+        let state = estate.state();
+        let gate = Gate::new(Arc::clone(&state), Arc::clone(&estate.clock) as _, SIZES);
+        let mut sidecar = Self { estate, state, gate, tokens: Vec::new() };
+        for w in 0..3 {
+            let token = sidecar.mint(w, 300);
+            sidecar.tokens.push(token);
+        }
+        sidecar
+    }
+
+    fn mint(&self, workload: usize, secs: u64) -> (String, Timestamp) {
+        let mut claims = self.estate.claims(WORKLOADS[workload]);
+        let until = self.estate.clock.now().wall.as_secs() + secs;
+        claims["exp"] = json!(until);
+        (self.estate.signer.sign(&claims).unwrap(), Timestamp::from_secs(until))
+    }
+
+    fn delta(&self, changes: impl IntoIterator<Item = Change>) {
+        let world = self.state.load();
+        let mut builder = Builder::on(world.snapshot.as_deref().unwrap());
+        changes.into_iter().for_each(|c| builder.apply(c));
+        let (snapshot, bad) = builder.finish(self.estate.position());
+        assert_eq!(bad, []);
+        self.state.publish(Arc::new(snapshot));
+    }
+
+    fn happen(&mut self, event: &Event, grants: &mut Vec<crate::object::Grant>) {
+        let change = match *event {
+            Event::Wait(secs) => return self.estate.clock.advance(Duration::from_secs(secs)),
+            Event::Bookmark => return self.state.renew(self.estate.lease()),
+            Event::FullSync => {
+                self.state.publish(Arc::new(self.estate.snapshot()));
+                return;
+            }
+            Event::NewToken(w, secs) => {
+                self.tokens[w] = self.mint(w, secs);
+                return;
+            }
+            Event::Grant(w, r, p, secs) => {
+                let actions: &[&str] = if secs % 2 == 0 { &["write"] } else { &["read", "write"] };
+                let (grant, change) = self.estate.grant(WORKLOADS[w], RESOURCES[r], actions, PATHS[p], secs);
+                grants.push(grant);
+                change
+            }
+            Event::RevokeGrant(n) => match grants.get(n) {
+                Some(grant) => self.estate.revoke_grant(grant.id),
+                None => return,
+            },
+            Event::DeleteGrant(n) => match grants.get(n) {
+                Some(grant) => self.estate.delete(Kind::Grant, &grant.id.to_string()),
+                None => return,
+            },
+            Event::RevokeWorkload(w) => {
+                self.estate.revoke(&json!({"kind": "workload", "workload": Estate::id(WORKLOADS[w])}))
+            }
+            Event::RevokeToken(w) => {
+                self.estate.revoke(&json!({"kind": "token", "issuer": "test", "jti": format!("jti-{}", WORKLOADS[w])}))
+            }
+            Event::Roles(w, storefront) => {
+                let roles = if storefront { json!(["storefront"]) } else { json!([]) };
+                self.estate.put(
+                    Kind::Workload,
+                    &json!({"id": Estate::id(WORKLOADS[w]), "kind": "service", "owner": "team",
+                            "environment": "production", "roles": roles}),
+                )
+            }
+            Event::Policies(choice) => self.estate.put_policies(&policies(choice)),
+        };
+        self.delta([change]);
+    }
+
+    fn each_request(&self, mut look: impl FnMut(usize, &Request<'_>)) {
+        for (w, (token, _)) in self.tokens.iter().enumerate() {
+            let headers = [("authorization", format!("Bearer {token}"))];
+            for (method, path) in REQUESTS {
+                look(w, &request(method, path, &headers));
+            }
+        }
+    }
+
+    fn denied(&self) -> Vec<bool> {
+        let mut denied = Vec::new();
+        self.each_request(|_, r| denied.push(self.gate.explain(r).0.permit().is_none()));
+        denied
+    }
+}
+
+/// What must agree between a cached and an evaluated decision: everything but its id and whether it was cached.
+fn essence(d: &Decision) -> String {
+    format!(
+        "{:?}",
+        (
+            d.reason,
+            d.permit().is_some(),
+            &d.workload,
+            d.grant,
+            &d.resource,
+            &d.action,
+            &d.policies,
+            &d.grant_request,
+            d.position
+        )
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn invariant_13_a_cached_answer_is_what_evaluation_gives_now(events in prop::collection::vec(event(), 1..25)) {
+        let mut sidecar = Sidecar::new();
+        let mut grants = Vec::new();
+        for event in &events {
+            sidecar.happen(event, &mut grants);
+            // Twice: the second time is a hit wherever one is possible.
+            for _ in 0..2 {
+                let mut wrong = None;
+                sidecar.each_request(|_, r| {
+                    let (cached, evaluated) = (sidecar.gate.check(r), sidecar.gate.explain(r).0);
+                    if essence(&cached) != essence(&evaluated) {
+                        wrong = Some((r.method.to_owned(), r.path.to_owned(), essence(&cached), essence(&evaluated)));
+                    }
+                });
+                prop_assert_eq!(&wrong, &None, "after {:?}", event);
+            }
+        }
+    }
+
+    #[test]
+    fn invariant_04_no_allow_past_token_grant_or_staleness(events in prop::collection::vec(event(), 1..25)) {
+        let mut sidecar = Sidecar::new();
+        let mut grants = Vec::new();
+        for event in &events {
+            sidecar.happen(event, &mut grants);
+            let now = sidecar.estate.clock.now();
+            let lease = sidecar.state.load().lease.unwrap();
+            let mut wrong = Vec::new();
+            sidecar.each_request(|w, r| {
+                let decision = sidecar.gate.check(r);
+                if decision.permit().is_none() {
+                    return;
+                }
+                let strict = r.path.starts_with("/payouts");
+                let bound = if strict { lease.lease } else { lease.max_staleness };
+                let grant_over = decision.grant.is_some_and(|id| {
+                    grants.iter().any(|g| g.id == id && now.wall >= g.not_after.unwrap())
+                });
+                if now.wall >= sidecar.tokens[w].1 || lease.age(now) >= bound || grant_over {
+                    wrong.push((r.path.to_owned(), decision.reason));
+                }
+            });
+            prop_assert_eq!(&wrong, &vec![], "after {:?}", event);
+        }
+    }
+
+    #[test]
+    fn invariant_12_less_permission_never_turns_a_deny_into_an_allow(
+        events in prop::collection::vec(event(), 0..15), grant in 0..8usize, workload in 0..3usize,
+    ) {
+        let mut sidecar = Sidecar::new();
+        let mut grants = Vec::new();
+        events.iter().for_each(|e| sidecar.happen(e, &mut grants));
+        let less = [
+            Event::DeleteGrant(grant), Event::RevokeGrant(grant), Event::RevokeToken(workload), Event::RevokeWorkload(workload),
+        ];
+        for event in &less {
+            let before = sidecar.denied();
+            sidecar.happen(event, &mut grants);
+            for (before, after) in before.iter().zip(sidecar.denied()) {
+                prop_assert!(!before || after, "{:?} turned a deny into an allow", event);
+            }
+        }
+        // Adding a forbid to whatever policies are in force.
+        let text = sidecar.estate.changes().into_iter().find(|c| c.kind == Kind::PolicySet).unwrap().body.unwrap();
+        let Object::PolicySet(set) = Object::parse(Kind::PolicySet, &text).unwrap() else { panic!("not a policy set") };
+        let before = sidecar.denied();
+        let more = format!("{}\n@id(\"added\") forbid(principal, action, resource in Service::\"payments\");", set.text);
+        let change = sidecar.estate.put_policies(&more);
+        sidecar.delta([change]);
+        for (before, after) in before.iter().zip(sidecar.denied()) {
+            prop_assert!(!before || after, "a forbid turned a deny into an allow");
+        }
+    }
+
+    #[test]
+    fn invariant_05_deltas_reach_what_a_full_build_reaches(events in prop::collection::vec(event(), 1..40)) {
+        let mut sidecar = Sidecar::new();
+        let mut grants = Vec::new();
+        events.iter().for_each(|e| sidecar.happen(e, &mut grants));
+        let world = sidecar.state.load();
+        let incremental = world.snapshot.as_deref().unwrap();
+        prop_assert_eq!(incremental.digest(), sidecar.estate.snapshot().digest());
+    }
+}
+
+#[test]
+fn a_second_check_is_a_hit_and_one_grant_does_not_empty_the_cache() {
+    let mut sidecar = Sidecar::new();
+    let headers = [("authorization", format!("Bearer {}", sidecar.tokens[0].0))];
+    let read = request("GET", "/catalog/1", &headers);
+    assert!(!sidecar.gate.check(&read).cached);
+    let again = sidecar.gate.check(&request("GET", "/catalog/2", &headers));
+    assert!(again.cached, "no policy reads the path, so another path is the same question");
+    assert_eq!(again.reason, Reason::AllowPolicy);
+    let (_, change) = sidecar.estate.grant("agent", "payments/refunds", &["write"], None, 60);
+    sidecar.delta([change]);
+    assert!(sidecar.gate.check(&read).cached, "a grant of another workload");
+    let change = sidecar.estate.put_policies(POLICIES);
+    sidecar.delta([change]);
+    assert!(!sidecar.gate.check(&read).cached, "policies are global");
+    let counters = sidecar.gate.decision_cache();
+    assert_eq!((counters.hits, counters.misses), (2, 2), "an entry of an old version is a miss");
+}
+
+#[test]
+fn invariant_09_unsynced_or_stale_is_never_an_allow() {
+    let estate = Estate::new();
+    let headers = [("authorization", format!("Bearer {}", estate.token("storefront")))];
+    let read = request("GET", "/catalog/1", &headers);
+    let state = Arc::new(State::new());
+    let gate = Gate::new(Arc::clone(&state), Arc::clone(&estate.clock) as _, SIZES);
+    assert_eq!(gate.check(&read).reason, Reason::SystemNotReady);
+    state.publish(Arc::new(estate.snapshot()));
+    assert_eq!(gate.check(&read).reason, Reason::SystemNotReady, "a state without a lease has no age");
+    state.renew(estate.lease());
+    assert_eq!(gate.check(&read).reason, Reason::AllowPolicy);
+    estate.clock.advance(Duration::from_secs(299));
+    assert_eq!(gate.check(&read).reason, Reason::AllowPolicy);
+    estate.clock.advance(Duration::from_secs(1));
+    assert_eq!(gate.check(&read).reason, Reason::CredentialExpired, "the token went first");
+    let headers = [("authorization", format!("Bearer {}", estate.token("storefront")))];
+    assert_eq!(gate.check(&request("GET", "/catalog/1", &headers)).reason, Reason::SystemStale);
+}

@@ -1,0 +1,157 @@
+//! Tests of the grant index: a table of what covers what, and a model-based comparison with a plain list.
+//!
+//! Pure, like the module.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::*;
+use crate::credential::SpiffeId;
+
+fn grant(n: u128, workload: &str, resource: &str, path: Option<&str>, from: u64, to: u64) -> Grant {
+    let mut grant = Grant {
+        id: GrantId(Uuid::from_u128(n * 0x1_0000_0001)),
+        workload: SpiffeId::parse(&format!("spiffe://a/{workload}")).unwrap(),
+        resources: vec![resource.parse().unwrap()],
+        actions: vec!["write".to_owned()],
+        path: path.map(str::to_owned),
+        reason: String::new(),
+        requested_by: "alice".to_owned(),
+        requested_at: Timestamp::from_secs(1),
+        duration_seconds: to.saturating_sub(from).max(1),
+        digest: String::new(),
+        state: GrantState::Active,
+        votes: vec![],
+        not_before: Some(Timestamp::from_secs(from)),
+        not_after: Some(Timestamp::from_secs(to)),
+        ended: None,
+    };
+    grant.digest = grant.request_digest();
+    grant
+}
+
+fn find(index: &GrantIndex, workload: &str, resource: [&str; 2], action: &str, path: &str, now: u64) -> Covering {
+    let key = WorkloadKey::of(&format!("spiffe://a/{workload}"));
+    let path = CanonicalPath::parse(path).unwrap();
+    index.find(&key, resource, action, &path, Timestamp::from_secs(now), |_| false)
+}
+
+const REFUNDS: [&str; 2] = ["payments/refunds", "payments"];
+
+#[test]
+fn a_grant_covers_its_workload_resource_action_path_and_time_and_nothing_else() {
+    let mut index = GrantIndex::new(1);
+    let g = grant(1, "w", "payments/refunds", Some("/refunds/{*}"), 10, 20);
+    index.put(&g, 2);
+    let standing = |workload, resource, action, path, now| {
+        let found = find(&index, workload, resource, action, path, now);
+        if found.active.is_empty() { Err(found.standing) } else { Ok(found.active[0].id) }
+    };
+    assert_eq!(standing("w", REFUNDS, "write", "/refunds/7", 10), Ok(g.id));
+    assert_eq!(standing("w", REFUNDS, "write", "/refunds/7", 19), Ok(g.id));
+    assert_eq!(standing("w", REFUNDS, "write", "/refunds/7", 9), Err(Standing::NotYetValid(g.id)));
+    assert_eq!(standing("w", REFUNDS, "write", "/refunds/7", 20), Err(Standing::Expired(g.id)));
+    assert_eq!(standing("w", REFUNDS, "read", "/refunds/7", 10), Err(Standing::Scope(g.id)));
+    assert_eq!(standing("w", REFUNDS, "write", "/refunds/7/x", 10), Err(Standing::Scope(g.id)));
+    assert_eq!(standing("v", REFUNDS, "write", "/refunds/7", 10), Err(Standing::None));
+    assert_eq!(standing("w", ["payments/payouts", "payments"], "write", "/refunds/7", 10), Err(Standing::None));
+}
+
+#[test]
+fn a_grant_on_a_service_covers_its_routes() {
+    let mut index = GrantIndex::new(1);
+    index.put(&grant(1, "w", "payments", None, 10, 20), 2);
+    assert_eq!(find(&index, "w", REFUNDS, "write", "/refunds/7", 15).active.len(), 1);
+    assert!(find(&index, "w", ["catalog/items", "catalog"], "write", "/refunds/7", 15).active.is_empty());
+}
+
+#[test]
+fn later_versions_replace_earlier_ones_and_the_most_telling_wins() {
+    let mut index = GrantIndex::new(1);
+    let mut g = grant(1, "w", "payments/refunds", None, 10, 20);
+    let key = WorkloadKey::of("spiffe://a/w");
+    index.put(&g, 2);
+    assert_eq!(index.version(&key), 2);
+    g.state = GrantState::Revoked;
+    g.ended = Some(crate::object::Ending { by: "bob".to_owned(), at: Timestamp::from_secs(12), reason: String::new() });
+    index.put(&g, 3);
+    assert_eq!((index.len(), index.version(&key)), (1, 3));
+    let found = find(&index, "w", REFUNDS, "write", "/refunds/7", 15);
+    assert_eq!((found.active.len(), found.standing), (0, Standing::Revoked(g.id)));
+
+    let mut asked = grant(2, "w", "payments/refunds", None, 10, 20);
+    asked.state = GrantState::Pending;
+    asked.not_before = None;
+    asked.not_after = None;
+    index.put(&asked, 4);
+    let found = find(&index, "w", REFUNDS, "write", "/refunds/7", 15);
+    assert_eq!(found.standing, Standing::Pending(asked.id), "a new request tells more than an old end");
+    index.remove(asked.id, 5);
+    index.remove(g.id, 5);
+    assert!(index.is_empty() && index.by_workload.is_empty());
+}
+
+#[test]
+fn revocations_end_a_grant_that_is_still_listed() {
+    let mut index = GrantIndex::new(1);
+    let g = grant(1, "w", "payments/refunds", None, 10, 20);
+    index.put(&g, 2);
+    let path = CanonicalPath::parse("/refunds/7").unwrap();
+    let now = Timestamp::from_secs(15);
+    let found = index.find(&WorkloadKey::of("spiffe://a/w"), REFUNDS, "write", &path, now, |id| id == g.id);
+    assert_eq!((found.active.len(), found.standing), (0, Standing::Revoked(g.id)));
+}
+
+const PATHS: [Option<&str>; 5] = [None, Some("/refunds/{*}"), Some("/refunds/7"), Some("/refunds/8"), Some("/{**}")];
+
+proptest! {
+    /// After any sequence of puts and removals, the index answers as a plain list does, and equals an index that was
+    /// built from that list alone.
+    #[test]
+    fn equals_a_plain_list(
+        steps in prop::collection::vec((0..12u128, 0..2usize, 0..2usize, 0..5usize, 0..30u64, 1..30u64, any::<bool>()), 1..60),
+        now in 0..60u64,
+    ) {
+        let workloads = ["w", "v"];
+        let resources = ["payments/refunds", "payments"];
+        let mut index = GrantIndex::new(1);
+        let mut list: BTreeMap<GrantId, Grant> = BTreeMap::new();
+        for (n, w, r, p, from, lasts, remove) in steps {
+            let g = grant(n, workloads[w], resources[r], PATHS[p], from, from + lasts);
+            if remove {
+                index.remove(g.id, 2);
+                list.remove(&g.id);
+            } else {
+                index.put(&g, 2);
+                list.insert(g.id, g);
+            }
+        }
+        let mut rebuilt = GrantIndex::new(1);
+        for g in list.values() {
+            rebuilt.put(g, 1);
+        }
+        prop_assert_eq!(index.canonical(), rebuilt.canonical());
+        prop_assert_eq!(index.len(), list.len());
+        for workload in workloads {
+            for at in ["/refunds/7", "/refunds/8", "/refunds/7/x"] {
+                let path = CanonicalPath::parse(at).unwrap();
+                let mut expected: Vec<GrantId> = list
+                    .values()
+                    .filter(|g| g.workload.path() == format!("/{workload}"))
+                    .filter(|g| g.not_before.unwrap() <= Timestamp::from_secs(now))
+                    .filter(|g| Timestamp::from_secs(now) < g.not_after.unwrap())
+                    .filter(|g| g.path.as_ref().is_none_or(|t| Template::parse(t).unwrap().matches(&path)))
+                    .map(|g| g.id)
+                    .collect();
+                let found = find(&index, workload, REFUNDS, "write", at, now);
+                let mut actual: Vec<GrantId> = found.active.iter().map(|a| a.id).collect();
+                prop_assert_eq!(actual.len(), expected.len().min(OFFER_AT_MOST));
+                actual.sort_unstable();
+                expected.sort_unstable();
+                prop_assert!(actual.iter().all(|id| expected.contains(id)));
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! A policy set, compiled into slices by the scope of its policies.
+//!
+//! Pure. A request is evaluated against the slices whose principal and resource can match, and nothing else, so the
+//! cost of a decision follows the policies that can apply and not the size of the set. INVARIANT: slicing changes no
+//! answer; `tests.rs` compares it with evaluating everything.
+
+use std::collections::HashMap;
+
+use cedar_policy::{EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint};
+
+use super::reads::Reads;
+use super::validate::{PolicyErrors, parse};
+use crate::object;
+
+/// A compiled policy set.
+#[derive(Debug, Default)]
+pub struct CompiledPolicies {
+    /// Principals that some policy's scope names, by Cedar's text form.
+    principals: HashMap<Box<str>, u32>,
+    /// Resources that some policy's scope names.
+    resources: HashMap<Box<str>, u32>,
+    /// The policies by the numbers of their principal and resource; [`ANY`] where the scope names none.
+    slices: HashMap<(u32, u32), PolicySet>,
+    reads: Reads,
+    len: usize,
+}
+
+/// Stands for an unconstrained principal or resource.
+pub(super) const ANY: u32 = 0;
+
+/// Why a policy set could not be compiled.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// It does not validate.
+    #[error(transparent)]
+    Invalid(#[from] PolicyErrors),
+    /// Cedar refused to put policies into a set.
+    #[error("{0}")]
+    Set(String),
+}
+
+// === impl CompiledPolicies ===
+
+impl CompiledPolicies {
+    /// Validates and compiles.
+    pub fn compile(set: &object::PolicySet) -> Result<Self, CompileError> {
+        let valid = parse(&set.text, &set.actions)?;
+        let mut compiled = Self { reads: valid.reads, len: valid.policies.len(), ..Self::default() };
+        let mut slices: HashMap<(u32, u32), Vec<Policy>> = HashMap::new();
+        for policy in valid.policies {
+            let principal = scope_of_principal(&policy).map_or(ANY, |uid| number(&mut compiled.principals, &uid));
+            let resource = scope_of_resource(&policy).map_or(ANY, |uid| number(&mut compiled.resources, &uid));
+            slices.entry((principal, resource)).or_default().push(policy);
+        }
+        for (scope, policies) in slices {
+            let set = PolicySet::from_policies(policies).map_err(|e| CompileError::Set(e.to_string()))?;
+            compiled.slices.insert(scope, set);
+        }
+        Ok(compiled)
+    }
+
+    /// Which inputs the policies read.
+    pub const fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    /// Number of policies.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no policies.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The slices that can apply to a principal with these text forms (its own and its roles') and a resource with
+    /// these (its own and its service's).
+    pub(super) fn slices<'a>(
+        &'a self,
+        principals: impl Iterator<Item = &'a str> + Clone,
+        resources: impl Iterator<Item = &'a str> + Clone,
+    ) -> impl Iterator<Item = &'a PolicySet> {
+        let known = |of: &'a HashMap<Box<str>, u32>| move |name: &'a str| of.get(name).copied();
+        let principals = std::iter::once(ANY).chain(principals.filter_map(known(&self.principals)));
+        let resources = std::iter::once(ANY).chain(resources.filter_map(known(&self.resources)));
+        principals.flat_map(move |p| resources.clone().filter_map(move |r| self.slices.get(&(p, r))))
+    }
+}
+
+fn number(names: &mut HashMap<Box<str>, u32>, uid: &EntityUid) -> u32 {
+    // 0 is ANY; a set has fewer than 2^32 policies, so the count fits.
+    let next = u32::try_from(names.len()).unwrap_or(u32::MAX).saturating_add(1);
+    *names.entry(uid.to_string().into()).or_insert(next)
+}
+
+fn scope_of_principal(policy: &Policy) -> Option<EntityUid> {
+    match policy.principal_constraint() {
+        PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
+        PrincipalConstraint::Eq(uid) | PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => Some(uid),
+    }
+}
+
+fn scope_of_resource(policy: &Policy) -> Option<EntityUid> {
+    match policy.resource_constraint() {
+        ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
+        ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => Some(uid),
+    }
+}

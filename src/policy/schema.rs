@@ -1,0 +1,59 @@
+//! The Cedar schema that every policy set is validated against.
+//!
+//! Pure. Principals are workloads in roles, resources are routes in services, actions are the built-in ones and the
+//! custom ones of the routes. The schema is part of the public interface: attributes are added, never renamed.
+
+use cedar_policy::Schema;
+
+/// The actions that exist without any route naming them.
+pub const BUILTIN_ACTIONS: [&str; 3] = ["read", "write", "delete"];
+
+const ENTITIES: &str = r#"
+entity Role;
+entity Workload in [Role] {
+  // "service", "pipeline", "agent" or "third_party"
+  kind: String,
+  environment: String,
+  owner: String,
+} tags String;
+entity Service;
+entity Route in [Service];
+
+type Grant = {
+  id: String,
+  actions: Set<String>,
+  // not_after - not_before
+  duration_seconds: Long,
+};
+
+type RequestContext = {
+  method: String,
+  // canonical, without the query
+  path: String,
+  // lower-case, without the port
+  host: String,
+  // the active grant that covers the request, if there is one
+  grant?: Grant,
+};
+"#;
+
+/// The text of the schema with these custom actions beside the built-in ones.
+pub(super) fn text(custom_actions: &[String]) -> String {
+    let mut names: Vec<&str> =
+        BUILTIN_ACTIONS.iter().copied().chain(custom_actions.iter().map(String::as_str)).collect();
+    names.sort_unstable();
+    names.dedup();
+    let list: Vec<String> = names.iter().map(|n| format!("\"{}\"", n.escape_default())).collect();
+    format!(
+        "{ENTITIES}\naction {} appliesTo {{ principal: [Workload], resource: [Route], context: RequestContext }};\n",
+        list.join(", ")
+    )
+}
+
+/// The parsed schema. An error means that an action name cannot be written in Cedar.
+pub(super) fn parse(custom_actions: &[String]) -> Result<Schema, String> {
+    match Schema::from_cedarschema_str(&text(custom_actions)) {
+        Ok((schema, _warnings)) => Ok(schema),
+        Err(e) => Err(e.to_string()),
+    }
+}

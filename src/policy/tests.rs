@@ -1,0 +1,226 @@
+//! Tests of validation, slicing and input analysis.
+//!
+//! The slicing test is differential: many generated policy sets and requests, evaluated sliced and unsliced.
+//! Pure, like the module; a failure prints the policy text.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::str::FromStr;
+
+use cedar_policy::{Authorizer, Decision, PolicySet};
+use proptest::prelude::*;
+
+use super::*;
+use crate::object;
+
+const DESIGN: &str = r#"
+@id("catalog-read")    permit(principal in Role::"storefront", action in Action::"read", resource in Service::"catalog");
+@id("grants")          permit(principal, action, resource) when { context has grant };
+@id("refunds-are-jit") forbid(principal, action, resource in Route::"payments/refunds") unless { context has grant };
+"#;
+
+fn compile(text: &str) -> CompiledPolicies {
+    CompiledPolicies::compile(&object::PolicySet::new(text.to_owned(), "test".to_owned(), vec![])).unwrap()
+}
+
+fn workload(name: &str, roles: &[&str]) -> PrincipalEntity {
+    let json = serde_json::json!({
+        "id": format!("spiffe://a/{name}"), "kind": "service", "owner": "team", "environment": "production",
+        "roles": roles, "labels": {"tier": "gold"},
+    });
+    PrincipalEntity::new(&serde_json::from_value(json).unwrap()).unwrap()
+}
+
+fn facts(grant: Option<&GrantFacts>) -> Facts<'_> {
+    Facts { method: "GET", path: "/catalog/1", host: "shop", grant }
+}
+
+fn grant() -> GrantFacts {
+    GrantFacts {
+        id: object::GrantId(uuid::Uuid::from_u128(7)),
+        actions: std::sync::Arc::from([Box::from("write")]),
+        duration_seconds: 60,
+    }
+}
+
+fn ids(ids: &[&str]) -> std::sync::Arc<[Box<str>]> {
+    ids.iter().map(|s| Box::from(*s)).collect()
+}
+
+#[test]
+fn the_policies_of_the_design_say_what_they_should() {
+    let policies = compile(DESIGN);
+    let shop = workload("shop", &["storefront"]);
+    let other = workload("other", &[]);
+    let items = ResourceEntity::new("catalog", "catalog/items").unwrap();
+    let refunds = ResourceEntity::new("payments", "payments/refunds").unwrap();
+    let grant = grant();
+    assert_eq!(policies.evaluate(&shop, "read", &items, &facts(None)), Outcome::Allow(ids(&["catalog-read"])));
+    assert_eq!(policies.evaluate(&shop, "write", &items, &facts(None)), Outcome::NoMatch);
+    assert_eq!(policies.evaluate(&other, "read", &items, &facts(None)), Outcome::NoMatch);
+    assert_eq!(policies.evaluate(&shop, "write", &refunds, &facts(None)), Outcome::Forbid(ids(&["refunds-are-jit"])));
+    assert_eq!(policies.evaluate(&shop, "write", &refunds, &facts(Some(&grant))), Outcome::Allow(ids(&["grants"])));
+}
+
+#[test]
+fn a_policy_that_fails_to_evaluate_denies_whatever_the_others_say() {
+    let policies = compile(
+        r#"
+        @id("all") permit(principal, action, resource);
+        @id("overflow") forbid(principal, action, resource)
+            when { context has grant && 9223372036854775807 + context.grant.duration_seconds > 0 };
+        "#,
+    );
+    let (shop, items) = (workload("shop", &[]), ResourceEntity::new("catalog", "catalog/items").unwrap());
+    assert_eq!(policies.evaluate(&shop, "read", &items, &facts(None)), Outcome::Allow(ids(&["all"])));
+    let grant = grant();
+    assert_eq!(policies.evaluate(&shop, "read", &items, &facts(Some(&grant))), Outcome::Error(ids(&["overflow"])));
+}
+
+#[test]
+fn attributes_and_tags_of_the_workload_can_be_read() {
+    let policies = compile(
+        r#"@id("gold") permit(principal, action, resource)
+           when { principal.environment == "production" && principal.kind == "service"
+                  && principal.hasTag("tier") && principal.getTag("tier") == "gold" };"#,
+    );
+    let items = ResourceEntity::new("catalog", "catalog/items").unwrap();
+    let outcome = policies.evaluate(&workload("shop", &[]), "read", &items, &facts(None));
+    assert_eq!(outcome, Outcome::Allow(ids(&["gold"])));
+}
+
+#[test]
+fn only_inputs_that_are_read_count() {
+    assert_eq!(validate(DESIGN, &[]).unwrap().reads, ["grant"]);
+    let reads = |condition: &str| {
+        validate(&format!(r#"@id("p") permit(principal, action, resource) when {{ {condition} }};"#), &[])
+            .unwrap()
+            .reads
+    };
+    assert_eq!(reads("true"), [""; 0]);
+    assert_eq!(reads(r#"context.path like "/a/*""#), ["path"]);
+    assert_eq!(reads(r#"context.method == "GET" || context.host == "h""#), ["host", "method"]);
+    assert_eq!(reads(r#"context == context"#), ["grant", "host", "method", "path"], "opaque use reads everything");
+    assert_eq!(reads(r#"(if true then context else context).path == "x""#), ["grant", "host", "method", "path"]);
+}
+
+#[test]
+fn what_does_not_validate_is_refused_with_its_place() {
+    let one = |text: &str| validate(text, &[]).unwrap_err().0.remove(0);
+    let e = one("@id(\"a\")\npermit(principal, action, resource)\nwhen { context.colour == 1 };");
+    assert_eq!((e.policy.as_deref(), e.line), (Some("a"), Some(3)), "{e}");
+    assert!(e.message.contains("colour"), "{e}");
+    let e = one("@id(\"a\") permit(principal, action == Action::\"fly\", resource);");
+    assert!(e.message.contains("fly"), "{e}");
+    let e = one("@id(\"a\")\npermit(principal, action, resource");
+    assert_eq!(e.line, Some(2), "{e}");
+    let e = one("permit(principal, action, resource);");
+    assert!(e.message.contains("@id"), "{e}");
+    let e = one("@id(\"a\") permit(principal, action, resource); @id(\"a\") forbid(principal, action, resource);");
+    assert!(e.message.contains("twice"), "{e}");
+    let e = one("@id(\"a\") permit(principal == ?principal, action, resource);");
+    assert!(e.message.contains("template"), "{e}");
+    let fly = ["fly".to_owned()];
+    assert!(validate("@id(\"a\") permit(principal, action == Action::\"fly\", resource);", &fly).is_ok());
+    assert!(validate("", &[]).is_ok(), "an empty set is valid and denies everything");
+}
+
+/// Every scope shape that can name or not name the entities of the requests below.
+fn policy_text() -> impl Strategy<Value = Vec<String>> {
+    let principal = prop::sample::select(vec![
+        "principal",
+        "principal is Workload",
+        r#"principal == Workload::"spiffe://a/w0""#,
+        r#"principal == Workload::"spiffe://a/w1""#,
+        r#"principal in Workload::"spiffe://a/w0""#,
+        r#"principal in Role::"r0""#,
+        r#"principal in Role::"r1""#,
+        r#"principal is Workload in Role::"r1""#,
+    ]);
+    let action = prop::sample::select(vec![
+        "action",
+        r#"action == Action::"read""#,
+        r#"action in Action::"write""#,
+        r#"action in [Action::"read", Action::"write"]"#,
+    ]);
+    let resource = prop::sample::select(vec![
+        "resource",
+        "resource is Route",
+        r#"resource == Route::"s0/a""#,
+        r#"resource in Route::"s0/a""#,
+        r#"resource in Service::"s0""#,
+        r#"resource in Service::"s1""#,
+        r#"resource is Route in Service::"s1""#,
+    ]);
+    let condition = prop::sample::select(vec![
+        "",
+        "when { context has grant }",
+        "unless { context has grant }",
+        r#"when { context.path like "/a*" }"#,
+        r#"when { principal in Role::"r0" }"#,
+        r#"when { resource in Service::"s1" }"#,
+        "when { context has grant && 9223372036854775807 + context.grant.duration_seconds > 0 }",
+    ]);
+    let policy = (any::<bool>(), principal, action, resource, condition)
+        .prop_map(|(permit, p, a, r, c)| format!("{}({p}, {a}, {r}) {c};", if permit { "permit" } else { "forbid" }));
+    prop::collection::vec(policy, 0..12)
+}
+
+proptest! {
+    #[test]
+    fn slicing_changes_no_answer(
+        policies in policy_text(), w in 0..2usize, roles in prop::sample::subsequence(vec!["r0", "r1"], 0..=2),
+        action in prop::sample::select(vec!["read", "write", "delete"]),
+        route in prop::sample::select(vec![("s0", "s0/a"), ("s0", "s0/b"), ("s1", "s1/a")]),
+        path in prop::sample::select(vec!["/a/1", "/b"]), granted in any::<bool>(),
+    ) {
+        let mut text = String::new();
+        for (i, p) in policies.iter().enumerate() {
+            writeln!(text, "@id(\"p{i}\") {p}").unwrap();
+        }
+        // Strict validation refuses some impossible combinations; those sets never get this far.
+        let Ok(compiled) = CompiledPolicies::compile(&object::PolicySet::new(text.clone(), "t".to_owned(), vec![])) else {
+            return Ok(());
+        };
+        let principal = workload(&format!("w{w}"), &roles);
+        let resource = ResourceEntity::new(route.0, route.1).unwrap();
+        let grant = grant();
+        let facts = Facts { method: "GET", path, host: "h", grant: granted.then_some(&grant) };
+        let sliced = compiled.evaluate(&principal, action, &resource, &facts);
+        prop_assert_eq!(sliced, unsliced(&text, &principal, action, &resource, &facts), "{}", text);
+    }
+}
+
+/// The obvious evaluator: every policy, every attribute.
+fn unsliced(text: &str, p: &PrincipalEntity, action: &str, r: &ResourceEntity, facts: &Facts<'_>) -> Outcome {
+    let parsed = PolicySet::from_str(text).unwrap();
+    let named = parsed.policies().map(|p| p.new_id(cedar_policy::PolicyId::new(p.annotation("id").unwrap())));
+    let all = PolicySet::from_policies(named).unwrap();
+    let everything = CompiledPolicies::compile(&object::PolicySet::new(
+        r#"@id("x") permit(principal, action, resource) when { context == context };"#.to_owned(),
+        "t".to_owned(),
+        vec![],
+    ))
+    .unwrap();
+    let (request, entities) = everything.question(p, action, r, facts).unwrap();
+    let response = Authorizer::new().is_authorized(&request, &all, &entities);
+    let set = |ids: HashSet<String>| {
+        let mut ids: Vec<Box<str>> = ids.into_iter().map(Into::into).collect();
+        ids.sort_unstable();
+        std::sync::Arc::from(ids)
+    };
+    let reasons = set(response.diagnostics().reason().map(ToString::to_string).collect());
+    let errors: std::sync::Arc<[Box<str>]> = set(response
+        .diagnostics()
+        .errors()
+        .map(|e| match e {
+            cedar_policy::AuthorizationError::PolicyEvaluationError(e) => e.policy_id().to_string(),
+        })
+        .collect());
+    match response.decision() {
+        _ if !errors.is_empty() => Outcome::Error(errors),
+        Decision::Allow => Outcome::Allow(reasons),
+        Decision::Deny if reasons.is_empty() => Outcome::NoMatch,
+        Decision::Deny => Outcome::Forbid(reasons),
+    }
+}
