@@ -173,11 +173,10 @@ mod tests {
         type Error = ();
 
         fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ()>>> {
-            match self.0.pop_front() {
-                None => Poll::Ready(None),
-                Some(None) => Poll::Pending,
-                Some(Some(frame)) => Poll::Ready(Some(frame.map(Frame::data))),
+            if matches!(self.0.front(), Some(None)) {
+                return Poll::Pending;
             }
+            Poll::Ready(self.0.pop_front().flatten().map(|frame| frame.map(Frame::data)))
         }
     }
 

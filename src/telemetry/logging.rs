@@ -52,6 +52,8 @@ pub struct Logging {
     tracer: Option<CheckTracer>,
     provider: Option<SdkTracerProvider>,
     _writer: WorkerGuard,
+    #[cfg(test)]
+    dispatch: Option<Dispatch>,
 }
 
 /// Why the log cannot be set up or its level not be changed.
@@ -88,6 +90,14 @@ pub fn init(config: &LogConfig) -> Result<Logging, LogError> {
     Ok(logging)
 }
 
+/// A log that goes nowhere, for tests of what changes its level.
+#[cfg(test)]
+pub(crate) fn detached(config: &LogConfig) -> Result<Logging, LogError> {
+    let (dispatch, mut logging) = build(config, io::sink())?;
+    logging.dispatch = Some(dispatch);
+    Ok(logging)
+}
+
 fn build(config: &LogConfig, out: impl io::Write + Send + 'static) -> Result<(Dispatch, Logging), LogError> {
     let (writer, guard) = NonBlockingBuilder::default().thread_name("log").finish(out);
     let (filter, handle) = reload::Layer::new(parse(&config.level)?);
@@ -103,7 +113,15 @@ fn build(config: &LogConfig, out: impl io::Write + Send + 'static) -> Result<(Di
     });
     let dispatch = Dispatch::new(tracing_subscriber::registry().with(filter).with(lines).with(spans));
     let tracer = provider.as_ref().map(|provider| CheckTracer::new(provider.tracer("portcullis")));
-    Ok((dispatch, Logging { level: LevelHandle(handle), tracer, provider, _writer: guard }))
+    let logging = Logging {
+        level: LevelHandle(handle),
+        tracer,
+        provider,
+        _writer: guard,
+        #[cfg(test)]
+        dispatch: None,
+    };
+    Ok((dispatch, logging))
 }
 
 fn exporter(endpoint: &str, service_name: &'static str) -> Result<SdkTracerProvider, LogError> {

@@ -12,6 +12,8 @@ mod spans;
 
 use std::sync::Arc;
 
+#[cfg(test)]
+pub(crate) use self::logging::detached;
 pub use self::logging::{LevelHandle, LogConfig, LogError, LogFormat, Logging, init};
 pub use self::metrics::{ControlMetrics, Exposition, SidecarMetrics};
 pub use self::outcome::Outcome;
