@@ -30,12 +30,12 @@ use crate::policy::{Facts, GrantFacts, Outcome, ResourceEntity};
 /// What the engine may remember between requests. Everything it is given back is checked again against the snapshot
 /// and the time, so a memo can be lossy but never wrong.
 pub trait Memo {
-    /// A token that was verified before, by the digest of the whole token.
-    fn token(&self, digest: &[u8; 32]) -> Option<Arc<KnownToken>>;
+    /// A token that was verified before, by the digest of the whole token, if it is still usable.
+    fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>>;
     /// Remembers a verified token.
     fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>);
-    /// An answer that was computed before, by the encoding of all its inputs.
-    fn answer(&self, key: &[u8]) -> Option<Arc<KnownAnswer>>;
+    /// An answer that was computed before, by the encoding of all its inputs, if it is still usable.
+    fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>>;
     /// Remembers an answer.
     fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>);
 }
@@ -213,7 +213,7 @@ fn steps(
 /// The verified token, from the memo when it is still good.
 fn authenticate(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Result<Arc<KnownToken>, Denied> {
     let digest = credential::token_digest(token);
-    if let Some(known) = memo.token(&digest).filter(|k| k.global_version == snapshot.global_version) {
+    if let Some(known) = memo.token(&digest, |k| k.global_version == snapshot.global_version) {
         known.token.check_time(now.wall).map_err(rejected)?;
         return Ok(known);
     }
@@ -230,7 +230,7 @@ fn authenticate(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) ->
 }
 
 fn rejected(rejection: credential::Rejection) -> Denied {
-    (Reason::from(rejection.reason), Some(Arc::from(&*rejection.detail)))
+    (Reason::from(rejection.reason), Some(Arc::from(rejection.detail)))
 }
 
 /// Until when the state is fresh enough for the route; an error when it is not.
@@ -284,10 +284,10 @@ impl Question<'_> {
         let global_version = self.snapshot.global_version;
         let shard_version = self.snapshot.grants.version(&self.key);
         let key = self.encode(covering);
-        let current = |k: &Arc<KnownAnswer>| {
+        let current = |k: &KnownAnswer| {
             k.global_version == global_version && k.shard_version == shard_version && self.now < k.valid_until
         };
-        if let Some(known) = memo.answer(&key).filter(current) {
+        if let Some(known) = memo.answer(&key, current) {
             *hit = true;
             return Some(known);
         }
@@ -434,13 +434,13 @@ impl Standing {
 // === impl NoMemo ===
 
 impl Memo for NoMemo {
-    fn token(&self, _digest: &[u8; 32]) -> Option<Arc<KnownToken>> {
+    fn token(&self, _digest: &[u8; 32], _usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>> {
         None
     }
 
     fn keep_token(&self, _digest: [u8; 32], _token: &Arc<KnownToken>) {}
 
-    fn answer(&self, _key: &[u8]) -> Option<Arc<KnownAnswer>> {
+    fn answer(&self, _key: &[u8], _usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>> {
         None
     }
 

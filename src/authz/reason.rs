@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize, Serializer, de};
 
+use crate::credential::CredentialReason;
+
 macro_rules! reasons {
     ($($variant:ident = $code:literal => $http:literal, $grpc:ident, $title:literal;)+) => {
         /// Why a request was allowed or denied.
@@ -119,6 +121,25 @@ impl Reason {
     }
 }
 
+impl From<CredentialReason> for Reason {
+    fn from(reason: CredentialReason) -> Self {
+        match reason {
+            CredentialReason::Malformed => Self::CredentialMalformed,
+            CredentialReason::Expired => Self::CredentialExpired,
+            CredentialReason::NotYetValid => Self::CredentialNotYetValid,
+            CredentialReason::Alg => Self::CredentialAlg,
+            CredentialReason::Typ => Self::CredentialTyp,
+            CredentialReason::KidUnknown => Self::CredentialKidUnknown,
+            CredentialReason::Signature => Self::CredentialSignature,
+            CredentialReason::IssuerUntrusted => Self::CredentialIssuerUntrusted,
+            CredentialReason::Audience => Self::CredentialAudience,
+            CredentialReason::Lifetime => Self::CredentialLifetime,
+            CredentialReason::Subject => Self::CredentialSubject,
+            CredentialReason::PopMissing => Self::CredentialPopMissing,
+        }
+    }
+}
+
 impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.code())
@@ -149,6 +170,13 @@ impl<'de> Deserialize<'de> for Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credential_reasons_keep_their_code() {
+        for reason in CredentialReason::ALL {
+            assert_eq!(Reason::from(reason).code(), reason.code());
+        }
+    }
 
     #[test]
     fn codes_are_unique_and_statuses_follow_their_family() {

@@ -249,7 +249,8 @@ impl Builder {
         }
         if self.stale.contains(&Kind::Service) {
             let routes = RouteTable::compile(sources.services.values());
-            let routes = routes.map(|table| Routes::new(table, &sources.services)).map_err(|e| (e.service().to_owned(), e));
+            let routes =
+                routes.map(|table| Routes::new(table, &sources.services)).map_err(|e| (e.service().to_owned(), e));
             self.next.routes = match routes {
                 Ok(routes) => self.solved(Kind::Service, routes),
                 Err((first, e)) => self.problem(Kind::Service, &first, e.to_string()),

@@ -24,7 +24,7 @@ pub struct CacheSizes {
 /// Counters of one cache since start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheCounters {
-    /// Look-ups that found an entry.
+    /// Look-ups that found an entry that still counts.
     pub hits: u64,
     /// Look-ups that did not.
     pub misses: u64,
@@ -66,16 +66,16 @@ impl MokaMemo {
 }
 
 impl Memo for MokaMemo {
-    fn token(&self, digest: &[u8; 32]) -> Option<Arc<KnownToken>> {
-        self.tokens.count(self.tokens.cache.get(digest))
+    fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>> {
+        self.tokens.count(self.tokens.cache.get(digest).filter(|k| usable(k)))
     }
 
     fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>) {
         self.tokens.cache.insert(digest, Arc::clone(token));
     }
 
-    fn answer(&self, key: &[u8]) -> Option<Arc<KnownAnswer>> {
-        self.answers.count(self.answers.cache.get(key))
+    fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>> {
+        self.answers.count(self.answers.cache.get(key).filter(|k| usable(k)))
     }
 
     fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>) {

@@ -47,6 +47,7 @@ pub enum SigningAlgorithm {
     RS512,
     ES256,
     ES384,
+    ES512,
     PS256,
     PS384,
     PS512,
@@ -63,12 +64,28 @@ pub struct Jwks {
 }
 
 fn default_algorithms() -> Vec<SigningAlgorithm> {
-    use SigningAlgorithm::{ES256, ES384, PS256, PS384, PS512, RS256, RS384, RS512};
-    vec![RS256, RS384, RS512, ES256, ES384, PS256, PS384, PS512]
+    SigningAlgorithm::ALL.to_vec()
 }
 
 const fn default_lifetime() -> u64 {
     3600
+}
+
+// === impl SigningAlgorithm ===
+
+impl SigningAlgorithm {
+    /// Every algorithm.
+    pub const ALL: [Self; 9] = [
+        Self::RS256,
+        Self::RS384,
+        Self::RS512,
+        Self::ES256,
+        Self::ES384,
+        Self::ES512,
+        Self::PS256,
+        Self::PS384,
+        Self::PS512,
+    ];
 }
 
 // === impl Issuer ===

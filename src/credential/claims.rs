@@ -1,0 +1,194 @@
+//! The claims of a JWT-SVID, typed (JWT-SVID, section 3; RFC 7519, section 4.1).
+//!
+//! Pure. Times are whole, non-negative seconds: a number with a fraction or exponent, a string, `null` or a year past
+//! 9999 is malformed, never rounded and never taken as absent (the class of CVE-2026-25537). Claims that mean nothing
+//! here are skipped with the same strictness, except the two that would narrow what the token allows; see [`Claims`].
+
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use smallvec::SmallVec;
+
+use super::json::{Members, Skip, Text};
+use super::rejection::{CredentialReason, Rejection};
+use crate::clock::Timestamp;
+
+/// The longest `jti`, in bytes.
+const MAX_JTI: usize = 256;
+/// The largest number of audiences in one token.
+const MAX_AUDIENCES: usize = 64;
+
+const NOT_CLAIMS: &str = "the claims are not a JSON object of distinct members";
+
+/// What a token says. Nothing of it is true before the signature has been verified.
+#[derive(Debug)]
+pub(super) struct Claims<'a> {
+    pub(super) sub: Text<'a>,
+    pub(super) exp: Timestamp,
+    pub(super) nbf: Option<Timestamp>,
+    pub(super) iat: Option<Timestamp>,
+    pub(super) jti: Option<Text<'a>>,
+    aud: SmallVec<[Text<'a>; 4]>,
+    /// It has `cnf` (RFC 7800): as a bearer token it would be worth more than its issuer meant.
+    bound: bool,
+    /// It has `act` (RFC 8693): somebody else acts, and read as the subject's own they would get all its rights.
+    delegated: bool,
+}
+
+// === impl Claims ===
+
+impl<'a> Claims<'a> {
+    /// Reads decoded claims.
+    pub(super) fn parse(json: &'a [u8]) -> Result<Self, Rejection> {
+        let mut fault = NOT_CLAIMS;
+        let mut de = serde_json::Deserializer::from_slice(json);
+        let claims = ClaimsSeed { fault: &mut fault }.deserialize(&mut de);
+        match claims.and_then(|claims| de.end().map(|()| claims)) {
+            Ok(claims) => Ok(claims),
+            Err(_described_by_fault) => Err(CredentialReason::Malformed.because(fault)),
+        }
+    }
+
+    /// Refuses what is not a workload's own bearer token.
+    pub(super) fn check_kind(&self) -> Result<(), Rejection> {
+        if self.delegated {
+            return Err(CredentialReason::Typ.because("the token has `act`, and delegated tokens are not accepted"));
+        }
+        if self.bound {
+            return Err(CredentialReason::PopMissing.because("the token has `cnf`, and no proof of possession counts"));
+        }
+        Ok(())
+    }
+
+    /// Whether the token is meant for `audience`.
+    pub(super) fn is_for(&self, audience: &str) -> bool {
+        self.aud.iter().any(|aud| aud.0 == audience)
+    }
+}
+
+struct ClaimsSeed<'f> {
+    /// What to say when reading stops here.
+    fault: &'f mut &'static str,
+}
+
+impl<'de> DeserializeSeed<'de> for ClaimsSeed<'_> {
+    type Value = Claims<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Self::Value, D::Error> {
+        d.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ClaimsSeed<'_> {
+    type Value = Claims<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the claims of a JWT-SVID")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut sub, mut aud, mut jti) = (None, None, None);
+        let (mut exp, mut nbf, mut iat) = (None, None, None);
+        let (mut bound, mut delegated) = (false, false);
+        let mut members = Members::default();
+        while let Some(name) = members.next(&mut map)? {
+            match name {
+                "sub" => {
+                    *self.fault = "`sub` is not a string";
+                    sub = Some(map.next_value::<Text<'de>>()?);
+                }
+                "aud" => {
+                    *self.fault = "`aud` is neither a string nor an array of at most 64 strings";
+                    aud = Some(map.next_value::<Audiences<'de>>()?.0);
+                }
+                "exp" => {
+                    *self.fault = "`exp` is not a whole number of seconds";
+                    exp = Some(map.next_value::<Seconds>()?.0);
+                }
+                "nbf" => {
+                    *self.fault = "`nbf` is not a whole number of seconds";
+                    nbf = Some(map.next_value::<Seconds>()?.0);
+                }
+                "iat" => {
+                    *self.fault = "`iat` is not a whole number of seconds";
+                    iat = Some(map.next_value::<Seconds>()?.0);
+                }
+                "jti" => {
+                    *self.fault = "`jti` is not a string of 1 to 256 bytes without control characters";
+                    jti = Some(map.next_value::<Text<'de>>()?);
+                    // A token whose id nobody could write down could not be revoked by it.
+                    if jti.as_ref().is_some_and(|jti| !is_token_id(&jti.0)) {
+                        return Err(A::Error::custom("not an id"));
+                    }
+                }
+                other => {
+                    bound |= other == "cnf";
+                    delegated |= other == "act";
+                    map.next_value_seed(Skip::member())?;
+                }
+            }
+            *self.fault = NOT_CLAIMS;
+        }
+        *self.fault = "`sub`, `aud` and `exp` are required";
+        let (Some(sub), Some(aud), Some(exp)) = (sub, aud, exp) else {
+            return Err(A::Error::custom("missing member"));
+        };
+        *self.fault = NOT_CLAIMS;
+        Ok(Claims { sub, exp, nbf, iat, jti, aud, bound, delegated })
+    }
+}
+
+fn is_token_id(text: &str) -> bool {
+    (1..=MAX_JTI).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// A NumericDate that is a whole number.
+struct Seconds(Timestamp);
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let seconds = u64::deserialize(d)?;
+        if seconds > Timestamp::MAX.as_secs() {
+            return Err(D::Error::custom("out of range"));
+        }
+        Ok(Self(Timestamp::from_secs(seconds)))
+    }
+}
+
+/// One audience or several.
+struct Audiences<'a>(SmallVec<[Text<'a>; 4]>);
+
+impl<'de> Deserialize<'de> for Audiences<'de> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+
+        impl<'de> Visitor<'de> for V {
+            type Value = Audiences<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an array of strings")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, v: &'de str) -> Result<Self::Value, E> {
+                Ok(Audiences(SmallVec::from_iter([Text(v.into())])))
+            }
+
+            fn visit_str<E: Error>(self, v: &str) -> Result<Self::Value, E> {
+                Ok(Audiences(SmallVec::from_iter([Text(v.to_owned().into())])))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut all = SmallVec::new();
+                while let Some(audience) = seq.next_element::<Text<'de>>()? {
+                    if all.len() == MAX_AUDIENCES {
+                        return Err(A::Error::custom("too many audiences"));
+                    }
+                    all.push(audience);
+                }
+                Ok(Audiences(all))
+            }
+        }
+
+        d.deserialize_any(V)
+    }
+}
