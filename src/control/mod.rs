@@ -14,6 +14,7 @@ mod restore;
 mod rules;
 pub mod store;
 pub mod sweep;
+pub mod sync_server;
 
 pub use self::agenda::Retention;
 pub use self::commit::CommitError;

@@ -6,20 +6,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::fleet::PointConfig;
 use super::index::{Index, Stored};
 use crate::authz::{Relation, RouteTable, RouteTableError, Template};
 use crate::credential::{self, SpiffeId};
 use crate::object::{FieldError, Grant, GrantTerms, Issuer, Kind, Object, Route, Service, Target, Workload};
 use crate::policy::BUILTIN_ACTIONS;
-
-/// The services that one enforcement point protects: those whose routes must not overlap.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scope {
-    /// The enforcement point.
-    pub identity: SpiffeId,
-    /// Its services.
-    pub services: Vec<String>,
-}
 
 /// A grant, if `stored` is one.
 pub(super) fn as_grant(stored: &Stored) -> Option<&Grant> {
@@ -79,10 +71,10 @@ pub(super) fn is_retired(index: &Index, id: &SpiffeId) -> bool {
 
 /// The routes of a service conflict neither with each other nor with those of a service that some enforcement point
 /// protects together with it.
-pub(super) fn service(index: &Index, scopes: &[Scope], new: &Service) -> Result<(), FieldError> {
+pub(super) fn service(index: &Index, points: &[PointConfig], new: &Service) -> Result<(), FieldError> {
     let others: Vec<Arc<Stored>> = index.list(Kind::Service);
     let alone = std::iter::once(&[] as &[String]);
-    let shared = scopes.iter().filter(|s| s.services.contains(&new.name)).map(|s| s.services.as_slice());
+    let shared = points.iter().filter(|s| s.services.contains(&new.name)).map(|s| s.services.as_slice());
     for names in alone.chain(shared) {
         let neighbours =
             others.iter().filter_map(|s| as_service(s)).filter(|s| s.name != new.name && names.contains(&s.name));

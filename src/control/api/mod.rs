@@ -31,18 +31,17 @@ use tokio::sync::Semaphore;
 
 use self::problem::Problem;
 use super::core::Core;
-use super::fleet::Fleet;
+use super::fleet::{Fleet, PointConfig};
 use super::operators::Operators;
 use crate::clock::Timestamp;
 
 pub use self::serve::{ServeLimits, serve};
-pub use super::rules::Scope;
 
 /// Settings of the API.
 #[derive(Debug, Clone)]
 pub struct ApiConfig {
-    /// The services of each enforcement point: routes must not overlap within one.
-    pub scopes: Vec<Scope>,
+    /// The enforcement points: routes must not overlap among the services of one.
+    pub points: Vec<PointConfig>,
     /// The largest body.
     pub max_body_bytes: usize,
     /// The largest body of a policy set.
@@ -114,7 +113,7 @@ pub fn router(core: Arc<Core>, fleet: Arc<Fleet>, operators: Arc<Operators>, con
 impl Default for ApiConfig {
     fn default() -> Self {
         Self {
-            scopes: Vec::new(),
+            points: Vec::new(),
             max_body_bytes: 4 << 20,
             max_policy_bytes: 24 << 20,
             max_concurrent_requests: 512,

@@ -38,7 +38,7 @@ pub(super) async fn put(
     let object = Object::Service(service.clone());
     named::put(&api, &caller, "service.put", &precondition, object, |index, stored| {
         let since = index.position().revision;
-        rules::service(index, &api.config.scopes, &service)?;
+        rules::service(index, &api.config.points, &service)?;
         let mut guards = vec![Guard::KindUnchanged { kind: Kind::Service, since }];
         let kept: BTreeSet<&str> = service.routes.iter().map(|r| r.name.as_str()).collect();
         let old = stored.and_then(rules::as_service).map_or(&[][..], |s| s.routes.as_slice());
