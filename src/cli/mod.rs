@@ -47,7 +47,7 @@ use self::output::{Format, Out};
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "Example:\n  portcullis dev\n\n\
+    after_help = "Example:\n  portcullis grant list\n\n\
                   Exit status: 0 yes; 1 no (a denial, a refusal); 2 an error in usage, configuration or reach."
 )]
 struct Cli {
