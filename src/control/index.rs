@@ -2,15 +2,18 @@
 //!
 //! Plane: control. Fed in commit order by the committer; sidecars and the API read it and never touch the store.
 //! INVARIANT: revisions arrive dense and in order; a gap is refused, because a reader could miss a revocation.
+//! Each logged change carries whom its versions before and after concern ([`Audience`]), so that the sync server can
+//! tell a sidecar that something of its own went away without telling it of anything that was never its own.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::clock::Timestamp;
-use crate::object::{Kind, Object};
+use crate::object::{Grant, GrantId, Kind, Object, Target};
 use crate::wire::{Epoch, Position, Revision};
 
 /// One version of one object.
@@ -41,6 +44,37 @@ pub struct Commit {
     pub changes: Vec<Arc<Stored>>,
 }
 
+/// Which sidecars have any business with a version of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audience {
+    /// Every sidecar.
+    Everyone,
+    /// Those that protect one of these services.
+    Services(Box<[Box<str>]>),
+    /// None.
+    Nobody,
+}
+
+/// One change of a commit, with its audiences.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The new version.
+    pub stored: Arc<Stored>,
+    /// Whom it concerns; nobody when deleted.
+    pub audience: Audience,
+    /// Whom the version that it replaced concerned; nobody when there was none.
+    pub before: Audience,
+}
+
+/// A commit as the log keeps it.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    /// The commit.
+    pub commit: Arc<Commit>,
+    /// Its changes, in the same order.
+    pub changes: Vec<Change>,
+}
+
 /// The view.
 #[derive(Debug)]
 pub struct Index {
@@ -53,9 +87,11 @@ pub struct Index {
 #[derive(Debug)]
 struct Inner {
     revision: Revision,
-    live: BTreeMap<(Kind, Arc<str>), Arc<Stored>>,
-    ring: VecDeque<Arc<Commit>>,
+    live: Live,
+    ring: VecDeque<Arc<Logged>>,
 }
+
+type Live = BTreeMap<(Kind, Arc<str>), Arc<Stored>>;
 
 /// A commit that does not follow the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -67,21 +103,56 @@ pub struct OutOfOrder {
     pub got: Revision,
 }
 
-// === impl Stored ===
+// === impl Audience ===
 
-impl Stored {
-    /// Whether a sidecar that protects `services` has any business with it. Grants and services go only to the
-    /// sidecars of their services; everything else concerns every sidecar. A deleted object concerns those that its
-    /// last version concerned, so the caller passes that version in `before`.
-    pub fn concerns(&self, before: Option<&Self>, services: &[Box<str>]) -> bool {
-        let ours = |name: &str| services.iter().any(|s| **s == *name);
-        match self.object.as_ref().or_else(|| before.and_then(|b| b.object.as_ref())) {
-            Some(Object::Grant(g)) => g.resources.iter().any(|r| ours(&r.service)),
-            Some(Object::Service(s)) => ours(&s.name),
-            Some(_) => true,
-            // A tombstone whose last version is unknown carries nothing but a key; grant ids are random.
-            None => !matches!(self.kind, Kind::Service) || ours(&self.key),
+impl Audience {
+    /// Whether a sidecar that protects `services` belongs to it.
+    pub fn includes(&self, services: &[Box<str>]) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::Services(names) => names.iter().any(|n| services.contains(n)),
+            Self::Nobody => false,
         }
+    }
+
+    /// The audience of a live object. Grants, services and revocations of grants go only to the sidecars of their
+    /// services; everything else concerns every sidecar. The revocation of a grant that does not exist concerns
+    /// nobody: there is nothing to revoke, and its id may belong to somebody else.
+    fn of(stored: &Stored, live: &Live) -> Self {
+        let of_grant = |g: &Grant| Self::Services(g.resources.iter().map(|r| Box::from(&*r.service)).collect());
+        match &stored.object {
+            Some(Object::Grant(g)) => of_grant(g),
+            Some(Object::Service(s)) => Self::Services(Box::from([Box::from(&*s.name)])),
+            Some(Object::Revocation(r)) => match &r.target {
+                Target::Grant { grant } => live_grant(live, grant).map_or(Self::Nobody, of_grant),
+                _ => Self::Everyone,
+            },
+            Some(Object::Issuer(_) | Object::Workload(_) | Object::PolicySet(_)) => Self::Everyone,
+            None => Self::Nobody,
+        }
+    }
+}
+
+/// [`Audience::of`] and [`Audience::includes`] in one, without building the audience: for walks over everything.
+fn concerns(stored: &Stored, live: &Live, services: &[Box<str>]) -> bool {
+    let ours = |name: &str| services.iter().any(|s| **s == *name);
+    let grant_is_ours = |g: &Grant| g.resources.iter().any(|r| ours(&r.service));
+    match &stored.object {
+        Some(Object::Grant(g)) => grant_is_ours(g),
+        Some(Object::Service(s)) => ours(&s.name),
+        Some(Object::Revocation(r)) => match &r.target {
+            Target::Grant { grant } => live_grant(live, grant).is_some_and(grant_is_ours),
+            _ => true,
+        },
+        Some(Object::Issuer(_) | Object::Workload(_) | Object::PolicySet(_)) => true,
+        None => false,
+    }
+}
+
+fn live_grant<'a>(live: &'a Live, id: &GrantId) -> Option<&'a Grant> {
+    match live.get(&(Kind::Grant, Arc::from(id.to_string())))?.object.as_ref() {
+        Some(Object::Grant(g)) => Some(g),
+        _ => None,
     }
 }
 
@@ -109,6 +180,13 @@ impl Index {
             if revision != inner.revision.next() {
                 return Err(OutOfOrder { have: inner.revision, got: revision });
             }
+            // Audiences before are those of the state before the commit, audiences after those of the state after
+            // it: a grant and its revocation may come in one commit, in any order.
+            let mut before = Vec::with_capacity(commit.changes.len());
+            for stored in &commit.changes {
+                let key = (stored.kind, Arc::clone(&stored.key));
+                before.push(inner.live.get(&key).map_or(Audience::Nobody, |old| Audience::of(old, &inner.live)));
+            }
             for stored in &commit.changes {
                 let key = (stored.kind, Arc::clone(&stored.key));
                 if stored.object.is_some() {
@@ -117,8 +195,14 @@ impl Index {
                     inner.live.remove(&key);
                 }
             }
+            let changes = commit.changes.iter().zip(before).map(|(stored, before)| Change {
+                stored: Arc::clone(stored),
+                audience: Audience::of(stored, &inner.live),
+                before,
+            });
+            let logged = Arc::new(Logged { changes: changes.collect(), commit: Arc::clone(&commit) });
             inner.revision = revision;
-            inner.ring.push_back(commit);
+            inner.ring.push_back(logged);
             while inner.ring.len() > self.ring_capacity {
                 inner.ring.pop_front();
             }
@@ -137,15 +221,29 @@ impl Index {
         self.tip.subscribe()
     }
 
-    /// The commits after `after`, in order; `None` when they are not all held any more (or `after` is in the future).
-    pub fn since(&self, after: Revision) -> Option<Vec<Arc<Commit>>> {
+    /// The oldest revision that a delta can start from: what came after it is all held.
+    pub fn floor(&self) -> Revision {
+        let inner = self.read();
+        Revision(inner.revision.0.saturating_sub(inner.ring.len() as u64))
+    }
+
+    /// The first commits after `after`, in order, at most `limit`; `None` when they are not all held any more (or
+    /// `after` is in the future).
+    pub fn since(&self, after: Revision, limit: usize) -> Option<Vec<Arc<Logged>>> {
         let inner = self.read();
         if after > inner.revision {
             return None;
         }
         let missing = usize::try_from(inner.revision.0 - after.0).unwrap_or(usize::MAX);
         let skip = inner.ring.len().checked_sub(missing)?;
-        Some(inner.ring.iter().skip(skip).cloned().collect())
+        Some(inner.ring.iter().skip(skip).take(limit).cloned().collect())
+    }
+
+    /// The live objects that concern a sidecar of `services`, all at one position, in snapshot order.
+    pub fn concerning(&self, services: &[Box<str>]) -> (Position, Vec<Arc<Stored>>) {
+        let inner = self.read();
+        let ours = inner.live.values().filter(|s| concerns(s, &inner.live, services)).cloned().collect();
+        (Position { epoch: self.epoch, revision: inner.revision }, ours)
     }
 
     /// Every live object at one position, in snapshot order (by kind, then key).
@@ -157,6 +255,14 @@ impl Index {
     /// One live object.
     pub fn get(&self, kind: Kind, key: &str) -> Option<Arc<Stored>> {
         self.read().live.get(&(kind, Arc::from(key))).cloned()
+    }
+
+    /// Up to `limit` live objects of one kind, by key, whose keys come after `after`.
+    pub fn page(&self, kind: Kind, after: &str, limit: usize) -> Vec<Arc<Stored>> {
+        let from = (Bound::Excluded((kind, Arc::from(after))), Bound::Unbounded);
+        let inner = self.read();
+        let page = inner.live.range(from).take_while(|((k, _), _)| *k == kind);
+        page.take(limit).map(|(_, s)| Arc::clone(s)).collect()
     }
 
     /// The live objects of one kind, by key.
@@ -200,11 +306,18 @@ mod tests {
         index.apply(commit(2, "b", br#"{"name":"b","routes":[]}"#)).unwrap();
         index.apply(commit(3, "a", b"")).unwrap();
         assert_eq!(index.apply(commit(5, "a", b"")).unwrap_err().have, Revision(3), "a gap is refused");
-        assert!(index.since(Revision(0)).is_none(), "below the floor");
-        assert_eq!(index.since(Revision(1)).unwrap().len(), 2);
-        assert!(index.since(Revision(3)).unwrap().is_empty());
-        assert!(index.since(Revision(4)).is_none(), "in the future");
+        assert!(index.since(Revision(0), 9).is_none(), "below the floor");
+        assert_eq!(index.since(Revision(1), 9).unwrap().len(), 2);
+        assert!(index.since(Revision(3), 9).unwrap().is_empty());
+        assert!(index.since(Revision(4), 9).is_none(), "in the future");
         let live: Vec<_> = index.list(Kind::Service).iter().map(|s| s.key.to_string()).collect();
         assert_eq!(live, ["b"]);
+        assert_eq!(index.floor(), Revision(1));
+        let log = index.since(Revision(1), 1).unwrap();
+        assert_eq!(log.len(), 1, "no more than asked for");
+        let ours = [Box::from("a")];
+        let last = index.since(Revision(2), 9).unwrap().remove(0);
+        assert!(last.changes[0].before.includes(&ours), "a deletion concerns whom the last version concerned");
+        assert_eq!(last.changes[0].audience, Audience::Nobody);
     }
 }

@@ -62,8 +62,11 @@ impl State {
 // === impl Retired ===
 
 impl Retired {
-    /// Whether no check uses it any more. Swapping settles every reader's debt, so the count is exact.
+    /// Whether no check uses its snapshot any more. Swapping settles every reader's debt, so the counts are exact.
+    /// The snapshot is counted as well: a check may still hold an older world that [`State::renew`] replaced, with the
+    /// same snapshot.
     pub fn is_drained(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+        let snapshot_is_free = self.0.snapshot.as_ref().is_none_or(|s| Arc::strong_count(s) == 1);
+        Arc::strong_count(&self.0) == 1 && snapshot_is_free
     }
 }

@@ -2,7 +2,12 @@
 //!
 //! Feature `testing`. Panics on misuse: it is test code. Objects are documents in the form that REST and sync use, so
 //! that what is tested is what is parsed in production.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test support: a broken fixture should stop the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "test support: a broken fixture should stop the test"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +47,17 @@ pub struct Estate {
     pub signer: TokenSigner,
     objects: BTreeMap<(Kind, String), Bytes>,
     position: Position,
+}
+
+/// How large an estate is.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Active grants.
+    pub grants: usize,
+    /// Policies.
+    pub policies: usize,
+    /// Workloads beside the named ones.
+    pub workloads: usize,
 }
 
 // === impl Estate ===
@@ -85,6 +101,35 @@ impl Estate {
             ]}),
         );
         estate.put_policies(POLICIES);
+        estate
+    }
+
+    /// An estate of this size: the small one, and around it workloads, grants and policies of no concern to it.
+    /// `storefront` also holds a grant on refunds.
+    pub fn sized(size: Size) -> Self {
+        use std::fmt::Write;
+        let mut estate = Self::new();
+        for n in 0..size.workloads {
+            estate.put(
+                Kind::Workload,
+                &json!({"id": Self::id(&format!("w{n}")), "kind": "service", "owner": "team", "environment": "production",
+                        "roles": [format!("role-{}", n % 100)]}),
+            );
+        }
+        estate.grant("storefront", "payments/refunds", &["write"], Some("/refunds/{*}"), 86_400);
+        for n in 1..size.grants {
+            let (resource, path) = [("payments/refunds", Some("/refunds/{*}")), ("payments", None)][n % 2];
+            estate.grant(&format!("w{}", n % size.workloads), resource, &["write"], path, 86_400);
+        }
+        let mut text = POLICIES.to_owned();
+        for n in 3..size.policies {
+            let id = Self::id(&format!("w{}", n % size.workloads));
+            let _ = writeln!(
+                text,
+                r#"@id("p{n}") permit(principal == Workload::"{id}", action == Action::"read", resource == Route::"svc-{n}/r");"#
+            );
+        }
+        estate.put_policies(&text);
         estate
     }
 

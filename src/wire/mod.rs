@@ -18,5 +18,8 @@ pub mod proto {
 mod position;
 mod sign;
 
+/// The metadata key with which the control plane tells a refused sidecar when to come back, in milliseconds.
+pub const RETRY_AFTER: &str = "retry-after-ms";
+
 pub use self::position::{Epoch, ParseEpochError, Position, Revision, ScopeId};
 pub use self::sign::{SignatureError, SigningKey, VerifyKey};

@@ -1,0 +1,268 @@
+//! Who a sidecar is: an X.509-SVID from the TLS handshake, or a JWT-SVID as a bearer token.
+//!
+//! Plane: control. Fails closed: no credential, one that does not verify, one that was revoked, or two that name
+//! different identities end the call before a byte of state is sent. The trust in force is compiled once for all
+//! streams and recompiled when an issuer or a revocation changes; every stream checks itself against it again then.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls_pki_types::CertificateDer;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::clock::Timestamp;
+use crate::control::index::Index;
+use crate::credential::{IssuerSet, SpiffeId, VerifiedToken, verify_for_audience};
+use crate::object::{Issuer, Kind, Object, Target};
+use crate::tls::PeerInfo;
+use crate::wire::Revision;
+
+/// An authenticated sidecar.
+#[derive(Debug, Clone)]
+pub(super) struct Principal {
+    pub(super) identity: SpiffeId,
+    /// When its credential ends.
+    pub(super) expires_at: Timestamp,
+    token: Option<VerifiedToken>,
+    certificate_serial: Option<String>,
+}
+
+/// The issuers and revocations in force that concern sidecars themselves.
+#[derive(Debug)]
+pub(super) struct Trust {
+    issuers: IssuerSet,
+    /// The keys of each issuer, by name and `kid`.
+    keys: HashSet<(Box<str>, Box<str>)>,
+    revoked: HashSet<Target>,
+    tokens_before: HashMap<SpiffeId, Timestamp>,
+}
+
+/// Authenticates calls.
+#[derive(Debug)]
+pub(super) struct Authenticator {
+    pub(super) index: Arc<Index>,
+    /// Names of the issuers that may vouch for sidecars.
+    pub(super) trusted: Vec<String>,
+    pub(super) audience: String,
+    pub(super) cache: Mutex<Option<(Revision, Arc<Trust>)>>,
+}
+
+// === impl Authenticator ===
+
+impl Authenticator {
+    /// Who is calling.
+    pub(super) fn authenticate(
+        &self,
+        peer: Option<&PeerInfo>,
+        metadata: &MetadataMap,
+        now: Timestamp,
+    ) -> Result<Principal, Status> {
+        let trust = self.trust();
+        let by_certificate = match peer.and_then(|p| p.certificates.first()) {
+            Some(leaf) => Some(from_certificate(leaf, now)?),
+            None => None,
+        };
+        let by_token = match bearer(metadata)? {
+            Some(token) => Some(self.verify_token(token, &trust, now)?),
+            None => None,
+        };
+        let principal = match (by_certificate, by_token) {
+            (None, None) => {
+                return Err(Status::unauthenticated(
+                    "no credential: send an X.509-SVID in the TLS handshake or a JWT-SVID as a bearer token",
+                ));
+            }
+            (Some(p), None) | (None, Some(p)) => p,
+            (Some(c), Some(t)) if c.identity == t.identity => {
+                Principal { expires_at: c.expires_at.min(t.expires_at), certificate_serial: c.certificate_serial, ..t }
+            }
+            (Some(_), Some(_)) => {
+                return Err(Status::unauthenticated("the client certificate and the token name different identities"));
+            }
+        };
+        trust.check(&principal)?;
+        Ok(principal)
+    }
+
+    /// The trust in force. The same `Arc` as long as nothing that matters has changed.
+    pub(super) fn trust(&self) -> Arc<Trust> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((revision, trust)) = cache.as_mut()
+            && let Some(log) = self.index.since(*revision, usize::MAX)
+        {
+            let matters = |kind| matches!(kind, Kind::Issuer | Kind::Revocation);
+            if !log.iter().any(|l| l.changes.iter().any(|c| matters(c.stored.kind))) {
+                *revision = log.last().map_or(*revision, |l| l.commit.revision);
+                return Arc::clone(trust);
+            }
+        }
+        // The position is read first: the trust is at least as new as it says.
+        let revision = self.index.position().revision;
+        let trust = Arc::new(Trust::compile(&self.index, &self.trusted));
+        *cache = Some((revision, Arc::clone(&trust)));
+        trust
+    }
+
+    fn verify_token(&self, token: &str, trust: &Trust, now: Timestamp) -> Result<Principal, Status> {
+        let token = verify_for_audience(token, &trust.issuers, &[&self.audience], now)
+            .map_err(|e| Status::unauthenticated(format!("the token was refused: {e}")))?;
+        Ok(Principal {
+            identity: token.subject.clone(),
+            expires_at: token.expires_at,
+            token: Some(token),
+            certificate_serial: None,
+        })
+    }
+}
+
+// === impl Trust ===
+
+impl Trust {
+    fn compile(index: &Index, trusted: &[String]) -> Self {
+        let stored = index.list(Kind::Issuer);
+        let issuers: Vec<&Issuer> = stored
+            .iter()
+            .filter_map(|s| match &s.object {
+                Some(Object::Issuer(issuer)) if trusted.contains(&issuer.name) => Some(issuer),
+                _ => None,
+            })
+            .collect();
+        let mut keys = HashSet::new();
+        for issuer in &issuers {
+            for kid in issuer.jwks.keys.iter().filter_map(|k| k.get("kid")?.as_str()) {
+                keys.insert((Box::from(&*issuer.name), Box::from(kid)));
+            }
+        }
+        // A bad issuer fails alone: it has no keys, so its tokens do not verify.
+        let (issuers, _bad) = IssuerSet::compile(issuers);
+        let mut trust = Self { issuers, keys, revoked: HashSet::new(), tokens_before: HashMap::new() };
+        for stored in index.list(Kind::Revocation) {
+            let Some(Object::Revocation(revocation)) = &stored.object else { continue };
+            match &revocation.target {
+                Target::TokensBefore { workload, before } => {
+                    let latest = trust.tokens_before.entry(workload.clone()).or_default();
+                    *latest = (*latest).max(*before);
+                }
+                Target::Grant { .. } | Target::Delegator { .. } => {}
+                target => {
+                    trust.revoked.insert(target.clone());
+                }
+            }
+        }
+        trust
+    }
+
+    /// Whether `principal` may (still) be served.
+    pub(super) fn check(&self, principal: &Principal) -> Result<(), Status> {
+        let refused = |what: &str| Err(Status::unauthenticated(format!("{what} was revoked")));
+        let revoked = |target: Target| self.revoked.contains(&target);
+        if revoked(Target::Workload { workload: principal.identity.clone() }) {
+            return refused("this identity");
+        }
+        if let Some(serial) = &principal.certificate_serial
+            && revoked(Target::Certificate { serial: serial.clone() })
+        {
+            return refused("this certificate");
+        }
+        let Some(token) = &principal.token else { return Ok(()) };
+        let issuer = token.issuer.to_string();
+        if revoked(Target::Issuer { issuer: issuer.clone() })
+            || revoked(Target::Key { issuer: issuer.clone(), kid: token.kid.to_string() })
+            || !self.keys.contains(&(Box::from(&*token.issuer), Box::from(&*token.kid)))
+        {
+            return refused("the issuer of this token, or its key,");
+        }
+        if let Some(jti) = &token.jti
+            && revoked(Target::Token { issuer, jti: jti.to_string() })
+        {
+            return refused("this token");
+        }
+        // Without `iat` it counts as issued before.
+        if let Some(before) = self.tokens_before.get(&token.subject)
+            && token.issued_at.is_none_or(|iat| iat < *before)
+        {
+            return refused("this token");
+        }
+        Ok(())
+    }
+}
+
+fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Status> {
+    let mut values = metadata.get_all("authorization").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Status::unauthenticated("more than one authorization header"));
+    }
+    let text = value.to_str().map_err(|_not_ascii| Status::unauthenticated("the authorization header is not ASCII"))?;
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+        _ => Err(Status::unauthenticated("the authorization header is not a bearer token")),
+    }
+}
+
+/// Reads an X.509-SVID (SPIFFE X509-SVID, sections 2 and 4). Its chain was verified in the handshake.
+fn from_certificate(leaf: &CertificateDer<'_>, now: Timestamp) -> Result<Principal, Status> {
+    let refuse = |why: &str| Status::unauthenticated(format!("the client certificate is not an X.509-SVID: {why}"));
+    let (_, cert) = X509Certificate::from_der(leaf).map_err(|_unreadable| refuse("it cannot be parsed"))?;
+    let names = cert.subject_alternative_name().map_err(|_twice| refuse("its extensions are malformed"))?;
+    let mut uris = names.iter().flat_map(|n| &n.value.general_names).filter_map(|n| match n {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return Err(refuse("it must have exactly one URI name"));
+    };
+    if cert.is_ca() {
+        return Err(refuse("it is a CA certificate"));
+    }
+    let usage = cert.key_usage().map_err(|_twice| refuse("its key usage is malformed"))?;
+    let Some(usage) = usage else { return Err(refuse("it has no key usage")) };
+    if !usage.value.digital_signature() || usage.value.key_cert_sign() || usage.value.crl_sign() {
+        return Err(refuse("its key must be for signatures, and not for certificates or revocation lists"));
+    }
+    let identity = SpiffeId::parse(uri).map_err(|e| refuse(&e.to_string()))?;
+    let seconds = |t: i64| Timestamp::from_secs(u64::try_from(t).unwrap_or(0));
+    let expires_at = seconds(cert.validity().not_after.timestamp());
+    if expires_at <= now || seconds(cert.validity().not_before.timestamp()) > now {
+        return Err(refuse("it is not valid now"));
+    }
+    let hex: String = cert.raw_serial().iter().skip_while(|b| **b == 0).map(|b| format!("{b:02x}")).collect();
+    Ok(Principal { identity, expires_at, token: None, certificate_serial: Some(hex) })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SanType};
+
+    fn certificate(uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec!["sidecar".to_owned()]).unwrap();
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI((*uri).try_into().unwrap()));
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        change(&mut params);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    #[test]
+    fn only_an_x509_svid_names_a_sidecar() {
+        let now = Timestamp::from_secs(1_800_000_000);
+        let one = "spiffe://a/sidecar";
+        let ok = from_certificate(&certificate(&[one], |_| {}), now).unwrap();
+        assert_eq!(ok.identity.as_str(), one);
+        let refused = |cert: CertificateDer<'_>, part: &str| {
+            let e = from_certificate(&cert, now).unwrap_err();
+            assert!(e.message().contains(part), "{e}");
+        };
+        refused(certificate(&[], |_| {}), "exactly one URI");
+        refused(certificate(&[one, "spiffe://a/other"], |_| {}), "exactly one URI");
+        refused(certificate(&["https://a/sidecar"], |_| {}), "spiffe://");
+        refused(certificate(&[one], |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), "CA certificate");
+        refused(certificate(&[one], |p| p.key_usages.push(KeyUsagePurpose::CrlSign)), "key must be for");
+        refused(certificate(&[one], |p| p.key_usages.clear()), "no key usage");
+        refused(certificate(&[one], |p| p.not_after = rcgen::date_time_ymd(2020, 1, 1)), "not valid now");
+    }
+}

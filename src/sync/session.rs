@@ -1,0 +1,341 @@
+//! One stream from the control plane: hello, frames in order, acknowledgements.
+//!
+//! Plane: sync. Order for every revision: verify, build off the runtime's threads, put in force, make durable, wait
+//! until no check uses the state before it, acknowledge. Putting in force comes first because a revocation should not
+//! wait for a disk; acknowledging comes last because a receipt promises that no allow from before leaves this
+//! enforcement point any more, not even after a restart. Waiting for checks does not hold up the next revision.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+
+use super::Shared;
+use super::apply::{self, Assembly, Built, Unusable};
+use super::connect::reasons;
+use super::frame::MAX_FRAME_BYTES;
+use crate::state::Retired;
+use crate::wire::proto::sync_client::SyncClient;
+use crate::wire::proto::{
+    Ack, Bookmark, ClientFrame, Cursor, Delta, Hello, Nack, ServerFrame, client_frame::Frame, payload::Body,
+};
+use crate::wire::{Epoch, Position, RETRY_AFTER};
+
+/// How long a frame of ours may wait for the control plane to read it.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many unusable objects of one revision are reported one by one.
+const MAX_NACKS: usize = 64;
+
+/// How a stream ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Stopped,
+    /// A new snapshot is wanted, to start a new generation on disk.
+    WantSnapshot,
+    Failed {
+        error: String,
+        retry_after: Option<Duration>,
+    },
+}
+
+/// The stream, and what was applied from this one and those before it.
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    /// The position in force.
+    position: Option<Position>,
+    /// Whether everything in force survives a restart, or nothing older does.
+    durable: bool,
+    /// What was put in force and is not acknowledged yet, with the state that it replaced.
+    unacknowledged: VecDeque<(Retired, Position)>,
+    bookmark_kept: Option<(Epoch, Instant)>,
+    stream: Stream,
+}
+
+/// What belongs to one stream only.
+#[derive(Default)]
+struct Stream {
+    /// A snapshot that is arriving.
+    assembly: Option<Assembly>,
+    /// Whether something on this stream has fitted the position in force. Before that an acknowledgement could be
+    /// taken for one of another epoch.
+    confirmed: bool,
+    acknowledged: Option<Position>,
+    out: Option<mpsc::Sender<ClientFrame>>,
+}
+
+type Outcome<T> = Result<T, End>;
+
+impl Session {
+    pub(super) fn new(shared: Arc<Shared>, position: Option<Position>) -> Self {
+        Self {
+            shared,
+            position,
+            durable: false,
+            unacknowledged: VecDeque::new(),
+            bookmark_kept: None,
+            stream: Stream::default(),
+        }
+    }
+
+    /// The position in force.
+    pub(super) const fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// Opens a stream and runs it to its end.
+    pub(super) async fn run(&mut self, want_snapshot: bool) -> End {
+        self.stream = Stream::default();
+        let end = match self.serve(want_snapshot).await {
+            Err(end) => end,
+            Ok(()) => failed("the control plane ended the stream"),
+        };
+        if self.stream.assembly.take().is_some() {
+            self.shared.with_disk(super::disk::Disk::abandon);
+        }
+        end
+    }
+
+    async fn serve(&mut self, want_snapshot: bool) -> Outcome<()> {
+        let mut inbound = self.open(want_snapshot).await?;
+        self.shared.stats.connected(true);
+        let mut silent_until = Instant::now() + self.shared.config.idle_timeout;
+        loop {
+            tokio::select! {
+                frame = inbound.message() => {
+                    match frame.map_err(|status| refused(&status))? {
+                        Some(frame) => self.frame(frame).await?,
+                        None => return Ok(()),
+                    }
+                    silent_until = Instant::now() + self.shared.config.idle_timeout;
+                }
+                () = tokio::time::sleep_until(silent_until) => {
+                    return Err(failed("the control plane has been silent for too long"));
+                }
+                () = tokio::time::sleep(Duration::from_millis(1)), if self.stream.confirmed && !self.unacknowledged.is_empty() => {}
+            }
+            self.acknowledge().await?;
+        }
+    }
+
+    async fn open(&mut self, want_snapshot: bool) -> Outcome<Streaming<ServerFrame>> {
+        let control = &self.shared.config.control_plane;
+        let authorization = control.authorization().map_err(|e| failed(&reasons(&e)))?;
+        let channel = control.connect().await.map_err(|e| failed(&reasons(&e)))?;
+        let hello = Hello {
+            cursor: self.position.map(|p| Cursor { epoch: p.epoch.to_string(), revision: p.revision.0 }),
+            instance: self.shared.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            want_snapshot,
+        };
+        let (out, frames) = mpsc::channel(128);
+        let _ = out.try_send(ClientFrame { frame: Some(Frame::Hello(hello)) });
+        let mut request = Request::new(ReceiverStream::new(frames));
+        if let Some(value) = authorization {
+            request.metadata_mut().insert("authorization", value);
+        }
+        let mut client = SyncClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES + 1024);
+        let opened = tokio::time::timeout(self.shared.config.idle_timeout, client.watch(request)).await;
+        let response = opened.map_err(|_elapsed| failed("the control plane does not answer"))?;
+        self.stream.out = Some(out);
+        Ok(response.map_err(|status| refused(&status))?.into_inner())
+    }
+
+    async fn frame(&mut self, frame: ServerFrame) -> Outcome<()> {
+        let arrived = Instant::now();
+        let opened = self.shared.opener.open(&frame).map_err(|e| failed(&format!("a frame was refused: {e}")))?;
+        match opened.body {
+            Body::Delta(delta) => self.delta(&frame, opened.epoch, delta, arrived).await,
+            Body::Bookmark(bookmark) => self.bookmark(frame, opened.epoch, &bookmark).await,
+            Body::Begin(begin) => {
+                // Not below what was ever in force, in this process or one before.
+                let floor = self.shared.with_disk(|d| d.mark()).flatten().max(self.position);
+                let assembly = Assembly::begin(opened.epoch, begin, floor).map_err(|e| failed(&e.to_string()))?;
+                self.stream.assembly = Some(assembly);
+                self.on_disk(move |d| d.begin(&frame)).await.map(|_| ())
+            }
+            Body::Chunk(chunk) => {
+                let Some(mut assembly) = self.stream.assembly.take() else {
+                    return Err(failed("a chunk without a snapshot"));
+                };
+                let shared = Arc::clone(&self.shared);
+                let assembly = blocking(move || {
+                    assembly.chunk(opened.epoch, chunk)?;
+                    shared.with_disk(|d| d.chunk(&frame));
+                    Ok(assembly)
+                });
+                self.stream.assembly = Some(assembly.await?);
+                Ok(())
+            }
+            Body::End(end) => {
+                let Some(assembly) = self.stream.assembly.take() else {
+                    return Err(failed("an end without a snapshot"));
+                };
+                let built = blocking(move || assembly.end(opened.epoch, &end)).await?;
+                let position = built.snapshot.position();
+                let unusable = self.put_in_force(built, arrived, true);
+                self.stream.confirmed = true;
+                self.durable = self.on_disk(move |d| d.end(&frame, position)).await?.unwrap_or(true);
+                self.report(position, unusable).await
+            }
+        }
+    }
+
+    async fn delta(&mut self, frame: &ServerFrame, epoch: Epoch, delta: Delta, arrived: Instant) -> Outcome<()> {
+        if self.stream.assembly.is_some() {
+            return Err(failed("a delta in the middle of a snapshot"));
+        }
+        let changes = !delta.objects.is_empty();
+        let current = self.shared.state.load().snapshot.clone();
+        let Some(current) = current else { return Err(failed("a delta without a state to apply it to")) };
+        // The closure owns and drops its reference to the state that is about to be replaced.
+        let built = blocking(move || apply::delta(&current, epoch, delta)).await?;
+        let position = built.snapshot.position();
+        self.stream.confirmed = true;
+        let unusable = self.put_in_force(built, arrived, false);
+        let frame = frame.clone();
+        self.durable = self.on_disk(move |d| d.append(&frame, position, changes)).await?.unwrap_or(true);
+        self.report(position, unusable).await?;
+        self.ask_for_snapshot_if_needed()
+    }
+
+    async fn bookmark(&mut self, frame: ServerFrame, epoch: Epoch, bookmark: &Bookmark) -> Outcome<()> {
+        let at = Position { epoch, revision: crate::wire::Revision(bookmark.revision) };
+        let Some(local) = self.position.filter(|local| *local == at && self.stream.assembly.is_none()) else {
+            let text = self.position.map_or_else(|| "no state".to_owned(), |p| p.to_string());
+            return Err(failed(&format!("a bookmark for `{at}` came at `{text}`")));
+        };
+        self.stream.confirmed = true;
+        let now = self.shared.clock.now();
+        let lease = apply::lease(bookmark, now.mono, self.shared.config.max_staleness);
+        if lease.is_from_the_future(now) {
+            tracing::error!(
+                server_time = %lease.server_time, local_time = %now.wall,
+                "a bookmark from the future was refused: the clocks of sidecar and control plane differ too much"
+            );
+            return Ok(());
+        }
+        self.shared.state.renew(lease);
+        if !self.durable {
+            // After a disk failure, or for a state that came from disk: nothing older may come back.
+            self.durable = self.on_disk(move |d| d.secure(local)).await?.unwrap_or(true);
+        }
+        // The first word of a stream after which the state is known to be right: it counts even without a change.
+        if self.durable && self.unacknowledged.is_empty() && self.stream.acknowledged != Some(local) {
+            self.send(Frame::Ack(Ack { revision: local.revision.0 })).await?;
+            self.stream.acknowledged = Some(local);
+        }
+        let due = bookmark_interval(lease.max_staleness);
+        if self.bookmark_kept.is_none_or(|(kept, at)| kept != epoch || at.elapsed() >= due) {
+            self.bookmark_kept = Some((epoch, Instant::now()));
+            self.on_disk(move |d| d.bookmark(&frame, now.mono)).await?;
+        }
+        Ok(())
+    }
+
+    /// Swaps the state, and remembers the one before until no check uses it.
+    fn put_in_force(&mut self, built: Built, arrived: Instant, snapshot: bool) -> Vec<Unusable> {
+        let position = built.snapshot.position();
+        // INVARIANT: the applied position never falls; `Assembly` and `Replay` have made sure of it.
+        let retired = self.shared.state.publish(Arc::new(built.snapshot));
+        self.position = Some(position);
+        self.unacknowledged.push_back((retired, position));
+        self.shared.stats.applied(position.revision.0, arrived.elapsed(), snapshot, built.unusable.len());
+        built.unusable
+    }
+
+    /// Reports what could not be used.
+    async fn report(&mut self, position: Position, unusable: Vec<Unusable>) -> Outcome<()> {
+        for bad in unusable.into_iter().take(MAX_NACKS) {
+            tracing::error!(object = %format_args!("{}/{}", bad.kind, bad.key), error = bad.error, "an object cannot be used");
+            let revision = position.revision.0;
+            self.send(Frame::Nack(Nack { revision, kind: bad.kind, key: bad.key, error: bad.error })).await?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges as far as no check uses anything older. Never before: an acknowledgement says that no answer from
+    /// an older state leaves this enforcement point any more, and `revoke --wait` passes that on.
+    async fn acknowledge(&mut self) -> Outcome<()> {
+        if self.unacknowledged.is_empty() || !self.stream.confirmed {
+            return Ok(());
+        }
+        let mut reached = None;
+        for attempt in 0..8 {
+            if attempt > 0 {
+                tokio::task::yield_now().await;
+            }
+            while let Some((retired, position)) = self.unacknowledged.front()
+                && retired.is_drained()
+            {
+                reached = Some(*position);
+                self.unacknowledged.pop_front();
+            }
+            if self.unacknowledged.is_empty() {
+                break;
+            }
+        }
+        if let Some(position) = reached.filter(|_| self.durable) {
+            self.send(Frame::Ack(Ack { revision: position.revision.0 })).await?;
+            self.stream.acknowledged = Some(position);
+        }
+        Ok(())
+    }
+
+    fn ask_for_snapshot_if_needed(&self) -> Outcome<()> {
+        match self.shared.with_disk(|d| d.journal_is_long()) {
+            Some(true) if self.unacknowledged.is_empty() => Err(End::WantSnapshot),
+            _ => Ok(()),
+        }
+    }
+
+    async fn send(&self, frame: Frame) -> Outcome<()> {
+        let Some(out) = &self.stream.out else { return Ok(()) };
+        match tokio::time::timeout(SEND_TIMEOUT, out.send(ClientFrame { frame: Some(frame) })).await {
+            Ok(Ok(())) => Ok(()),
+            // The inbound side tells why.
+            Ok(Err(_closed)) => Ok(()),
+            Err(_elapsed) => Err(failed("the control plane does not read")),
+        }
+    }
+
+    /// Runs `work` on the disk, off the runtime's threads.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut super::disk::Disk) -> T + Send + 'static,
+    ) -> Outcome<Option<T>> {
+        if self.shared.disk.is_none() {
+            return Ok(None);
+        }
+        let shared = Arc::clone(&self.shared);
+        blocking(move || Ok(shared.with_disk(work))).await
+    }
+}
+
+/// How often the bookmark on disk is renewed: rarely enough for the disk, often enough that a restart loses little.
+fn bookmark_interval(max_staleness: Duration) -> Duration {
+    (max_staleness / 30).clamp(Duration::from_millis(500), Duration::from_secs(10))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, apply::ApplyError> + Send + 'static,
+) -> Outcome<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|e| failed(&e.to_string())),
+        Err(e) => Err(failed(&format!("applying failed: {e}"))),
+    }
+}
+
+fn failed(error: &str) -> End {
+    End::Failed { error: error.to_owned(), retry_after: None }
+}
+
+fn refused(status: &Status) -> End {
+    // A hint is only a hint: a minute at most.
+    let hint = status.metadata().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.parse().ok());
+    let retry_after = hint.map(|ms| Duration::from_millis(ms).min(Duration::from_secs(60)));
+    End::Failed { error: format!("{:?}: {}", status.code(), status.message()), retry_after }
+}
