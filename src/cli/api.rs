@@ -93,6 +93,12 @@ pub(super) fn http_client(base: &Url, ca_file: Option<&std::path::Path>) -> Resu
 // === impl Api ===
 
 impl Api {
+    /// A client of the control plane at `server`.
+    pub(super) fn new(server: &str, token: Zeroizing<String>) -> Result<Self, Failure> {
+        let base = parse_url(server)?;
+        Ok(Self { http: http_client(&base, None)?, base, token })
+    }
+
     /// Reads.
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, Failure> {
         self.send(Method::GET, path, query, None, Duration::ZERO).await

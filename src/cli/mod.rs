@@ -10,6 +10,7 @@ mod apply;
 mod args;
 mod check;
 mod decisions;
+mod dev;
 mod documents;
 mod failure;
 mod files;
@@ -47,7 +48,7 @@ use self::output::{Format, Out};
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "Example:\n  portcullis grant list\n\n\
+    after_help = "Example:\n  portcullis dev\n\n\
                   Exit status: 0 yes; 1 no (a denial, a refusal); 2 an error in usage, configuration or reach."
 )]
 struct Cli {
@@ -60,6 +61,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Dev(dev::DevArgs),
     Sidecar(serve::SidecarArgs),
     Control(serve::ControlArgs),
     Check(check::CheckArgs),
@@ -112,6 +114,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 impl Command {
     fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
+            Self::Dev(args) => args.run(out),
             Self::Sidecar(args) => args.run(out),
             Self::Control(args) => args.run(out),
             Self::Check(args) => args.run(out),

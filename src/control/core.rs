@@ -70,11 +70,7 @@ pub struct Intent {
 
 impl Core {
     /// Loads what the store holds and starts the committer, which runs until [`Core::close`] or the last handle goes.
-    pub async fn open(
-        store: Arc<dyn Store>,
-        clock: SharedClock,
-        config: CoreConfig,
-    ) -> Result<Arc<Self>, StoreError> {
+    pub async fn open(store: Arc<dyn Store>, clock: SharedClock, config: CoreConfig) -> Result<Arc<Self>, StoreError> {
         let loaded = store.load().await?;
         let floor = loaded.floor;
         // The log proves that this time has passed: a clock that was set back must not lengthen a grant.

@@ -65,7 +65,9 @@ pub struct Operator {
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
     /// The name is not one.
-    #[error("`{0}` is not a name: 1 to 63 characters of a-z, 0-9, `.`, `_`, `-`, first a letter or digit, not `system`")]
+    #[error(
+        "`{0}` is not a name: 1 to 63 characters of a-z, 0-9, `.`, `_`, `-`, first a letter or digit, not `system`"
+    )]
     Name(String),
     /// The name has been used before.
     #[error("`{0}` exists or has existed; names of operators are not reused")]

@@ -39,10 +39,7 @@ pub(super) fn restore(loaded: Loaded) -> Result<Restored, String> {
                 _ => false,
             };
             if !agrees {
-                return Err(format!(
-                    "{} `{}` is not as revision {} left it",
-                    change.kind, change.key, commit.revision
-                ));
+                return Err(format!("{} `{}` is not as revision {} left it", change.kind, change.key, commit.revision));
             }
             if let Some(previous) = &change.previous {
                 live.insert(id, previous.clone());

@@ -51,7 +51,8 @@ pub(super) fn issuer(index: &Index, new: &Issuer) -> Result<(), FieldError> {
     for stored in index.list(Kind::Issuer) {
         let Some(other) = as_issuer(&stored) else { continue };
         if other.name == new.name && other.trust_domain != new.trust_domain {
-            let message = format!("is `{}` and cannot change; delete the issuer and create another", other.trust_domain);
+            let message =
+                format!("is `{}` and cannot change; delete the issuer and create another", other.trust_domain);
             return Err(FieldError::new("trust_domain", message));
         }
         if other.name != new.name && other.trust_domain == new.trust_domain {
@@ -137,9 +138,9 @@ pub(super) fn grantable(index: &Index, grant: &Grant) -> Result<Vec<Arc<Stored>>
         }
         for route in routes {
             actions.extend(actions_of(route).map(str::to_owned));
-            reachable |= narrowed.as_ref().is_none_or(|path| {
-                Template::parse(&route.path).is_ok_and(|t| t.relation(path) != Relation::Disjoint)
-            });
+            reachable |= narrowed
+                .as_ref()
+                .is_none_or(|path| Template::parse(&route.path).is_ok_and(|t| t.relation(path) != Relation::Disjoint));
         }
         if !services.iter().any(|s| s.key == stored.key) {
             services.push(stored);

@@ -25,7 +25,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 const FILES: [&str; 10] = [
-    "credential", "entitlement", "input", "policy", "policy_error", "revoked", "revoked_issuer", "stale", "too_stale", "README",
+    "credential",
+    "entitlement",
+    "input",
+    "policy",
+    "policy_error",
+    "revoked",
+    "revoked_issuer",
+    "stale",
+    "too_stale",
+    "README",
 ];
 
 #[derive(Deserialize)]
@@ -201,7 +210,13 @@ fn check_wire(name: &str, case: &Case, response: &CheckResponse) {
             assert_eq!(denied.status.as_ref().unwrap().code, i32::from(reason.http_status()), "{name}");
             let header = |key: &str| {
                 let found = denied.headers.iter().filter_map(|h| h.header.as_ref()).find(|h| h.key == key);
-                found.map(|h| if h.raw_value.is_empty() { h.value.clone() } else { String::from_utf8_lossy(&h.raw_value).into_owned() })
+                found.map(|h| {
+                    if h.raw_value.is_empty() {
+                        h.value.clone()
+                    } else {
+                        String::from_utf8_lossy(&h.raw_value).into_owned()
+                    }
+                })
             };
             let shown = header("x-portcullis-reason").unwrap();
             assert!(shown == reason.code() || shown == reason.family(), "{name}: `{shown}`");

@@ -213,7 +213,9 @@ impl Precondition {
     /// Whether the stored version is the one that the caller means.
     pub(super) fn check(&self, stored: Option<&Stored>) -> Result<(), Problem> {
         let current = stored.map(|s| etag(s.revision));
-        if self.absent && let Some(tag) = &current {
+        if self.absent
+            && let Some(tag) = &current
+        {
             return Err(Problem::precondition(format!("it exists already, as {tag}")));
         }
         let Some(wanted) = &self.matches else { return Ok(()) };

@@ -36,11 +36,7 @@ pub(super) async fn create(
     Ok(respond::json(StatusCode::CREATED, &json!({ "object": operator, "token": *token })))
 }
 
-pub(super) async fn revoke(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    Name(name): Name,
-) -> Result<Response, Problem> {
+pub(super) async fn revoke(State(api): State<Arc<Api>>, caller: Caller, Name(name): Name) -> Result<Response, Problem> {
     api.operators.revoke(&name, &caller.operator).await?;
     tracing::info!(operator = %name, by = %caller.operator, request_id = %caller.request_id, "operator revoked");
     Ok(StatusCode::NO_CONTENT.into_response())

@@ -206,9 +206,9 @@ impl From<CommitError> for Problem {
                 tracing::error!(%error, "a handler made a malformed unit");
                 Self::internal()
             }
-            CommitError::Unavailable(_) => {
-                Self::unavailable("the store failed; whether the change was made is not known, so look before trying again")
-            }
+            CommitError::Unavailable(_) => Self::unavailable(
+                "the store failed; whether the change was made is not known, so look before trying again",
+            ),
             CommitError::Closed => Self::unavailable("the control plane is shutting down"),
         }
     }

@@ -50,10 +50,8 @@ pub(super) async fn create(
     Document(new): Document<NewRevocation>,
 ) -> Result<Response, Problem> {
     let wait = query.duration()?;
-    let (committed, revocation) = api
-        .core
-        .transact(&caller.intent("revocation.create"), |index| plan(&api, index, &caller, &new))
-        .await?;
+    let (committed, revocation) =
+        api.core.transact(&caller.intent("revocation.create"), |index| plan(&api, index, &caller, &new)).await?;
     let location = format!("/v1/revocations/{}", revocation.id);
     let written = Written::new(&api, committed, Revision(0), Some(revocation));
     let written = match committed {

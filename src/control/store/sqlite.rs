@@ -68,8 +68,7 @@ impl SqliteStore {
 
     async fn connection(&self) -> Result<MappedMutexGuard<'_, SqliteConnection>, StoreError> {
         let slot = self.connection.lock().await;
-        MutexGuard::try_map(slot, Option::as_mut)
-            .map_err(|_closed| StoreError::Closed { place: self.place.clone() })
+        MutexGuard::try_map(slot, Option::as_mut).map_err(|_closed| StoreError::Closed { place: self.place.clone() })
     }
 
     fn answer<T>(&self, result: Result<T, sqlx::Error>) -> Result<T, StoreError> {

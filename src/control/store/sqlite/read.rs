@@ -100,11 +100,10 @@ pub(super) async fn log(
 
 /// Every operator.
 pub(super) async fn operators(c: &mut SqliteConnection) -> Result<Vec<OperatorRow>, sqlx::Error> {
-    let rows = query(
-        "SELECT name, token_sha256, created_at, created_by, revoked_at, revoked_by FROM operators ORDER BY name",
-    )
-    .fetch_all(&mut *c)
-    .await?;
+    let rows =
+        query("SELECT name, token_sha256, created_at, created_by, revoked_at, revoked_by FROM operators ORDER BY name")
+            .fetch_all(&mut *c)
+            .await?;
     rows.iter()
         .map(|row| {
             let digest: Vec<u8> = row.try_get(1)?;
