@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BuildError, Deps, RunError, files, keys, listen};
 use crate::admin;
 use crate::config::{ControlConfig, SyncConfig, TlsFiles};
-use crate::control::api::{self, ApiConfig, Scope, ServeLimits};
+use crate::control::api::{self, ApiConfig, ServeLimits};
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
 use crate::control::operators::Operators;
 use crate::control::store::{SqliteStore, Store};
@@ -81,9 +81,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
     let fleet = Fleet::open(Arc::clone(&deps.clock), fleet_config(&config.sync, registry.clone()))
         .map_err(|e| BuildError::File { path: registry, reason: e.to_string() })?;
 
-    let scopes = config.sync.enforcement_points.iter();
-    let scopes = scopes.map(|p| Scope { identity: p.identity.clone(), services: p.services.clone() }).collect();
-    let api_config = ApiConfig { scopes, ..ApiConfig::default() };
+    let api_config = ApiConfig { points: points(&config.sync), ..ApiConfig::default() };
     let api_router = api::router(Arc::clone(&core), Arc::clone(&fleet), operators, api_config);
     let sync_config = SyncServerConfig {
         tls: sync_tls,
@@ -136,10 +134,15 @@ fn server_tls(
     Ok(Some(tls::server_config(&files, versions, alpn)?))
 }
 
-fn fleet_config(config: &SyncConfig, registry: std::path::PathBuf) -> FleetConfig {
+/// The enforcement points, for the fleet and for the rule that their routes must not overlap.
+fn points(config: &SyncConfig) -> Vec<PointConfig> {
     let points = config.enforcement_points.iter();
+    points.map(|p| PointConfig { identity: p.identity.clone(), services: p.services.clone() }).collect()
+}
+
+fn fleet_config(config: &SyncConfig, registry: std::path::PathBuf) -> FleetConfig {
     FleetConfig {
-        points: points.map(|p| PointConfig { identity: p.identity.clone(), services: p.services.clone() }).collect(),
+        points: points(config),
         max_staleness: config.max_staleness,
         registry_file: Some(registry),
         max_instances: MAX_INSTANCES,
