@@ -142,7 +142,7 @@ mod rules {
         let header: Vec<&str> = text.lines().take_while(|line| line.starts_with("//!")).collect();
         let lines = text.lines().count();
         let mut found = Vec::new();
-        let wanted = if file.ends_with("tests.rs") || file == "main.rs" { 1 } else { 3 };
+        let wanted = if file.ends_with("tests.rs") || file.contains("/tests/") || file == "main.rs" { 1 } else { 3 };
         if header.len() < wanted {
             found.push(format!(
                 "{file}: opens with `//!`, at least {wanted} lines: what, plane, invariants, which way it fails"

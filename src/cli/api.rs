@@ -93,16 +93,31 @@ pub(super) fn http_client(base: &Url, ca_file: Option<&std::path::Path>) -> Resu
 // === impl Api ===
 
 impl Api {
+    /// A client of the control plane at `server`.
+    pub(super) fn new(server: &str, token: Zeroizing<String>) -> Result<Self, Failure> {
+        let base = parse_url(server)?;
+        Ok(Self { http: http_client(&base, None)?, base, token })
+    }
+
     /// Reads.
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, Failure> {
         self.send(Method::GET, path, query, None, Duration::ZERO).await
     }
 
-    /// Reads; `None` when there is no such thing.
-    pub(super) async fn find(&self, path: &[&str]) -> Result<Option<Value>, Failure> {
-        match self.get(path, &[]).await {
-            Err(Failure::Refused { problem, .. }) if problem.get("status") == Some(&Value::from(404)) => Ok(None),
-            other => other.map(Some),
+    /// Reads a whole list, page by page.
+    pub(super) async fn list(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, Failure> {
+        let mut query = [query, &[("limit", "1000".to_owned())]].concat();
+        let mut all = Vec::new();
+        loop {
+            let mut page = self.get(path, &query).await?;
+            if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
+                all.extend(items);
+            }
+            let Some(next) = page.get("next").and_then(Value::as_str).map(str::to_owned) else {
+                return Ok(serde_json::json!({ "items": all, "position": page.get("position") }));
+            };
+            query.retain(|(name, _)| *name != "after");
+            query.push(("after", next));
         }
     }
 
@@ -193,11 +208,14 @@ fn problem_text(status: reqwest::StatusCode, problem: &Value) -> String {
         (None, None) => status.to_string(),
     };
     for error in problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
-        let part = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or("");
-        let line = match (part("field"), part("message")) {
-            ("", message) => format!("\n  {message}"),
-            (field, message) => format!("\n  `{field}`: {message}"),
+        let part = |name: &str| cell(error, name);
+        let mut line = match part("field") {
+            field if field.is_empty() => format!("\n  {}", part("message")),
+            field => format!("\n  `{field}`: {}", part("message")),
         };
+        if error.get("line").is_some_and(Value::is_number) {
+            line = format!("\n  line {}, column {}:{}", part("line"), part("column"), line.trim_start_matches('\n'));
+        }
         message.push_str(&line);
     }
     message.lines().map(super::output::printable).collect::<Vec<_>>().join("\n")
@@ -221,9 +239,14 @@ fn causes(e: &(dyn std::error::Error + 'static)) -> String {
     all.into_iter().skip(skip).collect::<Vec<_>>().join(": ")
 }
 
-/// The entries of a list, whether it comes bare or under `items`.
+/// The entries of a list.
 pub(super) fn items(value: &Value) -> &[Value] {
-    value.get("items").unwrap_or(value).as_array().map_or(&[], Vec::as_slice)
+    value.get("items").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// What a write wrote.
+pub(super) fn object(answer: &Value) -> &Value {
+    answer.get("object").unwrap_or(&Value::Null)
 }
 
 /// A member as text: strings without quotes, lists with commas, nothing for what is not there.

@@ -2,6 +2,7 @@
 //!
 //! The same engine answers as for Envoy. Exit status 0 is an allow, 1 a denial.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -56,7 +57,10 @@ impl CheckArgs {
     async fn ask(&self) -> Result<Value, Failure> {
         let base = api::parse_url(&self.admin)?;
         let url = base.join("/v1/check").map_err(|e| Failure::error(format!("`{base}`: {e}")))?;
-        let headers: Vec<_> = self.headers()?.into_iter().map(|(name, value)| json!([name, value])).collect();
+        let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, value) in self.headers()? {
+            headers.entry(name).or_default().push(value);
+        }
         let body = json!({
             "method": self.method, "path": self.path, "host": self.host, "headers": headers, "explain": self.explain,
         });
@@ -73,14 +77,12 @@ impl CheckArgs {
 }
 
 fn print(out: &mut Out<'_>, answer: &Value) -> Outcome {
-    let decision = answer.get("decision").filter(|d| d.is_object()).unwrap_or(answer);
-    let reason = cell(decision, "reason");
-    let verdict = if reason.starts_with("allow.") { Answer::Yes } else { Answer::No };
+    let verdict = if answer.get("allowed") == Some(&Value::Bool(true)) { Answer::Yes } else { Answer::No };
     if out.is_json() {
         out.json(answer)?;
         return Ok(verdict);
     }
-    out.line(format!("{} {reason}", if verdict == Answer::Yes { "allow" } else { "deny " }))?;
+    out.line(format!("{}  {}", if verdict == Answer::Yes { "allow" } else { "deny" }, cell(answer, "reason")))?;
     let names = [
         "title",
         "status",
@@ -96,7 +98,7 @@ fn print(out: &mut Out<'_>, answer: &Value) -> Outcome {
         "decision_id",
     ];
     for name in names {
-        let value = cell(decision, name);
+        let value = cell(answer, name);
         if !value.is_empty() {
             out.line(format!("  {name:<12} {}", printable(&value)))?;
         }

@@ -1,15 +1,12 @@
-//! Reading what commands are given, and writing secrets.
-//!
-//! INVARIANT: a file with a secret never exists with a mode wider than 0600, not even for a moment, and an existing
-//! file is replaced in one step.
+//! Reading what commands are given, and writing what they make. Errors name the file.
 
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
+use crate::app::files;
 
 /// The largest input.
 const MAX: u64 = 32 * 1024 * 1024;
@@ -38,43 +35,10 @@ pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>, Failure> {
 
 /// Writes a secret into a file of mode 0600.
 pub(super) fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
-    write(path, text, 0o600)
+    files::write_secret(path, text).map_err(|e| Failure::error(format!("cannot write `{}`: {e}", path.display())))
 }
 
 /// Writes a file that everybody may read.
 pub(super) fn write_public(path: &Path, text: &str) -> Result<(), Failure> {
-    write(path, text, 0o644)
-}
-
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
-    let fail = |e: std::io::Error| Failure::error(format!("cannot write `{}`: {e}", path.display()));
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", uuid::Uuid::new_v4().simple()));
-    let temporary = path.with_file_name(name);
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(fail)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    written.and_then(|()| std::fs::rename(&temporary, path)).map_err(|e| {
-        let _left_behind = std::fs::remove_file(&temporary);
-        fail(e)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    #[test]
-    fn secrets_are_private_and_replaced_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("token");
-        std::fs::write(&path, "old").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
-        write_secret(&path, "new\n").unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(read_secret(&path).unwrap().as_str(), "new");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
-    }
+    files::write_public(path, text).map_err(|e| Failure::error(format!("cannot write `{}`: {e}", path.display())))
 }

@@ -37,13 +37,13 @@ impl FleetArgs {
                     cell(one, "version"),
                     connected.to_owned(),
                     cell(one, "behind"),
-                    cell(one, "last_ack"),
+                    cell(one, "last_ack_at"),
                 ]);
             }
             out.table(&table, "no enforcement points are configured")?;
             for one in items(&answer) {
                 if let Some(nack) = one.get("last_nack").filter(|n| n.is_object()) {
-                    let what = format!("{} {}: {}", cell(nack, "kind"), cell(nack, "key"), cell(nack, "error"));
+                    let what = format!("{}: {}", cell(nack, "object"), cell(nack, "error"));
                     out.line(format!("{} could not use {}", cell(one, "identity"), super::output::printable(&what)))?;
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::api::{Api, ApiArgs, cell, items};
+use super::api::{Api, ApiArgs, cell, items, object};
 use super::failure::{Answer, Failure, Outcome};
 use super::output::{Out, Table};
 use super::receipt::{self, WaitArgs};
@@ -129,7 +129,7 @@ impl GrantCommand {
             Self::List { workload, state, api } => block_on(async {
                 let filters = [("workload", workload), ("state", state)];
                 let query: Vec<_> = filters.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
-                let answer = api.connect()?.get(&["grants"], &query).await?;
+                let answer = api.connect()?.list(&["grants"], &query).await?;
                 list(out, &answer)
             }),
             Self::Show { id, api } => block_on(async {
@@ -156,7 +156,7 @@ impl RequestArgs {
             if out.is_json() {
                 out.json(&answer)?;
             } else {
-                let grant = grant_of(&answer);
+                let grant = object(&answer);
                 out.line(format!("requested {}", cell(grant, "id")))?;
                 details(out, grant)?;
                 out.line(format!("next: portcullis grant approve {}  (as another operator)", cell(grant, "id")))?;
@@ -194,7 +194,11 @@ fn from_denial(name: &str, text: &str) -> Result<Map<String, Value>, Failure> {
     let value: Value =
         serde_json::from_str(text).map_err(|e| Failure::error(format!("`{name}` is not a JSON document: {e}")))?;
     match value {
-        Value::Object(mut problem) => match problem.remove("grant_request") {
+        // What `check --output json` prints holds the denial's body.
+        Value::Object(mut problem) => match problem
+            .remove("grant_request")
+            .or_else(|| problem.get_mut("problem")?.as_object_mut()?.remove("grant_request"))
+        {
             Some(Value::Object(request)) => Ok(request),
             None if problem.contains_key("workload") && problem.contains_key("resources") => Ok(problem),
             _ => {
@@ -211,15 +215,14 @@ fn from_denial(name: &str, text: &str) -> Result<Map<String, Value>, Failure> {
 
 async fn approve(out: &mut Out<'_>, api: Api, id: &str) -> Outcome {
     let request = api.get(&["grant-requests", id], &[]).await?;
-    let grant = grant_of(&request);
     if !out.is_json() {
-        details(out, grant)?;
+        details(out, &request)?;
     }
     // The vote is on what was fetched just now; should it be another by the time it arrives, it does not count.
-    let answer = api.post(&["grant-requests", id, "approve"], &json!({ "digest": grant.get("digest") })).await?;
+    let answer = api.post(&["grant-requests", id, "approve"], &json!({ "digest": request.get("digest") })).await?;
     receipt::print(out, &answer, &format!("approved {id}"))?;
     if !out.is_json() {
-        let ends = cell(grant_of(&answer), "not_after");
+        let ends = cell(object(&answer), "not_after");
         if !ends.is_empty() {
             out.line(format!("active until {ends}"))?;
         }
@@ -229,7 +232,7 @@ async fn approve(out: &mut Out<'_>, api: Api, id: &str) -> Outcome {
 
 async fn deny(out: &mut Out<'_>, api: Api, id: &str, reason: &str) -> Outcome {
     let request = api.get(&["grant-requests", id], &[]).await?;
-    let body = json!({ "digest": grant_of(&request).get("digest"), "reason": reason });
+    let body = json!({ "digest": request.get("digest"), "reason": reason });
     let answer = api.post(&["grant-requests", id, "deny"], &body).await?;
     receipt::print(out, &answer, &format!("denied {id}"))
 }
@@ -241,9 +244,8 @@ fn list(out: &mut Out<'_>, answer: &Value) -> Outcome {
     }
     let mut table = Table::new(&["id", "state", "workload", "resources", "actions", "ends"]);
     for item in items(answer) {
-        let grant = grant_of(item);
         let columns = ["id", "state", "workload", "resources", "actions", "not_after"];
-        table.row(columns.map(|name| cell(grant, name)));
+        table.row(columns.map(|name| cell(item, name)));
     }
     out.table(&table, "no grants")?;
     Ok(Answer::Yes)
@@ -253,7 +255,7 @@ fn show(out: &mut Out<'_>, answer: &Value) -> Result<(), Failure> {
     if out.is_json() {
         return out.json(answer);
     }
-    details(out, grant_of(answer))
+    details(out, answer)
 }
 
 fn details(out: &mut Out<'_>, grant: &Value) -> Result<(), Failure> {
@@ -289,11 +291,6 @@ fn details(out: &mut Out<'_>, grant: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The grant in an answer.
-fn grant_of(answer: &Value) -> &Value {
-    answer.get("grant").filter(|g| g.is_object()).unwrap_or(answer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,7 +299,8 @@ mod tests {
     fn a_denial_or_its_grant_request_is_taken_as_it_stands() {
         let request = json!({ "workload": "spiffe://a/b", "resources": ["x"], "extra": 1 });
         let denial = json!({ "reason": "entitlement.no_grant", "grant_request": request });
-        for text in [denial.to_string(), request.to_string()] {
+        let check = json!({ "allowed": false, "problem": denial });
+        for text in [denial.to_string(), request.to_string(), check.to_string()] {
             assert_eq!(Value::Object(from_denial("f", &text).unwrap()), request);
         }
         let unauthenticated = json!({ "reason": "credential" }).to_string();

@@ -84,7 +84,7 @@ impl IssuerCommand {
                 })
             }
             Self::List { api } => block_on(async {
-                let answer = api.connect()?.get(&["issuers"], &[]).await?;
+                let answer = api.connect()?.list(&["issuers"], &[]).await?;
                 if out.is_json() {
                     out.json(&answer)?;
                     return Ok(Answer::Yes);

@@ -10,6 +10,7 @@ mod apply;
 mod args;
 mod check;
 mod decisions;
+mod dev;
 mod documents;
 mod failure;
 mod files;
@@ -60,6 +61,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Dev(dev::DevArgs),
     Sidecar(serve::SidecarArgs),
     Control(serve::ControlArgs),
     Check(check::CheckArgs),
@@ -112,6 +114,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 impl Command {
     fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
+            Self::Dev(args) => args.run(out),
             Self::Sidecar(args) => args.run(out),
             Self::Control(args) => args.run(out),
             Self::Check(args) => args.run(out),

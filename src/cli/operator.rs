@@ -73,9 +73,9 @@ impl OperatorCommand {
                     out.json(&answer)?;
                     return Ok(Answer::Yes);
                 }
-                let mut table = Table::new(&["name", "created at"]);
+                let mut table = Table::new(&["name", "created at", "created by", "revoked at"]);
                 for one in items(&answer) {
-                    table.row([cell(one, "name"), cell(one, "created_at")]);
+                    table.row(["name", "created_at", "created_by", "revoked_at"].map(|name| cell(one, name)));
                 }
                 out.table(&table, "no operators")?;
                 Ok(Answer::Yes)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::api::{ApiArgs, cell};
+use super::api::{ApiArgs, cell, object};
 use super::failure::{Answer, Outcome};
 use super::output::Out;
 use super::{block_on, files, receipt};
@@ -54,8 +54,14 @@ impl PolicyCommand {
                 block_on(async {
                     let body = json!({ "text": text, "dry_run": dry_run });
                     let answer = api.connect()?.post(&["policies"], &body).await?;
-                    let done = if dry_run { "valid, not published;" } else { "published" };
-                    receipt::print(out, &answer, done)
+                    if !out.is_json() {
+                        let ids = answer.pointer("/report/ids").and_then(|ids| ids.as_array()).map_or(0, Vec::len);
+                        out.line(format!("valid: {ids} policies, digest {}", cell(object(&answer), "digest")))?;
+                        if dry_run {
+                            return Ok(Answer::Yes);
+                        }
+                    }
+                    receipt::print(out, &answer, "published")
                 })
             }
             Self::Show { api } => block_on(async {
@@ -63,8 +69,7 @@ impl PolicyCommand {
                 if out.is_json() {
                     out.json(&answer)?;
                 } else {
-                    let set = answer.get("policy_set").filter(|p| p.is_object()).unwrap_or(&answer);
-                    out.text(&cell(set, "text"))?;
+                    out.text(&cell(&answer, "text"))?;
                 }
                 Ok(Answer::Yes)
             }),

@@ -22,7 +22,13 @@ pub(super) fn print(out: &mut Out<'_>, answer: &Value, done: &str) -> Outcome {
     if out.is_json() {
         out.json(answer)?;
     } else {
-        out.line(format!("{done} at {}", cell(answer, "position")))?;
+        let position = cell(answer, "position");
+        let changed = answer.get("committed_at").is_some();
+        out.line(match (position.is_empty(), changed) {
+            (true, _) => done.to_owned(),
+            (false, true) => format!("{done} at {position}"),
+            (false, false) => format!("{done}: nothing to change since {position}"),
+        })?;
         if let Some(receipt) = receipt {
             text(out, receipt, complete)?;
         }
@@ -38,10 +44,7 @@ fn text(out: &mut Out<'_>, receipt: &Value, complete: bool) -> Result<(), Failur
         table.row([cell(one, "enforcement_point"), short(&cell(one, "instance")), format!("after {elapsed:.0} ms")]);
     }
     for one in list("pending") {
-        let seen = match cell(one, "last_seen") {
-            seen if seen.is_empty() => "NOT YET, not connected".to_owned(),
-            seen => format!("NOT YET, last seen {seen}"),
-        };
+        let seen = format!("NOT YET, last seen {}", cell(one, "last_seen"));
         table.row([cell(one, "enforcement_point"), short(&cell(one, "instance")), seen]);
     }
     out.table(&table, "no enforcement point holds it")?;

@@ -143,7 +143,7 @@ impl RevokeCommand {
 
 fn list(out: &mut Out<'_>, api: &ApiArgs) -> Outcome {
     block_on(async {
-        let answer = api.connect()?.get(&["revocations"], &[]).await?;
+        let answer = api.connect()?.list(&["revocations"], &[]).await?;
         if out.is_json() {
             out.json(&answer)?;
             return Ok(Answer::Yes);

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::failure::{Answer, Outcome};
+use super::failure::{Answer, Failure, Outcome};
 use super::output::Out;
+use crate::app::process;
 use crate::config::{ControlConfig, Environment, SidecarConfig};
 
 /// Run the enforcement point: answers Envoy's ext_authz checks.
@@ -38,8 +39,8 @@ impl SidecarArgs {
         if self.check {
             return valid(out, &self.config);
         }
-        let _ = config;
-        Err(super::failure::Failure::error("not wired yet"))
+        process::sidecar(config).map_err(|e| Failure::error(e.to_string()))?;
+        Ok(Answer::Yes)
     }
 }
 
@@ -49,8 +50,8 @@ impl ControlArgs {
         if self.check {
             return valid(out, &self.config);
         }
-        let _ = config;
-        Err(super::failure::Failure::error("not wired yet"))
+        process::control(config).map_err(|e| Failure::error(e.to_string()))?;
+        Ok(Answer::Yes)
     }
 }
 

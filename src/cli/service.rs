@@ -60,7 +60,7 @@ impl ServiceCommand {
                 })
             }
             Self::List { api } => block_on(async {
-                let answer = api.connect()?.get(&["services"], &[]).await?;
+                let answer = api.connect()?.list(&["services"], &[]).await?;
                 if out.is_json() {
                     out.json(&answer)?;
                     return Ok(Answer::Yes);

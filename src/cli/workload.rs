@@ -85,7 +85,7 @@ impl WorkloadCommand {
                 })
             }
             Self::List { api } => block_on(async {
-                let answer = api.connect()?.get(&["workloads"], &[]).await?;
+                let answer = api.connect()?.list(&["workloads"], &[]).await?;
                 if out.is_json() {
                     out.json(&answer)?;
                     return Ok(Answer::Yes);

@@ -71,7 +71,7 @@ pub struct RawSync {
     pub trust: Vec<String>,
     /// How long a `strict` route may rely on a bookmark.
     pub lease: Span,
-    /// How often a bookmark is sent.
+    /// How often a bookmark is sent; at most 10s.
     pub bookmark_interval: Span,
     /// How long a `bounded` route may rely on a bookmark.
     pub max_staleness: Span,
@@ -268,6 +268,10 @@ impl RawSync {
             }
         }
         positive("sync.bookmark_interval", self.bookmark_interval)?;
+        if self.bookmark_interval > Span::secs(10) {
+            // A sidecar gives a stream up that is silent for three times as long.
+            return Err(ConfigError::value("sync.bookmark_interval", "must not be longer than 10s"));
+        }
         if self.lease <= self.bookmark_interval {
             let why = format!("must be longer than `sync.bookmark_interval` ({})", self.bookmark_interval);
             return Err(ConfigError::value("sync.lease", why));

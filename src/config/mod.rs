@@ -26,4 +26,4 @@ pub use self::sidecar::{
     RawScope, RawSidecar, RawSidecarListeners, RawState, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners,
     StateDirectory, Transport,
 };
-pub use self::values::{Address, HttpUrl, Identity, Span};
+pub use self::values::{Address, FileMode, HttpUrl, Identity, Span};

@@ -70,7 +70,8 @@ impl LogLevel {
 }
 
 impl RawTelemetry {
-    pub(super) fn validate(self) -> Telemetry {
+    /// Turns it into the runtime form.
+    pub fn validate(self) -> Telemetry {
         Telemetry {
             log_level: self.log_level,
             log_format: self.log_format,

@@ -23,6 +23,10 @@ pub struct Address(pub SocketAddr);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpUrl(http::Uri);
 
+/// File permissions, in octal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileMode(pub u32);
+
 /// A workload's SPIFFE ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity(pub SpiffeId);
@@ -78,6 +82,11 @@ as_text!(Address, "Address", {
 });
 as_text!(HttpUrl, "HttpUrl", { "type": "string", "format": "uri", "pattern": "^https?://" });
 
+as_text!(FileMode, "FileMode", {
+    "type": "string",
+    "description": "File permissions in octal, in quotes, as in `\"0660\"`.",
+    "pattern": "^0?[0-7]{3}$"
+});
 as_text!(Identity, "SpiffeId", {
     "type": "string",
     "pattern": "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$"
@@ -181,6 +190,27 @@ impl FromStr for HttpUrl {
 impl fmt::Display for HttpUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+// === impl FileMode ===
+
+impl FromStr for FileMode {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let bad = || format!("`{s}` is not a file mode such as \"0660\"");
+        let digits = s.strip_prefix('0').unwrap_or(s);
+        if digits.len() != 3 || !digits.bytes().all(|b| (b'0'..=b'7').contains(&b)) {
+            return Err(bad());
+        }
+        u32::from_str_radix(digits, 8).map(Self).map_err(|_not_octal| bad())
+    }
+}
+
+impl fmt::Display for FileMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
     }
 }
 

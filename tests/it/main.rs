@@ -9,5 +9,6 @@
 )]
 
 mod cli;
+mod decisions;
 mod envoy;
 mod envoy_config;

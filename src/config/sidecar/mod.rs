@@ -49,6 +49,8 @@ pub struct SidecarListeners {
     pub ext_authz_tcp: Option<Address>,
     /// ext_authz over a Unix socket.
     pub ext_authz_unix: Option<PathBuf>,
+    /// Permissions of that socket.
+    pub ext_authz_unix_mode: u32,
     /// Admin.
     pub admin: Address,
 }
@@ -133,8 +135,12 @@ pub struct Limits {
     pub max_concurrent_checks: u32,
     /// Checks under way at once on one connection.
     pub max_concurrent_streams: u32,
-    /// Largest header list of a gRPC call.
-    pub max_header_list_bytes: u32,
+    /// Headers of a checked request.
+    pub max_headers: u32,
+    /// Bytes of their names and values.
+    pub max_header_bytes: u32,
+    /// Bytes of the HTTP/2 headers of the gRPC call itself.
+    pub max_http2_header_list_bytes: u32,
     /// Open connections.
     pub max_connections: u32,
 }
@@ -206,6 +212,7 @@ impl RawSidecarListeners {
         Ok(SidecarListeners {
             ext_authz_tcp: self.ext_authz.tcp,
             ext_authz_unix: self.ext_authz.unix,
+            ext_authz_unix_mode: self.ext_authz.unix_mode.0,
             admin: self.admin,
         })
     }
@@ -308,7 +315,9 @@ impl RawLimits {
             ("max_message_bytes", self.max_message_bytes),
             ("max_concurrent_checks", self.max_concurrent_checks),
             ("max_concurrent_streams", self.max_concurrent_streams),
-            ("max_header_list_bytes", self.max_header_list_bytes),
+            ("max_headers", self.max_headers),
+            ("max_header_bytes", self.max_header_bytes),
+            ("max_http2_header_list_bytes", self.max_http2_header_list_bytes),
             ("max_connections", self.max_connections),
         ];
         if let Some((name, _)) = all.into_iter().find(|(_, n)| *n == 0) {
@@ -318,7 +327,9 @@ impl RawLimits {
             max_message_bytes: self.max_message_bytes,
             max_concurrent_checks: self.max_concurrent_checks,
             max_concurrent_streams: self.max_concurrent_streams,
-            max_header_list_bytes: self.max_header_list_bytes,
+            max_headers: self.max_headers,
+            max_header_bytes: self.max_header_bytes,
+            max_http2_header_list_bytes: self.max_http2_header_list_bytes,
             max_connections: self.max_connections,
         })
     }

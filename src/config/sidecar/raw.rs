@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::shared::RawTelemetry;
-use crate::config::values::{Address, HttpUrl, Identity, Span};
+use crate::config::values::{Address, FileMode, HttpUrl, Identity, Span};
 
 /// Configuration of `portcullis sidecar`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -55,6 +55,8 @@ pub struct RawExtAuthz {
     pub tcp: Option<Address>,
     /// Path of a Unix socket, or null. Whoever may write to it may ask.
     pub unix: Option<PathBuf>,
+    /// Permissions of the socket, in octal.
+    pub unix_mode: FileMode,
 }
 
 /// The control plane that the sidecar follows.
@@ -124,9 +126,13 @@ pub struct RawLimits {
     pub max_concurrent_checks: u32,
     /// Checks under way at once on one connection.
     pub max_concurrent_streams: u32,
-    /// Largest header list of a gRPC call, in bytes (not of the request that is checked).
-    pub max_header_list_bytes: u32,
-    /// Open connections; more are closed at once.
+    /// Headers of a checked request.
+    pub max_headers: u32,
+    /// Bytes of their names and values.
+    pub max_header_bytes: u32,
+    /// Bytes of the HTTP/2 headers of the gRPC call itself.
+    pub max_http2_header_list_bytes: u32,
+    /// Open connections; more wait to be accepted.
     pub max_connections: u32,
 }
 
@@ -179,7 +185,7 @@ impl Default for RawSidecarListeners {
 
 impl Default for RawExtAuthz {
     fn default() -> Self {
-        Self { tcp: Some(Address::loopback(9191)), unix: None }
+        Self { tcp: Some(Address::loopback(9191)), unix: None, unix_mode: FileMode(0o660) }
     }
 }
 
@@ -201,8 +207,10 @@ impl Default for RawLimits {
             max_message_bytes: 1_048_576,
             max_concurrent_checks: 10_000,
             max_concurrent_streams: 1024,
-            max_header_list_bytes: 65_536,
-            max_connections: 4096,
+            max_headers: 256,
+            max_header_bytes: 65_536,
+            max_http2_header_list_bytes: 16_384,
+            max_connections: 1024,
         }
     }
 }
