@@ -1,5 +1,7 @@
 //! `/snapshot`: which state checks are answered from, and how fresh it is. Plane: cross-cutting. Reads only.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -17,6 +19,10 @@ struct Shown {
     revision: Option<String>,
     /// Over every object; equal for equal content.
     digest: Option<String>,
+    /// Objects of each kind.
+    objects: BTreeMap<&'static str, usize>,
+    /// Why every request is denied, when the state demands that.
+    denies_everything: Option<String>,
     lease: Option<ShownLease>,
 }
 
@@ -39,6 +45,8 @@ pub(super) async fn show(State(sidecar): State<Sidecar>) -> Response {
         Shown {
             revision: world.snapshot.as_ref().map(|s| Position::to_string(&s.position())),
             digest: world.snapshot.as_ref().map(|s| s.digest()),
+            objects: world.snapshot.iter().flat_map(|s| s.counts()).map(|(kind, count)| (kind.name(), count)).collect(),
+            denies_everything: world.snapshot.as_ref().and_then(|s| s.denies_everything().map(str::to_owned)),
             lease: world.lease.map(|lease| ShownLease {
                 confirmed_at: lease.server_time,
                 age_ms: u64::try_from(lease.age(now).as_millis()).unwrap_or(u64::MAX),

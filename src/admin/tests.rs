@@ -24,10 +24,13 @@ struct Running {
 }
 
 async fn start() -> Running {
+    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_700_000_000)));
+    start_with(Arc::new(crate::state::State::new()), clock).await
+}
+
+async fn start_with(state: Arc<crate::state::State>, clock: Arc<ManualClock>) -> Running {
     // reqwest is built without a default TLS provider; these tests speak plain HTTP only.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_700_000_000)));
-    let state = Arc::new(crate::state::State::new());
     let gate = Arc::new(Gate::new(state.clone(), clock.clone(), CacheSizes { tokens: 10, decisions: 10 }));
     let metrics = Arc::new(SidecarMetrics::new().unwrap());
     metrics.watch(gate.clone()).unwrap();
@@ -111,6 +114,36 @@ async fn a_check_is_decided_counted_and_explained() {
 }
 
 #[tokio::test]
+async fn a_check_answers_as_the_doors_do() {
+    let mut estate = crate::testing::Estate::new();
+    let (grant, _) = estate.grant("agent", "payments/refunds", &["write"], None, 600);
+    let running = start_with(estate.state(), estate.clock.clone()).await;
+    let ask = async |path: &str, method: &str, who: &str, explain: bool| {
+        let token = format!("Bearer {}", estate.token(who));
+        let asked = json!({"method": method, "path": path, "host": "shop.example",
+            "headers": {"authorization": token}, "explain": explain});
+        running.check(asked.to_string()).await.1
+    };
+    let allowed = ask("/refunds/7", "POST", "agent", false).await;
+    assert_eq!((&allowed["allowed"], &allowed["reason"]), (&json!(true), &json!("allow.grant")), "{allowed}");
+    assert_eq!(allowed["grant_id"], grant.id.to_string());
+    assert_eq!(allowed["revision"], estate.position().to_string());
+    assert_eq!(allowed.get("problem"), None);
+    assert_eq!(ask("/refunds/7", "POST", "agent", false).await["cached"], true);
+    let explained = ask("/refunds/7", "POST", "agent", true).await;
+    assert_eq!((&explained["cached"], &explained["reason"]), (&json!(false), &json!("allow.grant")));
+    assert!(explained["steps"].as_array().unwrap().len() > 3, "{explained}");
+    let denied = ask("/refunds/7", "POST", "ci", false).await;
+    assert_eq!(denied["reason"], "entitlement.no_grant");
+    assert_eq!(denied["problem"]["grant_request"]["resources"], json!(["payments/refunds"]), "{denied}");
+
+    let shown: Value = serde_json::from_str(&running.get("/snapshot").await.1).unwrap();
+    assert_eq!(shown["revision"], estate.position().to_string());
+    assert_eq!(shown["digest"], estate.snapshot().digest());
+    assert_eq!((&shown["objects"]["grant"], &shown["objects"]["service"]), (&json!(1), &json!(2)), "{shown}");
+}
+
+#[tokio::test]
 async fn a_bad_check_names_the_field() {
     let running = start().await;
     for (body, field, message) in [
@@ -136,7 +169,10 @@ async fn snapshot_shows_the_lease() {
     let (status, before) = running.get("/snapshot").await;
     assert_eq!(status, 200);
     let before: Value = serde_json::from_str(&before).unwrap();
-    assert_eq!(before, json!({"revision": null, "digest": null, "lease": null}));
+    assert_eq!(
+        before,
+        json!({"revision": null, "digest": null, "objects": {}, "denies_everything": null, "lease": null})
+    );
     let now = running.clock.now();
     running.state.renew(crate::authz::Lease {
         server_time: now.wall,

@@ -2,10 +2,12 @@
 //!
 //! Plane: hot path. In: one message, at most so many bytes, within a time; usually one DATA frame that is there
 //! already and is not copied. Whatever else arrives is a [`BadMessage`], which the service answers with a denial.
-//! INVARIANT: what is buffered for a stream never exceeds the limit; the rest of a larger message is read and thrown
-//! away, so that the client sees an answer and not a reset. Out: the message and an OK in the trailers.
+//! INVARIANT: what is buffered for a stream never exceeds the limit, nor what is buffered for all of them the budget;
+//! the rest of a larger message is read and thrown away, so that the client sees an answer and not a reset. Out: the
+//! message and an OK in the trailers.
 
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,17 +38,46 @@ pub(super) enum BadMessage {
     /// Not there in time.
     #[error("the check's message did not arrive in time")]
     TooSlow,
+    /// Too much of other checks' messages is there.
+    #[error("too many large checks are under way")]
+    NoRoom,
 }
 
-/// Reads the one message of a unary call, without its prefix.
-pub(super) async fn read_message<B>(body: B, max_bytes: usize, within: Duration) -> Result<Bytes, BadMessage>
+/// How much may be buffered of messages that arrive in pieces.
+#[derive(Debug)]
+pub(super) struct Budget {
+    used: AtomicUsize,
+    max: usize,
+}
+
+/// A share of a [`Budget`], given back when it is dropped.
+#[derive(Debug)]
+struct Room<'a> {
+    budget: &'a Budget,
+    taken: usize,
+}
+
+/// A message, without its prefix.
+#[derive(Debug)]
+pub(super) struct Message<'a> {
+    bytes: Bytes,
+    _room: Room<'a>,
+}
+
+/// Reads the one message of a unary call.
+pub(super) async fn read_message<B>(
+    body: B,
+    max_bytes: usize,
+    within: Duration,
+    budget: &Budget,
+) -> Result<Message<'_>, BadMessage>
 where
     B: Body<Data = Bytes>,
 {
-    let mut reading = pin!(read_all(body, max_bytes.saturating_add(PREFIX_LEN)));
+    let mut reading = pin!(read_all(body, max_bytes.saturating_add(PREFIX_LEN), budget));
     // Usually everything is there: no timer then.
     let first = std::future::poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await;
-    let mut all = match first {
+    let (mut all, room) = match first {
         Poll::Ready(all) => all?,
         Poll::Pending => tokio::time::timeout(within, reading).await.map_err(|_elapsed| BadMessage::TooSlow)??,
     };
@@ -63,13 +94,13 @@ where
     all.advance(PREFIX_LEN);
     match all.len().cmp(&len) {
         std::cmp::Ordering::Less => Err(BadMessage::CutShort),
-        std::cmp::Ordering::Equal => Ok(all),
+        std::cmp::Ordering::Equal => Ok(Message { bytes: all, _room: room }),
         std::cmp::Ordering::Greater => Err(BadMessage::Trailing),
     }
 }
 
 /// Reads to the end of the stream.
-async fn read_all<B>(body: B, max_bytes: usize) -> Result<Bytes, BadMessage>
+async fn read_all<B>(body: B, max_bytes: usize, budget: &Budget) -> Result<(Bytes, Room<'_>), BadMessage>
 where
     B: Body<Data = Bytes>,
 {
@@ -77,30 +108,73 @@ where
     let mut first = Bytes::new();
     let mut more = BytesMut::new();
     let mut total = 0_usize;
+    let mut room = Room { budget, taken: 0 };
+    let mut no_room = false;
     while !body.is_end_stream() {
         let Some(frame) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await else { break };
         let frame = frame.map_err(|_broken| BadMessage::CutShort)?;
         // Trailers say nothing that is of use.
         let Ok(data) = frame.into_data() else { continue };
         total = total.saturating_add(data.len());
-        if total > max_bytes {
+        if total > max_bytes || no_room {
             (first, more) = (Bytes::new(), BytesMut::new());
             if total > max_bytes.saturating_mul(DISCARD_FACTOR) {
                 break;
             }
         } else if first.is_empty() && more.is_empty() {
             first = data;
-        } else {
+        } else if room.take(data.len()) {
             if more.is_empty() {
                 more.extend_from_slice(&std::mem::take(&mut first));
             }
             more.extend_from_slice(&data);
+        } else {
+            no_room = true;
         }
     }
     if total > max_bytes {
         return Err(BadMessage::TooLarge);
     }
-    Ok(if more.is_empty() { first } else { more.freeze() })
+    if no_room {
+        return Err(BadMessage::NoRoom);
+    }
+    Ok((if more.is_empty() { first } else { more.freeze() }, room))
+}
+
+// === impl Budget ===
+
+impl Budget {
+    pub(super) const fn new(max: usize) -> Self {
+        Self { used: AtomicUsize::new(0), max }
+    }
+}
+
+// === impl Room ===
+
+impl Room<'_> {
+    fn take(&mut self, bytes: usize) -> bool {
+        self.taken += bytes;
+        let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        before.saturating_add(bytes) <= self.budget.max
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        if self.taken > 0 {
+            self.budget.used.fetch_sub(self.taken, Ordering::Relaxed);
+        }
+    }
+}
+
+// === impl Message ===
+
+impl std::ops::Deref for Message<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The body of a response.
@@ -185,7 +259,24 @@ mod tests {
     }
 
     async fn read(frames: Frames) -> Result<Bytes, BadMessage> {
-        read_message(frames, 10, Duration::from_secs(5)).await
+        let budget = Budget::new(100);
+        let message = read_message(frames, 10, Duration::from_secs(5), &budget).await.map(|m| m.bytes.clone());
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0, "given back");
+        message
+    }
+
+    #[tokio::test]
+    async fn the_budget_is_for_all() {
+        let budget = Budget::new(5);
+        let in_pieces = || frames(&[b"\0\0\0\0\x04", b"abcd"]);
+        let read = async || read_message(in_pieces(), 10, Duration::from_secs(5), &budget).await;
+        let first = read().await.unwrap();
+        assert_eq!(read().await.unwrap_err(), BadMessage::NoRoom);
+        let whole = read_message(frames(&[b"\0\0\0\0\x04abcd"]), 10, Duration::from_secs(5), &budget).await;
+        assert_eq!(&*whole.unwrap(), b"abcd", "what arrives in one piece needs no buffer");
+        drop(first);
+        assert_eq!(&*read().await.unwrap(), b"abcd");
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

@@ -33,6 +33,8 @@ pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 pub struct Config {
     /// The largest `CheckRequest`.
     pub max_message_bytes: usize,
+    /// All messages that arrive in more than one piece, together; more are answered `system.overload`.
+    pub max_buffered_bytes: usize,
     /// Headers of a checked request.
     pub max_headers: usize,
     /// Bytes of their names and values.
@@ -61,6 +63,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_message_bytes: 1 << 20,
+            max_buffered_bytes: 64 << 20,
             max_headers: 256,
             max_header_bytes: 1 << 16,
             max_concurrent_checks: 10_000,

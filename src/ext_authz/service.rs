@@ -17,7 +17,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 use tower::Service;
 
-use super::body::{BadMessage, Reply, read_message};
+use super::body::{BadMessage, Budget, Reply, read_message};
 use super::request::{self, HeaderLimits};
 use super::{Config, response};
 use crate::authz::{self, Decision, DecisionId, Reason};
@@ -34,6 +34,7 @@ pub(super) struct Door {
     telemetry: Arc<Telemetry>,
     config: Config,
     under_way: AtomicUsize,
+    buffered: Budget,
     health: HealthServer<HealthService>,
 }
 
@@ -56,7 +57,8 @@ impl Door {
         config: Config,
         health: HealthServer<HealthService>,
     ) -> Self {
-        Self { decide, telemetry, config, under_way: AtomicUsize::new(0), health }
+        let buffered = Budget::new(config.max_buffered_bytes);
+        Self { decide, telemetry, config, under_way: AtomicUsize::new(0), buffered, health }
     }
 
     /// Answers one HTTP/2 request.
@@ -84,12 +86,13 @@ impl Door {
         let Some(_place) = Place::take(&self.under_way, self.config.max_concurrent_checks) else {
             return self.refuse(&mut outcome, Reason::SystemOverload, "too many checks are under way");
         };
-        match read_message(body, self.config.max_message_bytes, self.config.message_timeout).await {
+        let Config { max_message_bytes, message_timeout, .. } = self.config;
+        match read_message(body, max_message_bytes, message_timeout, &self.buffered).await {
             Ok(message) => self.answer(&message, &mut outcome),
             Err(bad) => {
                 let detail = bad.to_string();
                 let reason = match bad {
-                    BadMessage::TooSlow => Reason::SystemOverload,
+                    BadMessage::TooSlow | BadMessage::NoRoom => Reason::SystemOverload,
                     _ => Reason::InputMalformed,
                 };
                 self.refuse(&mut outcome, reason, &detail)

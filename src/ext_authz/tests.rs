@@ -20,7 +20,8 @@ use super::server::serve_with;
 use super::service::Decide;
 use super::*;
 use crate::authz::{Decision, DecisionId, Reason, Request};
-use crate::clock::{SharedClock, SystemClock};
+use crate::cache::{CacheSizes, Gate};
+use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::drain::{self, Drain};
 use crate::readiness::Readiness;
 use crate::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
@@ -81,8 +82,6 @@ fn id() -> DecisionId {
     DecisionId::new(SystemClock::new().now().wall)
 }
 
-use crate::clock::Clock;
-
 /// Allows paths under `/ok`.
 fn by_path(request: &Request<'_>) -> Decision {
     let reason = if request.path.starts_with("/ok") { Reason::AllowPolicy } else { Reason::PolicyNoMatch };
@@ -136,6 +135,55 @@ async fn answers_on_tcp_and_on_the_unix_socket() {
     running.drain.begin(Duration::ZERO);
     running.ended().await;
     assert!(!unix.exists(), "the socket is removed");
+}
+
+#[tokio::test]
+async fn the_gate_decides_on_what_the_door_hands_over() {
+    use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+    let mut estate = crate::testing::Estate::new();
+    estate.grant("agent", "payments/refunds", &["write"], None, 600);
+    let gate = Arc::new(Gate::new(estate.state(), estate.clock.clone(), CacheSizes { tokens: 10, decisions: 10 }));
+    let metrics = Arc::new(SidecarMetrics::new().unwrap());
+    let off = RecordsConfig { output: Output::Off, queue: 1 };
+    let records = Records::start(off, metrics.records_dropped().clone()).unwrap();
+    let telemetry = Telemetry::new(metrics, records, None, estate.clock.clone());
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("http://{}", tcp.local_addr().unwrap());
+    let (_drain, signal) = drain::channel();
+    let listeners = Listeners { tcp: Some(tcp), unix: None };
+    tokio::spawn(serve(listeners, gate, telemetry, Readiness::new(), Config::default(), signal));
+    let mut client = AuthorizationClient::connect(at).await.unwrap();
+
+    let token = format!("Bearer {}", estate.token("agent"));
+    let other = format!("Bearer {}", estate.token("ci"));
+    let mut ask = async |raw: bool, authorization: &[&str]| {
+        let mut request = check("/refunds/7");
+        let http = request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+        http.method = "POST".to_owned();
+        http.host = "shop.example".to_owned();
+        let name = "authorization".to_owned();
+        if raw {
+            let one = |value: &&str| HeaderValue {
+                key: name.clone(),
+                raw_value: value.as_bytes().to_vec(),
+                ..HeaderValue::default()
+            };
+            http.header_map = Some(HeaderMap { headers: authorization.iter().map(one).collect() });
+        } else if !authorization.is_empty() {
+            // As Envoy joins them.
+            http.headers.insert(name, authorization.join(","));
+        }
+        client.check(request).await.unwrap().into_inner()
+    };
+    for raw in [false, true] {
+        assert!(is_allowed(&ask(raw, &[&token]).await));
+        assert_eq!(denial(&ask(raw, &[]).await), (401, "credential".to_owned()));
+        assert_eq!(denial(&ask(raw, &[&token, &token]).await).0, 400, "two credentials, raw: {raw}");
+        assert_eq!(denial(&ask(raw, &[&other]).await), (403, "entitlement.no_grant".to_owned()));
+    }
+    let Some(HttpResponse::OkResponse(ok)) = ask(true, &[&token]).await.http_response else { panic!("denied") };
+    let workload = ok.headers.iter().filter_map(|h| h.header.as_ref()).find(|h| h.key == "x-portcullis-workload");
+    assert_eq!(workload.unwrap().value, "spiffe://test.example/agent");
 }
 
 #[tokio::test]
