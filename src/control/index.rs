@@ -6,6 +6,7 @@
 //! tell a sidecar that something of its own went away without telling it of anything that was never its own.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
@@ -254,6 +255,14 @@ impl Index {
     /// One live object.
     pub fn get(&self, kind: Kind, key: &str) -> Option<Arc<Stored>> {
         self.read().live.get(&(kind, Arc::from(key))).cloned()
+    }
+
+    /// Up to `limit` live objects of one kind, by key, whose keys come after `after`.
+    pub fn page(&self, kind: Kind, after: &str, limit: usize) -> Vec<Arc<Stored>> {
+        let from = (Bound::Excluded((kind, Arc::from(after))), Bound::Unbounded);
+        let inner = self.read();
+        let page = inner.live.range(from).take_while(|((k, _), _)| *k == kind);
+        page.take(limit).map(|(_, s)| Arc::clone(s)).collect()
     }
 
     /// The live objects of one kind, by key.

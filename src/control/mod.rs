@@ -3,6 +3,19 @@
 //! Plane: control. Never touches `state` or a door. Every change is one commit with one dense revision; readers are
 //! served from the in-memory index, which is fed in commit order.
 
+mod agenda;
+pub mod api;
+mod commit;
+mod core;
 pub mod fleet;
 pub mod index;
+pub mod operators;
+mod restore;
+mod rules;
+pub mod store;
+pub mod sweep;
 pub mod sync_server;
+
+pub use self::agenda::Retention;
+pub use self::commit::CommitError;
+pub use self::core::{Core, CoreConfig, Intent, Plan};

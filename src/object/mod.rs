@@ -197,7 +197,7 @@ impl FieldError {
 }
 
 /// Checks a short name: 1 to 63 characters of `a-z 0-9 . _ -`, starting with a letter or digit.
-fn check_name(field: &str, name: &str) -> Result<(), FieldError> {
+pub(crate) fn check_name(field: &str, name: &str) -> Result<(), FieldError> {
     let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     if !first || name.len() > 63 || !name.bytes().all(ok) {
@@ -210,7 +210,7 @@ fn check_name(field: &str, name: &str) -> Result<(), FieldError> {
 }
 
 /// Checks a free text: at most `max` bytes and no control characters.
-fn check_text(field: &str, text: &str, max: usize) -> Result<(), FieldError> {
+pub(crate) fn check_text(field: &str, text: &str, max: usize) -> Result<(), FieldError> {
     if text.len() > max {
         return Err(FieldError::new(field, format!("has {} bytes, at most {max} are allowed", text.len())));
     }

@@ -2,7 +2,12 @@
 //!
 //! Feature `testing`. Panics on misuse: it is test code. Objects are documents in the form that REST and sync use, so
 //! that what is tested is what is parsed in production.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "test support: a broken fixture should stop the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "test support: a broken fixture should stop the test"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,12 +49,28 @@ pub struct Estate {
     position: Position,
 }
 
+/// How large an estate is.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Active grants.
+    pub grants: usize,
+    /// Policies.
+    pub policies: usize,
+    /// Workloads beside the named ones.
+    pub workloads: usize,
+}
+
 // === impl Estate ===
 
 impl Estate {
-    /// A new estate, at revision 1.
+    /// A new estate, in January 2027.
     pub fn new() -> Self {
-        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_800_000_000)));
+        Self::new_at(Timestamp::from_secs(1_800_000_000))
+    }
+
+    /// A new estate, at a time of the caller's.
+    pub fn new_at(now: Timestamp) -> Self {
+        let clock = Arc::new(ManualClock::new(now));
         let signer = TokenSigner::generate_es256("key-1").expect("a key");
         let epoch = Epoch::starting(clock.now().wall);
         let position = Position { epoch, revision: Revision(1) };
@@ -85,6 +106,40 @@ impl Estate {
             ]}),
         );
         estate.put_policies(POLICIES);
+        estate
+    }
+
+    /// An estate of this size: the small one, and around it workloads, grants and policies of no concern to it.
+    /// `storefront` also holds a grant on refunds.
+    pub fn sized(size: Size) -> Self {
+        Self::sized_at(Timestamp::from_secs(1_800_000_000), size)
+    }
+
+    /// The same, at a time of the caller's.
+    pub fn sized_at(now: Timestamp, size: Size) -> Self {
+        use std::fmt::Write;
+        let mut estate = Self::new_at(now);
+        for n in 0..size.workloads {
+            estate.put(
+                Kind::Workload,
+                &json!({"id": Self::id(&format!("w{n}")), "kind": "service", "owner": "team", "environment": "production",
+                        "roles": [format!("role-{}", n % 100)]}),
+            );
+        }
+        estate.grant("storefront", "payments/refunds", &["write"], Some("/refunds/{*}"), 86_400);
+        for n in 1..size.grants {
+            let (resource, path) = [("payments/refunds", Some("/refunds/{*}")), ("payments", None)][n % 2];
+            estate.grant(&format!("w{}", n % size.workloads), resource, &["write"], path, 86_400);
+        }
+        let mut text = POLICIES.to_owned();
+        for n in 3..size.policies {
+            let id = Self::id(&format!("w{}", n % size.workloads));
+            let _ = writeln!(
+                text,
+                r#"@id("p{n}") permit(principal == Workload::"{id}", action == Action::"read", resource == Route::"svc-{n}/r");"#
+            );
+        }
+        estate.put_policies(&text);
         estate
     }
 

@@ -6,4 +6,4 @@
 
 mod estate;
 
-pub use self::estate::{AUDIENCE, Estate, POLICIES, headers, request};
+pub use self::estate::{AUDIENCE, Estate, POLICIES, Size, headers, request};

@@ -1,0 +1,77 @@
+//! What every request passes first: its id, who asks, the limits, and a net under panics.
+//!
+//! Plane: control. Authentication comes before anything is read of the body, and before a place among the concurrent
+//! requests is taken. Nothing is answered without it, not even that a path does not exist.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use uuid::Uuid;
+
+use super::Api;
+use super::extract::{Caller, MAX_WAIT};
+use super::problem::Problem;
+
+/// The header that carries the request's id, both ways.
+const REQUEST_ID: &str = "x-request-id";
+
+pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = guarded(&api, request, next, &id).await.unwrap_or_else(IntoResponse::into_response);
+    tracing::debug!(request_id = %id, %method, %path, status = response.status().as_u16(), "answered");
+    let headers = response.headers_mut();
+    super::respond::insert(headers, header::HeaderName::from_static(REQUEST_ID), &id);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> Result<Response, Problem> {
+    let operator = authenticate(api, request.headers())?;
+    let Ok(_place) = api.places.try_acquire() else {
+        return Err(Problem::unavailable("too many requests at once"));
+    };
+    let waits = request.uri().query().is_some_and(|q| q.contains("wait="));
+    let limit = api.config.request_timeout + if waits { MAX_WAIT } else { std::time::Duration::ZERO };
+    request.extensions_mut().insert(Caller { operator, request_id: Arc::clone(id) });
+    let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
+    match tokio::time::timeout(limit, handled).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(_panic)) => {
+            tracing::error!(request_id = %id, "a handler panicked");
+            Err(Problem::internal())
+        }
+        Err(_elapsed) => Err(Problem::unavailable(
+            "the request took too long; whether a change was made is not known, so look before trying again",
+        )),
+    }
+}
+
+/// The operator of the one bearer token that the request carries.
+fn authenticate(api: &Api, headers: &HeaderMap) -> Result<Arc<str>, Problem> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Err(Problem::unauthenticated(false)) };
+    if values.next().is_some() {
+        return Err(Problem::unauthenticated(true));
+    }
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    token.and_then(|t| api.operators.authenticate(t)).ok_or_else(|| Problem::unauthenticated(true))
+}
+
+/// The caller's id for the request if it is a tame one, else a new one.
+fn request_id(headers: &HeaderMap) -> Arc<str> {
+    let tame = |id: &&str| {
+        (1..=128).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    };
+    let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok()).filter(tame);
+    given.map_or_else(|| Arc::from(Uuid::new_v4().as_hyphenated().to_string()), Arc::from)
+}

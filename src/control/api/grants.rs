@@ -1,0 +1,136 @@
+//! Grants: listing them, looking at one, ending one before its time.
+//!
+//! Plane: control. INVARIANT: a revoked grant and its revocation are in one revision. Revoking what is revoked already
+//! succeeds with the position at which it was: who lost the first answer gets the same receipt by asking again.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::Api;
+use super::extract::{Caller, Name, Optional, Params};
+use super::problem::Problem;
+use super::respond::{Page, WaitQuery, Written, document};
+use crate::clock::Timestamp;
+use crate::control::core::Plan;
+use crate::control::index::{Index, Stored};
+use crate::control::rules;
+use crate::control::store::{Expect, Write};
+use crate::credential::SpiffeId;
+use crate::grant;
+use crate::object::{Grant, GrantState, Kind, Object, Revocation, Target};
+use crate::wire::{Position, Revision};
+
+/// Query of the lists of grants and requests.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GrantQuery {
+    workload: Option<SpiffeId>,
+    state: Option<GrantState>,
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+/// Why a grant is ended.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Reason {
+    #[serde(default)]
+    reason: String,
+}
+
+/// A grant that has been revoked, now or before.
+#[derive(Debug)]
+pub(super) struct Revoked {
+    pub(super) grant: Grant,
+    /// `None` when it was revoked before.
+    pub(super) revocation: Option<Revocation>,
+    /// The revision of the stored grant, and when it ended: what counts when it was revoked before.
+    pub(super) before: (Revision, Timestamp),
+}
+
+/// Grants and requests alike: a request is the first part of a grant's life.
+pub(super) async fn list(State(api): State<Arc<Api>>, Params(query): Params<GrantQuery>) -> Result<Response, Problem> {
+    list_grants(&api, query, |_| true).await
+}
+
+pub(super) async fn list_grants(
+    api: &Api,
+    query: GrantQuery,
+    also: impl Fn(&Grant) -> bool + Send + Sync,
+) -> Result<Response, Problem> {
+    let GrantQuery { workload, state, limit, after } = query;
+    let page = Page::new(limit, after)?;
+    let wanted = |stored: &Stored| {
+        rules::as_grant(stored).is_some_and(|g| {
+            workload.as_ref().is_none_or(|w| g.workload == *w) && state.is_none_or(|s| g.state == s) && also(g)
+        })
+    };
+    Ok(page.list(api, Kind::Grant, wanted).await)
+}
+
+pub(super) async fn show(State(api): State<Arc<Api>>, Name(id): Name) -> Result<Response, Problem> {
+    Ok(document(&api, &*one(api.core.index(), &id)?))
+}
+
+/// The grant or request of this id.
+pub(super) fn one(index: &Index, id: &str) -> Result<Arc<Stored>, Problem> {
+    index.get(Kind::Grant, id).ok_or_else(|| Problem::not_found(format_args!("grant or request `{id}`")))
+}
+
+pub(super) async fn revoke(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Name(id): Name,
+    Params(query): Params<WaitQuery>,
+    Optional(Reason { reason }): Optional<Reason>,
+) -> Result<Response, Problem> {
+    let wait = query.duration()?;
+    let (committed, revoked) = api
+        .core
+        .transact(&caller.intent("grant.revoke"), |index| {
+            revocation(index, &id, &caller, &reason, api.core.clock().now().wall)
+        })
+        .await?;
+    let (revision, ended_at) = revoked.before;
+    let epoch = api.core.index().position().epoch;
+    let (position, at) = committed.map_or((Position { epoch, revision }, ended_at), |c| (c.position, c.at));
+    let written = Written::new(&api, committed, revision, Some(revoked.grant)).wait(&api, position, at, wait).await;
+    Ok(written.respond(StatusCode::OK))
+}
+
+/// The plan that revokes a grant.
+pub(super) fn revocation(
+    index: &Index,
+    id: &str,
+    caller: &Caller,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Plan<Revoked>, Problem> {
+    crate::object::check_text("reason", reason, 1000)?;
+    let stored = one(index, id)?;
+    let grant = rules::as_grant(&stored).ok_or_else(Problem::internal)?;
+    let before = (stored.revision, grant.ended.as_ref().map_or(now, |e| e.at));
+    if grant.state == GrantState::Revoked {
+        return Ok(Plan::new(Revoked { grant: grant.clone(), revocation: None, before }));
+    }
+    let next = grant::revoke(grant, &caller.operator, reason, now)?;
+    let revocation = Revocation {
+        id: Uuid::new_v4(),
+        target: Target::Grant { grant: next.id },
+        reason: reason.to_owned(),
+        created_by: caller.operator.to_string(),
+        created_at: now,
+    };
+    let writes = [
+        Write::put(&Object::Revocation(revocation.clone()), Expect::Absent),
+        Write::put(&Object::Grant(Box::new(next.clone())), Expect::Revision(stored.revision)),
+    ];
+    let mut plan = Plan::new(Revoked { grant: next, revocation: Some(revocation), before });
+    plan.changes.extend(writes);
+    Ok(plan)
+}

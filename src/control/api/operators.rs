@@ -1,0 +1,43 @@
+//! Operators: creating, listing, revoking them.
+//!
+//! Plane: control. A token is in exactly one answer, that of the request that made it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Api;
+use super::extract::{Caller, Document, Name};
+use super::problem::Problem;
+use super::respond;
+
+/// An operator to create.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewOperator {
+    name: String,
+}
+
+pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
+    Ok(respond::json(StatusCode::OK, &json!({ "items": api.operators.list().await? })))
+}
+
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Document(new): Document<NewOperator>,
+) -> Result<Response, Problem> {
+    let (operator, token) = api.operators.create(&new.name, &caller.operator).await?;
+    tracing::info!(operator = %operator.name, by = %caller.operator, request_id = %caller.request_id, "operator created");
+    Ok(respond::json(StatusCode::CREATED, &json!({ "object": operator, "token": *token })))
+}
+
+pub(super) async fn revoke(State(api): State<Arc<Api>>, caller: Caller, Name(name): Name) -> Result<Response, Problem> {
+    api.operators.revoke(&name, &caller.operator).await?;
+    tracing::info!(operator = %name, by = %caller.operator, request_id = %caller.request_id, "operator revoked");
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

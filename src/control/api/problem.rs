@@ -1,0 +1,238 @@
+//! What the API answers when it does not do what was asked: RFC 9457 problems, with the fields that are wrong.
+//!
+//! Plane: control. The one place that maps errors to HTTP. Messages repeat what the caller sent or what it may read
+//! anyway; the text of a store failure goes to the log, not to the caller.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::control::commit::CommitError;
+use crate::control::operators::OperatorError;
+use crate::grant::RuleError;
+use crate::object::FieldError;
+use crate::policy::PolicyErrors;
+
+/// A problem, as answered.
+#[derive(Debug)]
+pub(super) struct Problem(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    status: StatusCode,
+    headers: Vec<(header::HeaderName, HeaderValue)>,
+    body: Body,
+}
+
+#[derive(Debug, Serialize)]
+struct Body {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Issue>,
+}
+
+/// One thing that is wrong with a document.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Issue {
+    field: String,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
+}
+
+// === impl Problem ===
+
+impl Problem {
+    fn new(status: StatusCode, slug: &str, title: &'static str, detail: impl Into<String>) -> Self {
+        let body = Body {
+            r#type: format!("https://portcullis.dev/problems/{slug}"),
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+        };
+        Self(Box::new(Inner { status, headers: Vec::new(), body }))
+    }
+
+    fn with_header(mut self, name: header::HeaderName, value: &'static str) -> Self {
+        self.0.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    fn with_issues(mut self, issues: impl IntoIterator<Item = Issue>) -> Self {
+        self.0.body.errors.extend(issues);
+        self
+    }
+
+    /// 400: the request cannot be read.
+    pub(super) fn malformed(error: FieldError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", "the request cannot be read", error.message.clone())
+            .with_issues([error.into()])
+    }
+
+    /// 401: nobody that is known.
+    pub(super) fn unauthenticated(presented: bool) -> Self {
+        // RFC 6750, section 3.1: no error code when no token came.
+        let (challenge, detail) = if presented {
+            (r#"Bearer realm="portcullis", error="invalid_token""#, "the token is not that of an operator")
+        } else {
+            (r#"Bearer realm="portcullis""#, "an operator's bearer token is needed")
+        };
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "who is asking is not known", detail)
+            .with_header(header::WWW_AUTHENTICATE, challenge)
+    }
+
+    /// 403: known, but not allowed to.
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "this operator may not do that", detail)
+    }
+
+    /// 404.
+    pub(super) fn not_found(what: impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "there is no such thing", format!("there is no {what}"))
+    }
+
+    /// 405.
+    pub(super) fn method() -> Self {
+        let detail = "see the `allow` header";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this resource has no such method", detail)
+    }
+
+    /// 409: well-formed, but not in the state that things are in.
+    pub(super) fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "the state of things does not allow it", detail)
+    }
+
+    /// 412: the precondition of the request does not hold.
+    pub(super) fn precondition(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PRECONDITION_FAILED, "precondition", "the object has changed", detail)
+    }
+
+    /// 413.
+    pub(super) fn too_large(limit: usize) -> Self {
+        let detail = format!("at most {limit} bytes are read");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is too large", detail)
+    }
+
+    /// 415.
+    pub(super) fn media_type() -> Self {
+        let detail = "the body must be `application/json`";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media_type", "the body's type is not supported", detail)
+    }
+
+    /// 422: the document is not a valid one.
+    pub(super) fn invalid(error: FieldError) -> Self {
+        let detail = if error.field.is_empty() { error.message.clone() } else { error.to_string() };
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "the document is not valid", detail)
+            .with_issues([error.into()])
+    }
+
+    /// 500.
+    pub(super) fn internal() -> Self {
+        let detail = "the control plane's log says more, under this request's id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the control plane has failed", detail)
+    }
+
+    /// 503, worth trying again.
+    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the control plane cannot do that now", detail)
+            .with_header(header::RETRY_AFTER, "1")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Inner { status, headers, body } = *self.0;
+        // Strings and numbers always serialise.
+        let bytes = serde_json::to_vec(&body).unwrap_or_default();
+        let mut response = (status, bytes).into_response();
+        let problem = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, problem);
+        response.headers_mut().extend(headers);
+        response
+    }
+}
+
+impl From<FieldError> for Problem {
+    fn from(error: FieldError) -> Self {
+        Self::invalid(error)
+    }
+}
+
+impl From<PolicyErrors> for Problem {
+    fn from(errors: PolicyErrors) -> Self {
+        let detail = errors.to_string();
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "the policy text is not valid", detail).with_issues(
+            errors.0.into_iter().map(|e| Issue {
+                field: "text".to_owned(),
+                message: e.message,
+                policy: e.policy,
+                line: e.line,
+                column: e.column,
+                help: e.help,
+            }),
+        )
+    }
+}
+
+impl From<RuleError> for Problem {
+    fn from(error: RuleError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RuleError::OwnRequest(_) | RuleError::NotRequester(_) => Self::forbidden(detail),
+            RuleError::State { .. } | RuleError::VotedAlready(_) => Self::conflict(detail),
+            RuleError::Digest { .. } => {
+                Self::conflict(detail.clone()).with_issues([FieldError::new("digest", detail).into()])
+            }
+        }
+    }
+}
+
+impl From<CommitError> for Problem {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Conflict(c) => Self::unavailable(format!("others kept changing what this rests on: {c}")),
+            CommitError::Invalid { error, .. } => Self::invalid(error),
+            CommitError::Malformed => {
+                tracing::error!(%error, "a handler made a malformed unit");
+                Self::internal()
+            }
+            CommitError::Unavailable(_) => Self::unavailable(
+                "the store failed; whether the change was made is not known, so look before trying again",
+            ),
+            CommitError::Closed => Self::unavailable("the control plane is shutting down"),
+        }
+    }
+}
+
+impl From<OperatorError> for Problem {
+    fn from(error: OperatorError) -> Self {
+        let detail = error.to_string();
+        match error {
+            OperatorError::Name(_) => Self::invalid(FieldError::new("name", detail)),
+            OperatorError::Taken(_) | OperatorError::Last(_) => Self::conflict(detail),
+            OperatorError::Unknown(name) => Self::not_found(format_args!("operator `{name}`")),
+            OperatorError::Random | OperatorError::Store(_) => {
+                tracing::error!(%error, "operators could not be read or changed");
+                Self::unavailable("operators could not be read or changed")
+            }
+        }
+    }
+}
+
+// === impl Issue ===
+
+impl From<FieldError> for Issue {
+    fn from(e: FieldError) -> Self {
+        Self { field: e.field, message: e.message, ..Self::default() }
+    }
+}

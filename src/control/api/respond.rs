@@ -1,0 +1,207 @@
+//! What the API answers when it does: written objects with their position and receipt, single objects, lists.
+//!
+//! Plane: control. A write is answered after its commit is durable and in the index. With `wait`, the receipt says
+//! which enforcement points have applied it; a receipt that is not complete is still a success of the write.
+
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::Api;
+use super::extract::{self, etag};
+use super::problem::Problem;
+use crate::clock::Timestamp;
+use crate::control::fleet::Receipt;
+use crate::control::index::Stored;
+use crate::control::store::Committed;
+use crate::object::{FieldError, Kind};
+use crate::wire::{Position, Revision};
+
+/// The header that carries the position of a single object.
+const POSITION: &str = "x-portcullis-position";
+/// How many objects are looked at between two chances for other tasks.
+const STEP: usize = 1024;
+
+/// The answer to a write.
+#[derive(Debug, Serialize)]
+pub(super) struct Written<T> {
+    /// Where the change is in the log.
+    pub(super) position: String,
+    /// When it was committed; absent when nothing needed to change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) committed_at: Option<Timestamp>,
+    /// What was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) object: Option<T>,
+    /// What else is worth telling.
+    #[serde(flatten)]
+    pub(super) more: serde_json::Map<String, serde_json::Value>,
+    /// Who has applied it, when the caller waited for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) receipt: Option<Receipt>,
+}
+
+/// Query of requests that may wait for a receipt.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WaitQuery {
+    wait: Option<String>,
+}
+
+/// Query of plain lists.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PageQuery {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+/// A part of a list.
+#[derive(Debug)]
+pub(super) struct Page {
+    limit: usize,
+    after: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    items: Vec<Box<RawValue>>,
+    /// What to pass as `after` for what follows; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+    position: String,
+}
+
+// === impl Written ===
+
+impl<T: Serialize> Written<T> {
+    /// The answer to a commit, or to a request that found everything as wanted at `revision`.
+    pub(super) fn new(api: &Api, committed: Option<Committed>, unchanged: Revision, object: Option<T>) -> Self {
+        let epoch = api.core.index().position().epoch;
+        let position = committed.map_or(Position { epoch, revision: unchanged }, |c| c.position);
+        Self {
+            position: position.to_string(),
+            committed_at: committed.map(|c| c.at),
+            object,
+            more: serde_json::Map::new(),
+            receipt: None,
+        }
+    }
+
+    /// With one more member.
+    pub(super) fn with(mut self, name: &str, value: impl Serialize) -> Self {
+        self.more.insert(name.to_owned(), serde_json::to_value(value).unwrap_or_default());
+        self
+    }
+
+    /// Waits for the receipt, when that was asked for.
+    pub(super) async fn wait(
+        mut self,
+        api: &Api,
+        position: Position,
+        committed_at: Timestamp,
+        wait: Option<Duration>,
+    ) -> Self {
+        if let Some(wait) = wait {
+            self.receipt = Some(api.fleet.receipt(position, committed_at, wait).await);
+        }
+        self
+    }
+
+    pub(super) fn respond(&self, status: StatusCode) -> Response {
+        json(status, self)
+    }
+}
+
+impl WaitQuery {
+    pub(super) fn duration(&self) -> Result<Option<Duration>, Problem> {
+        extract::wait(self.wait.as_deref())
+    }
+}
+
+// === impl Page ===
+
+impl Page {
+    const DEFAULT: usize = 100;
+    const MAX: usize = 1000;
+
+    pub(super) fn new(limit: Option<usize>, after: Option<String>) -> Result<Self, Problem> {
+        let limit = limit.unwrap_or(Self::DEFAULT);
+        if !(1..=Self::MAX).contains(&limit) {
+            return Err(Problem::malformed(FieldError::new("limit", "must be between 1 and 1000")));
+        }
+        Ok(Self { limit, after: after.unwrap_or_default() })
+    }
+
+    /// The objects of `kind` on this page that are `wanted`.
+    pub(super) async fn list(self, api: &Api, kind: Kind, wanted: impl Fn(&Stored) -> bool + Send) -> Response {
+        let index = api.core.index();
+        let position = index.position().to_string();
+        let (mut items, mut last, mut cursor) = (Vec::new(), String::new(), self.after);
+        loop {
+            let step = index.page(kind, &cursor, STEP);
+            let done = step.len() < STEP;
+            for stored in &step {
+                if !wanted(stored) {
+                    continue;
+                }
+                if items.len() == self.limit {
+                    return json(StatusCode::OK, &Listed { items, next: Some(last), position });
+                }
+                if let Ok(document) = serde_json::from_slice(&stored.body) {
+                    items.push(document);
+                    stored.key.as_ref().clone_into(&mut last);
+                }
+            }
+            match step.last() {
+                Some(stored) if !done => stored.key.as_ref().clone_into(&mut cursor),
+                _ => return json(StatusCode::OK, &Listed { items, next: None, position }),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl TryFrom<PageQuery> for Page {
+    type Error = Problem;
+
+    fn try_from(query: PageQuery) -> Result<Self, Problem> {
+        Self::new(query.limit, query.after)
+    }
+}
+
+/// One object: the document itself, its revision as the entity tag.
+pub(super) fn document(api: &Api, stored: &Stored) -> Response {
+    let position = Position { epoch: api.core.index().position().epoch, revision: stored.revision };
+    let mut response = (StatusCode::OK, stored.body.clone()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    insert(headers, header::ETAG, &etag(stored.revision));
+    insert(headers, header::HeaderName::from_static(POSITION), &position.to_string());
+    response
+}
+
+/// Any JSON answer.
+pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => {
+            let mut response = (status, bytes).into_response();
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written");
+            Problem::internal().into_response()
+        }
+    }
+}
+
+/// Sets a header whose value is made of visible ASCII.
+pub(super) fn insert(headers: &mut axum::http::HeaderMap, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}

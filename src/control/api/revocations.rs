@@ -1,0 +1,125 @@
+//! Revocations: ending a token, a workload's tokens, a workload, an issuer, a key or a grant.
+//!
+//! Plane: control. Append-only: there is no way to delete one here. A target that nothing matches is refused, because
+//! a misspelt revocation would be a false comfort; and so is one that nothing enforces yet.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::Api;
+use super::extract::{Caller, Document, Name, Params};
+use super::grants;
+use super::problem::Problem;
+use super::respond::{Page, PageQuery, WaitQuery, Written, document, insert};
+use crate::authz::MAX_CLOCK_SKEW;
+use crate::clock::Timestamp;
+use crate::control::core::Plan;
+use crate::control::index::Index;
+use crate::control::rules;
+use crate::control::store::{Expect, Write};
+use crate::object::{FieldError, Kind, Object, Revocation, Target};
+use crate::wire::Revision;
+
+/// What to end.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewRevocation {
+    target: Target,
+    #[serde(default)]
+    reason: String,
+}
+
+pub(super) async fn list(State(api): State<Arc<Api>>, Params(query): Params<PageQuery>) -> Result<Response, Problem> {
+    Ok(Page::try_from(query)?.list(&api, Kind::Revocation, |_| true).await)
+}
+
+pub(super) async fn show(State(api): State<Arc<Api>>, Name(id): Name) -> Result<Response, Problem> {
+    let stored = api.core.index().get(Kind::Revocation, &id);
+    Ok(document(&api, &*stored.ok_or_else(|| Problem::not_found(format_args!("revocation `{id}`")))?))
+}
+
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Params(query): Params<WaitQuery>,
+    Document(new): Document<NewRevocation>,
+) -> Result<Response, Problem> {
+    let wait = query.duration()?;
+    let (committed, revocation) =
+        api.core.transact(&caller.intent("revocation.create"), |index| plan(&api, index, &caller, &new)).await?;
+    let location = format!("/v1/revocations/{}", revocation.id);
+    let written = Written::new(&api, committed, Revision(0), Some(revocation));
+    let written = match committed {
+        Some(c) => written.wait(&api, c.position, c.at, wait).await,
+        None => written,
+    };
+    let mut response = written.respond(StatusCode::CREATED);
+    insert(response.headers_mut(), header::LOCATION, &location);
+    Ok(response)
+}
+
+fn plan(api: &Api, index: &Index, caller: &Caller, new: &NewRevocation) -> Result<Plan<Revocation>, Problem> {
+    let now = api.core.clock().now().wall;
+    if let Target::Grant { grant } = &new.target {
+        let id = grant.to_string();
+        if index.get(Kind::Grant, &id).is_none() {
+            return Err(FieldError::new("target.grant", format!("there is no grant `{id}`")).into());
+        }
+        let plan = grants::revocation(index, &id, caller, &new.reason, now)?;
+        let Some(revocation) = plan.answer.revocation else {
+            return Err(Problem::conflict(format!("grant `{id}` has been revoked already")));
+        };
+        return Ok(Plan { guards: plan.guards, changes: plan.changes, answer: revocation });
+    }
+    check_target(index, &new.target, now)?;
+    let revocation = Revocation {
+        id: Uuid::new_v4(),
+        target: new.target.clone(),
+        reason: new.reason.clone(),
+        created_by: caller.operator.to_string(),
+        created_at: now,
+    };
+    let object = Object::Revocation(revocation.clone());
+    object.check()?;
+    Ok(Plan::new(revocation).write(Write::put(&object, Expect::Absent)))
+}
+
+fn check_target(index: &Index, target: &Target, now: Timestamp) -> Result<(), FieldError> {
+    let issuer = |name: &str| match index.get(Kind::Issuer, name) {
+        Some(_) => Ok(()),
+        None => Err(FieldError::new("target.issuer", format!("there is no issuer `{name}`"))),
+    };
+    let workload = |id: &crate::credential::SpiffeId| {
+        let known = index.get(Kind::Workload, id.as_str()).is_some() || rules::is_retired(index, id);
+        if known { Ok(()) } else { Err(FieldError::new("target.workload", format!("`{id}` is not registered"))) }
+    };
+    match target {
+        Target::Token { issuer: name, .. } | Target::Issuer { issuer: name } => issuer(name),
+        Target::Key { issuer: name, kid } => {
+            issuer(name)?;
+            let stored = index.get(Kind::Issuer, name);
+            let keys = stored.as_deref().and_then(rules::as_issuer).map_or(&[][..], |i| i.jwks.keys.as_slice());
+            if keys.iter().any(|k| k.get("kid").and_then(|v| v.as_str()) == Some(kid)) {
+                return Ok(());
+            }
+            Err(FieldError::new("target.kid", format!("issuer `{name}` has no key `{kid}`")))
+        }
+        Target::Workload { workload: id } => workload(id),
+        Target::TokensBefore { workload: id, before } => {
+            workload(id)?;
+            if *before > now.saturating_add(MAX_CLOCK_SKEW) {
+                return Err(FieldError::new("target.before", format!("`{before}` is in the future")));
+            }
+            Ok(())
+        }
+        Target::Certificate { .. } | Target::Delegator { .. } => {
+            Err(FieldError::new("target.kind", "no enforcement point of this version enforces this kind of revocation"))
+        }
+        Target::Grant { .. } => Ok(()),
+    }
+}

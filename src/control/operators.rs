@@ -1,0 +1,237 @@
+//! Operators: who may use the REST API, by bearer token.
+//!
+//! Plane: control. A token is 256 random bits; the store holds its SHA-256 only, and comparing looks at every operator
+//! in constant time. The first start makes the operator `bootstrap`, whose token goes to a file of mode 0600 and
+//! nowhere else. Names are never reused, because votes and log entries refer to them. Fails closed: unknown is nobody.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use zeroize::Zeroizing;
+
+use super::store::{OperatorRow, Store, StoreError};
+use crate::clock::{SharedClock, Timestamp};
+
+/// Name of the operator that the first start makes.
+pub const BOOTSTRAP: &str = "bootstrap";
+/// What the control plane itself is called in the log; no operator may be.
+pub const SYSTEM: &str = "system";
+/// What every token starts with, so that scanners for leaked secrets can know it.
+const PREFIX: &str = "ptc_op_";
+
+/// Who may use the API.
+#[derive(Debug)]
+pub struct Operators {
+    store: Arc<dyn Store>,
+    clock: SharedClock,
+    active: RwLock<Vec<Active>>,
+    /// Held while the store is changed and read back, so that an older list never replaces a newer one.
+    changes: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Active {
+    name: Arc<str>,
+    token_sha256: [u8; 32],
+}
+
+/// An operator, as listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operator {
+    /// Unique name.
+    pub name: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Who created it.
+    pub created_by: String,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<Timestamp>,
+    /// Who revoked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_by: Option<String>,
+}
+
+/// Why an operator cannot be created, revoked or bootstrapped.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// The name is not one.
+    #[error(
+        "`{0}` is not a name: 1 to 63 characters of a-z, 0-9, `.`, `_`, `-`, first a letter or digit, not `system`"
+    )]
+    Name(String),
+    /// The name has been used before.
+    #[error("`{0}` exists or has existed; names of operators are not reused")]
+    Taken(String),
+    /// There is no active operator of that name.
+    #[error("there is no operator `{0}`")]
+    Unknown(String),
+    /// Nobody could use the API any more.
+    #[error("`{0}` is the last operator; create another one first")]
+    Last(String),
+    /// The system has no randomness.
+    #[error("the system's random source failed")]
+    Random,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+// === impl Operators ===
+
+impl Operators {
+    /// Reads the operators. When there has never been one, makes `bootstrap` and writes its token to `token_file`.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        clock: SharedClock,
+        token_file: &Path,
+    ) -> Result<Arc<Self>, OperatorError> {
+        let this = Self { store, clock, active: RwLock::default(), changes: tokio::sync::Mutex::default() };
+        if this.store.operators().await?.is_empty() {
+            // The file first: after a crash in between, the next start takes the token from it.
+            let token = bootstrap_token(token_file)?;
+            this.add(BOOTSTRAP, SYSTEM, &token).await?;
+            tracing::warn!(file = %token_file.display(), "first start: the token of the operator `bootstrap` is in this file");
+        }
+        this.reload().await?;
+        Ok(Arc::new(this))
+    }
+
+    /// The operator whose token this is.
+    pub fn authenticate(&self, token: &str) -> Option<Arc<str>> {
+        let given = hash(token);
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        let mut found = u64::MAX;
+        for (i, operator) in (0_u64..).zip(active.iter()) {
+            let same: Choice = operator.token_sha256.ct_eq(&given);
+            found.conditional_assign(&i, same);
+        }
+        active.get(usize::try_from(found).ok()?).map(|operator| Arc::clone(&operator.name))
+    }
+
+    /// Every operator, revoked ones included, by name.
+    pub async fn list(&self) -> Result<Vec<Operator>, OperatorError> {
+        Ok(self.store.operators().await?.into_iter().map(Operator::from).collect())
+    }
+
+    /// Creates an operator; the token is not stored and cannot be had again.
+    pub async fn create(&self, name: &str, by: &str) -> Result<(Operator, Zeroizing<String>), OperatorError> {
+        if name == SYSTEM || crate::object::check_name("name", name).is_err() {
+            return Err(OperatorError::Name(name.to_owned()));
+        }
+        let _one_at_a_time = self.changes.lock().await;
+        let token = new_token()?;
+        let operator = self.add(name, by, &token).await?;
+        self.reload().await?;
+        Ok((operator, token))
+    }
+
+    /// Revokes an operator: its token stops working with this call.
+    pub async fn revoke(&self, name: &str, by: &str) -> Result<(), OperatorError> {
+        let _one_at_a_time = self.changes.lock().await;
+        let done = self.store.revoke_operator(name, by, self.clock.now().wall).await?;
+        self.reload().await?;
+        if done {
+            return Ok(());
+        }
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        Err(if active.iter().any(|o| &*o.name == name) {
+            OperatorError::Last(name.to_owned())
+        } else {
+            OperatorError::Unknown(name.to_owned())
+        })
+    }
+
+    async fn add(&self, name: &str, by: &str, token: &str) -> Result<Operator, OperatorError> {
+        let row = OperatorRow {
+            name: name.to_owned(),
+            token_sha256: hash(token),
+            created_at: self.clock.now().wall,
+            created_by: by.to_owned(),
+            revoked: None,
+        };
+        if !self.store.add_operator(&row).await? {
+            return Err(OperatorError::Taken(name.to_owned()));
+        }
+        Ok(row.into())
+    }
+
+    async fn reload(&self) -> Result<(), OperatorError> {
+        let rows = self.store.operators().await?;
+        let active = rows
+            .into_iter()
+            .filter(|row| row.revoked.is_none())
+            .map(|row| Active { name: Arc::from(row.name), token_sha256: row.token_sha256 })
+            .collect();
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
+        Ok(())
+    }
+}
+
+// === impl Operator ===
+
+impl From<OperatorRow> for Operator {
+    fn from(row: OperatorRow) -> Self {
+        let (revoked_at, revoked_by) = row.revoked.unzip();
+        Self { name: row.name, created_at: row.created_at, created_by: row.created_by, revoked_at, revoked_by }
+    }
+}
+
+fn hash(token: &str) -> [u8; 32] {
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(digest(&SHA256, token.as_bytes()).as_ref()) {
+        *to = *from;
+    }
+    out
+}
+
+fn new_token() -> Result<Zeroizing<String>, OperatorError> {
+    let mut bytes = Zeroizing::new([0_u8; 32]);
+    SystemRandom::new().fill(bytes.as_mut_slice()).map_err(|_opaque| OperatorError::Random)?;
+    let encoded = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()));
+    Ok(Zeroizing::new(format!("{PREFIX}{}", *encoded)))
+}
+
+/// A new token in a new file; or the one in the file, when an earlier start got no further than writing it.
+fn bootstrap_token(path: &Path) -> Result<Zeroizing<String>, OperatorError> {
+    let failed = |e| OperatorError::Store(StoreError::io(path, e));
+    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    match created {
+        Ok(mut file) => {
+            let token = new_token()?;
+            file.write_all(token.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
+            file.sync_all().map_err(failed)?;
+            Ok(token)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => left_over(path).map_err(failed),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+fn left_over(path: &Path) -> std::io::Result<Zeroizing<String>> {
+    let bad = |detail: &str| std::io::Error::other(detail.to_owned());
+    let file = std::fs::File::open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        return Err(bad("others can read this left-over token; delete the file to have a new one made"));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(4096).read_to_string(&mut text)?;
+    let token = Zeroizing::new(text.trim().to_owned());
+    let secret = token.strip_prefix(PREFIX).and_then(|t| URL_SAFE_NO_PAD.decode(t).ok()).map(Zeroizing::new);
+    if secret.is_none_or(|s| s.len() != 32) {
+        return Err(bad("this left-over file holds no token; delete it to have a new one made"));
+    }
+    Ok(token)
+}
+
+#[cfg(test)]
+mod tests;

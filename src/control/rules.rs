@@ -1,0 +1,189 @@
+//! Rules that span objects, checked against the index before a commit.
+//!
+//! Plane: control; pure. Each rule reads the index and says which field is wrong. What it rests on is guarded by the
+//! unit that its caller builds, so that a rule that held when it was checked still holds at commit.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::fleet::PointConfig;
+use super::index::{Index, Stored};
+use crate::authz::{Relation, RouteTable, RouteTableError, Template};
+use crate::credential::{self, SpiffeId};
+use crate::object::{FieldError, Grant, GrantTerms, Issuer, Kind, Object, Route, Service, Target, Workload};
+use crate::policy::BUILTIN_ACTIONS;
+
+/// A grant, if `stored` is one.
+pub(super) fn as_grant(stored: &Stored) -> Option<&Grant> {
+    match &stored.object {
+        Some(Object::Grant(grant)) => Some(grant),
+        _ => None,
+    }
+}
+
+/// A service, if `stored` is one.
+pub(super) fn as_service(stored: &Stored) -> Option<&Service> {
+    match &stored.object {
+        Some(Object::Service(service)) => Some(service),
+        _ => None,
+    }
+}
+
+/// A workload, if `stored` is one.
+pub(super) fn as_workload(stored: &Stored) -> Option<&Workload> {
+    match &stored.object {
+        Some(Object::Workload(workload)) => Some(workload),
+        _ => None,
+    }
+}
+
+/// An issuer, if `stored` is one.
+pub(super) fn as_issuer(stored: &Stored) -> Option<&Issuer> {
+    match &stored.object {
+        Some(Object::Issuer(issuer)) => Some(issuer),
+        _ => None,
+    }
+}
+
+/// Keys can be used; one issuer vouches for a trust domain, and always for the same one.
+pub(super) fn issuer(index: &Index, new: &Issuer) -> Result<(), FieldError> {
+    credential::check_issuer(new)?;
+    for stored in index.list(Kind::Issuer) {
+        let Some(other) = as_issuer(&stored) else { continue };
+        if other.name == new.name && other.trust_domain != new.trust_domain {
+            let message =
+                format!("is `{}` and cannot change; delete the issuer and create another", other.trust_domain);
+            return Err(FieldError::new("trust_domain", message));
+        }
+        if other.name != new.name && other.trust_domain == new.trust_domain {
+            let message = format!("issuer `{}` vouches for `{}` already", other.name, new.trust_domain);
+            return Err(FieldError::new("trust_domain", message));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a workload of this id has been retired: its id is never used again.
+pub(super) fn is_retired(index: &Index, id: &SpiffeId) -> bool {
+    index.list(Kind::Revocation).iter().any(|stored| {
+        matches!(&stored.object, Some(Object::Revocation(r)) if matches!(&r.target, Target::Workload { workload } if workload == id))
+    })
+}
+
+/// The routes of a service conflict neither with each other nor with those of a service that some enforcement point
+/// protects together with it.
+pub(super) fn service(index: &Index, points: &[PointConfig], new: &Service) -> Result<(), FieldError> {
+    let others: Vec<Arc<Stored>> = index.list(Kind::Service);
+    let alone = std::iter::once(&[] as &[String]);
+    let shared = points.iter().filter(|s| s.services.contains(&new.name)).map(|s| s.services.as_slice());
+    for names in alone.chain(shared) {
+        let neighbours =
+            others.iter().filter_map(|s| as_service(s)).filter(|s| s.name != new.name && names.contains(&s.name));
+        RouteTable::compile(neighbours.chain([new])).map_err(|e| route_error(new, &e))?;
+    }
+    Ok(())
+}
+
+/// Names the route of `new` that an error is about.
+fn route_error(new: &Service, error: &RouteTableError) -> FieldError {
+    let position = |resource: &str| {
+        let route = resource.strip_prefix(&new.name)?.strip_prefix('/')?;
+        new.routes.iter().position(|r| r.name == route)
+    };
+    let found = match error {
+        // The later one of two is the one that was too much.
+        RouteTableError::Conflict(c) => position(&c.first).max(position(&c.second)),
+        RouteTableError::Template { route, .. } => position(route),
+    };
+    let field = found.map_or_else(|| "routes".to_owned(), |i| format!("routes[{i}].path"));
+    FieldError::new(field, error.to_string())
+}
+
+/// The actions that routes name, beside the built-in ones.
+pub(super) fn custom_actions(index: &Index) -> Vec<String> {
+    let services = index.list(Kind::Service);
+    let actions: BTreeSet<&str> = services
+        .iter()
+        .filter_map(|s| as_service(s))
+        .flat_map(|s| s.routes.iter().filter_map(|r| r.action.as_deref()))
+        .filter(|a| !BUILTIN_ACTIONS.contains(a))
+        .collect();
+    actions.into_iter().map(str::to_owned).collect()
+}
+
+/// What a grant asks for exists and may be had for that long. Answers the services that this rests on.
+pub(super) fn grantable(index: &Index, grant: &Grant) -> Result<Vec<Arc<Stored>>, FieldError> {
+    let mut services: Vec<Arc<Stored>> = Vec::new();
+    let mut actions = BTreeSet::new();
+    let mut reachable = false;
+    let narrowed = match &grant.path {
+        Some(path) => Some(Template::parse(path).map_err(|e| FieldError::new("path", format!("`{path}`: {e}")))?),
+        None => None,
+    };
+    for (i, resource) in grant.resources.iter().enumerate() {
+        let field = format!("resources[{i}]");
+        let missing = || FieldError::new(field.clone(), format!("there is no `{resource}`"));
+        let stored = index.get(Kind::Service, &resource.service).ok_or_else(missing)?;
+        let service = as_service(&stored).ok_or_else(missing)?;
+        let wanted = |r: &&Route| resource.route.as_ref().is_none_or(|name| *name == r.name);
+        let routes: Vec<&Route> = service.routes.iter().filter(wanted).collect();
+        if routes.is_empty() && resource.route.is_some() {
+            return Err(missing());
+        }
+        let longest = routes.iter().map(|r| r.grants.max_duration_seconds).min();
+        let longest = longest.unwrap_or(GrantTerms::default().max_duration_seconds);
+        if grant.duration_seconds > longest {
+            let message = format!("a grant on `{resource}` lasts at most {longest} seconds");
+            return Err(FieldError::new("duration_seconds", message));
+        }
+        for route in routes {
+            actions.extend(actions_of(route).map(str::to_owned));
+            reachable |= narrowed
+                .as_ref()
+                .is_none_or(|path| Template::parse(&route.path).is_ok_and(|t| t.relation(path) != Relation::Disjoint));
+        }
+        if !services.iter().any(|s| s.key == stored.key) {
+            services.push(stored);
+        }
+    }
+    if let Some((i, action)) = grant.actions.iter().enumerate().find(|(_, a)| !actions.contains(*a)) {
+        let known: Vec<&str> = actions.iter().map(String::as_str).collect();
+        let message = format!("`{action}` is no action of these resources; they have: {}", known.join(", "));
+        return Err(FieldError::new(format!("actions[{i}]"), message));
+    }
+    if !reachable {
+        return Err(FieldError::new("path", "no request to these resources has such a path"));
+    }
+    Ok(services)
+}
+
+fn actions_of(route: &Route) -> impl Iterator<Item = &str> {
+    let defaults = if route.action.is_none() && route.methods.is_empty() { &Route::DEFAULT_ACTIONS[..] } else { &[] };
+    let by_method = if route.action.is_none() { route.methods.as_slice() } else { &[] };
+    route
+        .action
+        .as_deref()
+        .into_iter()
+        .chain(by_method.iter().map(|m| Route::default_action(m.as_str())))
+        .chain(defaults.iter().copied())
+}
+
+/// The live grants and requests that name a resource of `service`; with `routes`, only those that name one of these.
+pub(super) fn live_grants_on(index: &Index, service: &str, routes: Option<&BTreeSet<&str>>) -> Vec<Arc<Stored>> {
+    let names = |grant: &Grant| {
+        grant.resources.iter().any(|r| {
+            r.service == service
+                && routes.is_none_or(|gone| r.route.as_deref().is_some_and(|route| gone.contains(route)))
+        })
+    };
+    let mut grants = index.list(Kind::Grant);
+    grants.retain(|stored| as_grant(stored).is_some_and(|g| !g.state.is_terminal() && names(g)));
+    grants
+}
+
+/// The live grants and requests of a workload.
+pub(super) fn live_grants_of(index: &Index, workload: &SpiffeId) -> Vec<Arc<Stored>> {
+    let mut grants = index.list(Kind::Grant);
+    grants.retain(|stored| as_grant(stored).is_some_and(|g| !g.state.is_terminal() && g.workload == *workload));
+    grants
+}
