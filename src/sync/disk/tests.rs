@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 
 use self::memory::{Crash, MemFs};
 use super::*;
-use crate::clock::{Clock, ManualClock, Timestamp};
+use crate::authz::{Builder, Change};
+use crate::clock::{ManualClock, Timestamp};
 use crate::object::Kind;
 use crate::sync::tests::frames::Frames;
 use crate::testing::Estate;
@@ -35,30 +36,42 @@ struct Reached {
     attempted: u64,
 }
 
-/// Signing and compiling is done once for all tests.
+/// Objects that compile in no time: these tests load a state thousands of times.
+fn objects(estate: &Estate) -> Vec<Change> {
+    let light = |kind| matches!(kind, Kind::Workload | Kind::Grant | Kind::Revocation);
+    estate.changes().into_iter().filter(|c| light(c.kind)).collect()
+}
+
+fn digest(estate: &Estate) -> String {
+    let mut builder = Builder::empty();
+    objects(estate).into_iter().for_each(|c| builder.apply(c));
+    builder.finish(estate.position()).0.digest()
+}
+
+/// Signing is done once for all tests.
 fn history() -> &'static History {
     static ONCE: OnceLock<History> = OnceLock::new();
     ONCE.get_or_init(|| {
         let (frames, mut estate) = (Frames::new(), Estate::new());
         let (mut steps, mut digests) = (Vec::new(), vec![String::new()]);
         let bookmark = |r: u64| Step::Bookmark(frames.bookmark(r, Timestamp::from_secs(1_700_000_000 + r)));
-        steps.push(Step::Snapshot(1, frames.snapshot(1, &estate.changes())));
-        digests.push(estate.snapshot().digest());
+        steps.push(Step::Snapshot(1, frames.snapshot(1, &objects(&estate))));
+        digests.push(digest(&estate));
         steps.push(bookmark(1));
         for revision in 2..=4 {
             let (_, change) = estate.grant("agent", "payments/refunds", &["write"], None, 60 * revision);
             steps.push(Step::Delta(revision, frames.delta(revision - 1, revision, &[change]), true));
-            digests.push(estate.snapshot().digest());
+            digests.push(digest(&estate));
         }
         steps.push(Step::Delta(5, frames.delta(4, 5, &[]), false));
-        digests.push(estate.snapshot().digest());
+        digests.push(digest(&estate));
         steps.push(bookmark(5));
         estate.delete(Kind::Workload, &Estate::id("ci"));
-        steps.push(Step::Snapshot(6, frames.snapshot(6, &estate.changes())));
-        digests.push(estate.snapshot().digest());
-        let change = estate.delete(Kind::Service, "catalog");
+        steps.push(Step::Snapshot(6, frames.snapshot(6, &objects(&estate))));
+        digests.push(digest(&estate));
+        let change = estate.delete(Kind::Workload, &Estate::id("storefront"));
         steps.push(Step::Delta(7, frames.delta(6, 7, &[change]), true));
-        digests.push(estate.snapshot().digest());
+        digests.push(digest(&estate));
         steps.push(bookmark(7));
         History { frames, steps, digests }
     })
@@ -243,7 +256,7 @@ fn a_journal_cut_anywhere_gives_an_old_state_or_none_but_never_less_than_the_mar
     let journal = dir.path().join(journal_name(1));
     let whole = files::read(&journal).unwrap();
     let mark = files::read(dir.path().join(MARK_FILE)).unwrap();
-    for length in 0..=whole.len() {
+    for length in (0..=whole.len()).filter(|n| n % 3 == 0 || whole.len() - n < 300 || *n < 100) {
         // With the mark in place only the unsynced empty delta may be missing.
         files::write(&journal, &whole[..length]).unwrap();
         files::write(dir.path().join(MARK_FILE), &mark).unwrap();

@@ -1,7 +1,6 @@
 //! What the client makes of frames that are forged, foreign, out of order, old or unusable.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::fake::Fake;

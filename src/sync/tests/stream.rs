@@ -108,8 +108,9 @@ async fn invariant_02_a_receipt_waits_for_the_checks_that_use_the_old_state() {
     sidecar.reaches(plane.index.position()).await;
     let (grant, change) = plane.estate.grant("agent", "payments/refunds", &["write"], None, 600);
     let granted = plane.commit(vec![change]);
+    let (fleet, clock) = (Arc::clone(&plane.fleet), Arc::clone(&plane.estate.clock));
     let receipt = |position, wait| {
-        let (fleet, now) = (Arc::clone(&plane.fleet), plane.estate.clock.now().wall);
+        let (fleet, now) = (Arc::clone(&fleet), clock.now().wall);
         async move { fleet.receipt(position, now, wait).await }
     };
     assert!(receipt(granted, Duration::from_secs(10)).await.complete);
@@ -321,21 +322,13 @@ async fn who_is_not_an_enforcement_point_gets_nothing() {
 #[tokio::test]
 async fn a_stream_ends_when_its_credential_does() {
     let mut plane = Plane::start(100).await;
+    let change = plane.estate.revoke(&json!({"kind": "workload", "workload": super::frames::identity()}));
     let stream = raw(&plane, None, |_| false);
-    let end = tokio::spawn({
-        let change = plane.estate.revoke(&json!({"kind": "workload", "workload": super::frames::identity()}));
-        let fleet = Arc::clone(&plane.fleet);
-        let index = Arc::clone(&plane.index);
-        async move {
-            eventually("the stream is open", || fleet.streams() == 1).await;
-            (change, index)
-        }
-    });
     tokio::pin!(stream);
-    let (change, _) = tokio::select! {
+    tokio::select! {
         r = &mut stream => panic!("{r:?}"),
-        r = end => r.unwrap(),
-    };
+        () = eventually("the stream is open", || plane.fleet.streams() == 1) => {}
+    }
     plane.commit(vec![change]);
     let status = stream.await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "this identity was revoked"));
