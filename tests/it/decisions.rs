@@ -18,7 +18,7 @@ use portcullis::clock::Clock;
 use portcullis::credential::TokenSigner;
 use portcullis::object::{GrantId, Kind, Object};
 use portcullis::state::State;
-use portcullis::telemetry::{Records, SidecarMetrics, Telemetry};
+use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
 use portcullis::testing::Estate;
 use portcullis::{drain, ext_authz, readiness};
 use serde::Deserialize;
@@ -239,8 +239,9 @@ async fn every_case_gets_its_decision_at_every_door() {
     files.sort();
     assert_eq!(files.len(), FILES.len(), "a file is missing from, or new to, the list");
     for path in files.iter().filter(|p| p.extension().is_some_and(|e| e == "yaml")) {
-        let file: File = serde_yaml_ng::from_str(&std::fs::read_to_string(path).unwrap())
-            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let text = std::fs::read_to_string(path).unwrap();
+        let value: Value = serde_yaml_ng::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file: File = serde_json::from_value(value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let (estate, state) = set_up(&file.setup);
         let sizes = CacheSizes { tokens: 1000, decisions: 1000 };
         let gate = Arc::new(Gate::new(state, Arc::clone(&estate.clock) as _, sizes));
@@ -278,7 +279,12 @@ async fn grpc(gate: &Arc<Gate>) -> (AuthorizationClient<tonic::transport::Channe
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let metrics = Arc::new(SidecarMetrics::new().unwrap());
-    let telemetry = Telemetry::new(metrics, Records::off(), None, Arc::clone(gate.clock()));
+    let telemetry = Telemetry::new(
+        metrics.clone(),
+        Records::start(RecordsConfig { output: Output::Off, queue: 1 }, metrics.records_dropped().clone()).unwrap(),
+        None,
+        Arc::clone(gate.clock()),
+    );
     let (drain, signal) = drain::channel();
     let config = ext_authz::Config {
         grant_request_url: Some("http://127.0.0.1:9180/v1/grant-requests".to_owned()),

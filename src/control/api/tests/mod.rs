@@ -1,1 +1,7 @@
-//! Tests.
+//! The API as an operator's tool uses it: whole requests through the router, on real SQLite.
+
+mod flow;
+mod harness;
+mod refusals;
+mod rules;
+mod serving;

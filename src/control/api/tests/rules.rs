@@ -1,0 +1,145 @@
+//! Rules that span objects and operators: votes, overlapping routes, what is in use.
+
+use serde_json::{Value, json};
+
+use super::harness::{STOREFRONT, Site, catalog, payments, refund_request, workload, workload_path};
+
+#[tokio::test]
+async fn votes_count_once_never_the_requesters_and_only_for_what_was_asked() {
+    let site = Site::new().await;
+    site.furnish().await;
+    let (alice, bob, carol) = (site.operator("alice").await, site.operator("bob").await, site.operator("carol").await);
+    let grant = site.ask(&alice).await;
+    let id = grant["id"].as_str().unwrap();
+    let (approve, deny) = (format!("/v1/grant-requests/{id}/approve"), format!("/v1/grant-requests/{id}/deny"));
+    let vote = json!({ "digest": grant["digest"] });
+
+    let own = site.call_as(&alice, "POST", &approve, vote.clone()).await.expect(403);
+    assert!(own.body["detail"].as_str().unwrap().contains("`alice` asked for this grant"));
+    site.call_as(&alice, "POST", &deny, vote.clone()).await.expect(403);
+    let wrong = site.call_as(&bob, "POST", &approve, json!({ "digest": "00" })).await.expect(409);
+    wrong.names("digest", "`00`");
+    site.call_as(&bob, "POST", &approve, json!({})).await.expect(422).names("digest", "missing field");
+    site.call_as(&bob, "POST", &approve, vote.clone()).await.expect(200);
+    site.call_as(&bob, "POST", &approve, vote.clone()).await.expect(409);
+    site.call_as(&carol, "POST", &deny, vote).await.expect(409);
+    assert_eq!(site.get(&format!("/v1/grants/{id}")).await.body["votes"].as_array().unwrap().len(), 1);
+    site.call("POST", "/v1/grant-requests/nothing/approve", json!({ "digest": "" })).await.expect(404);
+}
+
+#[tokio::test]
+async fn the_owner_of_a_workload_does_not_approve_for_it() {
+    let site = Site::new().await;
+    site.furnish().await;
+    let owner = site.operator("olga").await;
+    let mut owned = workload(STOREFRONT);
+    owned["owner"] = json!("olga");
+    site.call("PUT", &workload_path(STOREFRONT), owned).await.expect(200);
+    let grant = site.ask(&site.token).await;
+    let path = format!("/v1/grant-requests/{}/approve", grant["id"].as_str().unwrap());
+    site.call_as(&owner, "POST", &path, json!({ "digest": grant["digest"] })).await.expect(403);
+    let path = format!("/v1/grant-requests/{}/deny", grant["id"].as_str().unwrap());
+    site.call_as(&owner, "POST", &path, json!({ "digest": grant["digest"] })).await.expect(200);
+}
+
+#[tokio::test]
+async fn an_approval_looks_at_what_holds_then() {
+    let site = Site::new().await;
+    site.furnish().await;
+    let alice = site.operator("alice").await;
+    let grant = site.ask(&alice).await;
+    let mut shorter = payments();
+    shorter["routes"][0]["grants"]["max_duration_seconds"] = json!(60);
+    site.call("PUT", "/v1/services/payments", shorter).await.expect(200);
+    let path = format!("/v1/grant-requests/{}/approve", grant["id"].as_str().unwrap());
+    let refused = site.call("POST", &path, json!({ "digest": grant["digest"] })).await.expect(422);
+    refused.names("duration_seconds", "at most 60");
+    site.call("PUT", "/v1/services/payments", payments()).await.expect(200);
+    site.call("POST", &path, json!({ "digest": grant["digest"] })).await.expect(200);
+}
+
+#[tokio::test]
+async fn overlapping_routes_are_refused_and_both_are_named() {
+    let site = Site::new().await;
+    site.furnish().await;
+    let before = site.revision();
+    let routes = |name: &str, paths: &[&str]| {
+        let routes: Vec<Value> =
+            paths.iter().enumerate().map(|(i, p)| json!({ "name": format!("r{i}"), "path": p })).collect();
+        json!({ "name": name, "routes": routes })
+    };
+    // Within one service.
+    let own = routes("other", &["/x/{*}/b", "/x/a/{*}"]);
+    let refused = site.call("PUT", "/v1/services/other", own).await.expect(422);
+    refused.names("routes[1].path", "`other/r0`");
+    refused.names("routes[1].path", "`other/r1`");
+    // With a neighbour behind the same enforcement point.
+    let mut neighbour = catalog();
+    neighbour["routes"] = json!([{ "name": "items", "path": "/catalog/{*}" }, { "name": "all", "path": "/{*}/7" }]);
+    let refused = site.call("PUT", "/v1/services/catalog", neighbour).await.expect(422);
+    refused.names("routes[1].path", "/{*}/7");
+    assert_eq!(site.revision(), before);
+    // Elsewhere the same paths are no matter.
+    site.call("PUT", "/v1/services/elsewhere", routes("elsewhere", &["/refunds/{*}"])).await.expect(201);
+    // A narrower one is no conflict.
+    let mut narrower = payments();
+    narrower["routes"].as_array_mut().unwrap().push(json!({ "name": "seven", "path": "/refunds/7" }));
+    site.call("PUT", "/v1/services/payments", narrower).await.expect(200);
+}
+
+#[tokio::test]
+async fn what_a_live_grant_names_is_not_taken_away() {
+    let site = Site::new().await;
+    site.furnish().await;
+    let alice = site.operator("alice").await;
+    let grant = site.ask(&alice).await;
+    let id = grant["id"].as_str().unwrap();
+    let mut without = payments();
+    without["routes"].as_array_mut().unwrap().remove(0);
+    for refused in [
+        site.call("DELETE", "/v1/services/payments", Value::Null).await.expect(409),
+        site.call("PUT", "/v1/services/payments", without.clone()).await.expect(409),
+    ] {
+        assert!(refused.body["detail"].as_str().unwrap().contains(id), "{}", refused.body);
+    }
+    let mut other = payments();
+    other["routes"].as_array_mut().unwrap().remove(1);
+    site.call("PUT", "/v1/services/payments", other).await.expect(200);
+    site.call("POST", &format!("/v1/grants/{id}/revoke"), json!({})).await.expect(200);
+    site.call("PUT", "/v1/services/payments", without).await.expect(200);
+    site.call("DELETE", "/v1/services/payments", Value::Null).await.expect(200);
+    site.call("DELETE", "/v1/services/payments", Value::Null).await.expect(404);
+    site.call("DELETE", "/v1/issuers/test", Value::Null).await.expect(200);
+    site.get("/v1/issuers/test").await.expect(404);
+}
+
+/// Retirement against requests that come in at the same time: no request outlives its workload.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_slips_past_a_retirement() {
+    for _ in 0..5 {
+        let site = std::sync::Arc::new(Site::new().await);
+        site.furnish().await;
+        let asking: Vec<_> = (0..8)
+            .map(|_| {
+                let site = std::sync::Arc::clone(&site);
+                tokio::spawn(async move {
+                    let mut taken = 0;
+                    for _ in 0..6 {
+                        let answer = site.call("POST", "/v1/grant-requests", refund_request()).await;
+                        taken += usize::from(answer.status == 201);
+                        assert!(matches!(answer.status.as_u16(), 201 | 422), "{answer:?}");
+                    }
+                    taken
+                })
+            })
+            .collect();
+        let retired = site.call("DELETE", &workload_path(STOREFRONT), Value::Null).await.expect(200);
+        let mut taken = 0;
+        for task in asking {
+            taken += task.await.unwrap();
+        }
+        assert_eq!(retired.body["revoked_grants"].as_array().unwrap().len(), taken);
+        let left = site.get("/v1/grants?state=pending").await.body;
+        assert_eq!(left["items"], json!([]));
+    }
+}
