@@ -10,5 +10,7 @@
 
 mod cli;
 mod decisions;
+mod end_to_end;
 mod envoy;
 mod envoy_config;
+mod running;

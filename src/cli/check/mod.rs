@@ -2,6 +2,8 @@
 //!
 //! The same engine answers as for Envoy. Exit status 0 is an allow, 1 a denial.
 
+mod offline;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -14,7 +16,9 @@ use super::{args, block_on, files};
 
 /// Decide on one request, and say why.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  portcullis check --path /catalog/1 --token-file agent.jwt --explain")]
+#[command(after_help = "Example:\n  portcullis check --path /catalog/1 --token-file agent.jwt --explain\n  \
+    portcullis check --path /catalog/1 --token-file agent.jwt --snapshot /var/lib/portcullis/sidecar \\\n    \
+    --verify-key verify-key")]
 pub(super) struct CheckArgs {
     /// Method of the request.
     #[arg(long, default_value = "GET")]
@@ -37,11 +41,23 @@ pub(super) struct CheckArgs {
     /// The admin address of a running sidecar.
     #[arg(long, env = "PORTCULLIS_ADMIN", value_name = "URL", default_value = "http://127.0.0.1:9193")]
     admin: String,
+    /// Decide from the state in this directory (`state.directory` in sidecar.yaml) instead of asking a sidecar.
+    #[arg(long, value_name = "DIR", requires = "verify_key")]
+    snapshot: Option<PathBuf>,
+    /// With --snapshot: file with the control plane's public signing key.
+    #[arg(long, value_name = "FILE", requires = "snapshot")]
+    verify_key: Option<PathBuf>,
 }
 
 impl CheckArgs {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
-        let answer = block_on(self.ask())?;
+        let answer = match (&self.snapshot, &self.verify_key) {
+            (Some(directory), Some(key)) => {
+                let request = (self.method.as_str(), self.path.as_str(), self.host.as_str());
+                offline::decide(directory, key, request, &self.headers()?, self.explain)?
+            }
+            _ => block_on(self.ask())?,
+        };
         print(out, &answer)
     }
 
