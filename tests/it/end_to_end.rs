@@ -92,7 +92,8 @@ async fn a_sidecar_answers_from_disk_while_the_control_plane_is_gone_and_catches
     let revoked = site.must("alice", &revoke).await;
     assert_eq!(revoked["receipt"]["complete"], true, "{revoked}");
     let after = sidecar.check("GET", "/catalog/1", &storefront).await;
-    assert_eq!((after.status, after.reason.as_str()), (401, "revoked"));
+    assert_eq!(after.status, 401, "{after:?}");
+    assert!(after.reason.starts_with("revoked"), "{after:?}");
     sidecar.server.stop().await;
     control.stop().await;
 }

@@ -20,44 +20,43 @@ use portcullis::telemetry::Logging;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-pub const DOMAIN: &str = "spiffe://demo.portcullis.local";
+pub(crate) const DOMAIN: &str = "spiffe://demo.portcullis.local";
 const SIDECAR: &str = "spiffe://demo.portcullis.local/sidecar";
 
 type Ended = Result<(), app::RunError>;
 
 /// One server of the process.
-pub struct Server {
+pub(crate) struct Server {
     drain: Drain,
     running: JoinHandle<Ended>,
 }
 
 /// A control plane and what belongs to it.
-pub struct Site {
-    pub dir: tempfile::TempDir,
-    pub api: SocketAddr,
-    pub sync: SocketAddr,
-    pub signer: TokenSigner,
-    pub control: Server,
+pub(crate) struct Site {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) api: SocketAddr,
+    pub(crate) sync: SocketAddr,
+    pub(crate) signer: TokenSigner,
+    pub(crate) control: Server,
 }
 
 /// A sidecar.
-pub struct Sidecar {
-    pub ext_authz: SocketAddr,
-    pub admin: SocketAddr,
-    pub server: Server,
+pub(crate) struct Sidecar {
+    pub(crate) ext_authz: SocketAddr,
+    pub(crate) server: Server,
 }
 
 /// What a check came to, as Envoy is told.
 #[derive(Debug)]
-pub struct Checked {
-    pub status: u16,
-    pub reason: String,
-    pub body: Value,
+pub(crate) struct Checked {
+    pub(crate) status: u16,
+    pub(crate) reason: String,
+    pub(crate) body: Value,
     /// Headers that go upstream.
-    pub upstream: Vec<(String, String)>,
+    pub(crate) upstream: Vec<(String, String)>,
 }
 
-pub fn deps() -> Deps {
+pub(crate) fn deps() -> Deps {
     static LOGGING: OnceLock<Logging> = OnceLock::new();
     let logging = LOGGING.get_or_init(|| {
         let telemetry = portcullis::config::RawTelemetry {
@@ -71,7 +70,7 @@ pub fn deps() -> Deps {
 }
 
 /// The real binary.
-pub fn portcullis(args: &[&str]) -> Output {
+pub(crate) fn portcullis(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.args(args).env_clear().stdin(Stdio::null()).output().unwrap()
 }
@@ -82,11 +81,11 @@ impl Server {
     }
 
     /// A server that is not there.
-    pub fn nothing() -> Self {
+    pub(crate) fn nothing() -> Self {
         Self::start(drain::channel().0, async { Ok(()) })
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.drain.begin(Duration::from_millis(200));
         self.running.await.unwrap().unwrap();
     }
@@ -94,7 +93,7 @@ impl Server {
 
 impl Site {
     /// A control plane with the demo's objects and the operators alice and bob.
-    pub async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let signer = TokenSigner::generate_es256("demo").unwrap();
         let seed = dir.path().join("seed");
@@ -117,18 +116,18 @@ impl Site {
         site
     }
 
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
-    pub fn token(&self, name: &str, audience: &str) -> String {
+    pub(crate) fn token(&self, name: &str, audience: &str) -> String {
         let now = SystemClock::new().now().wall.as_secs();
         let claims = json!({ "sub": format!("{DOMAIN}/{name}"), "aud": [audience], "iat": now, "exp": now + 1800 });
         self.signer.sign(&claims).unwrap()
     }
 
     /// Runs a command as an operator; answers its exit status and JSON.
-    pub async fn run(&self, token: &str, args: &[&str]) -> (i32, Value) {
+    pub(crate) async fn run(&self, token: &str, args: &[&str]) -> (i32, Value) {
         let server = format!("http://{}", self.api);
         let token = self.path(token);
         let mut args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
@@ -141,14 +140,14 @@ impl Site {
         (output.status.code().unwrap(), value)
     }
 
-    pub async fn must(&self, token: &str, args: &[&str]) -> Value {
+    pub(crate) async fn must(&self, token: &str, args: &[&str]) -> Value {
         let (status, value) = self.run(token, args).await;
         assert_eq!(status, 0, "{args:?}: {value}");
         value
     }
 
     /// A sidecar of this site, not yet necessarily ready.
-    pub async fn sidecar(&self) -> Sidecar {
+    pub(crate) async fn sidecar(&self) -> Sidecar {
         let text = format!(
             "listeners: {{ ext_authz: {{ tcp: '127.0.0.1:0' }}, admin: '127.0.0.1:0' }}\n\
              control_plane:\n  url: http://{sync}\n  insecure_loopback: true\n  token_file: {dir}/sidecar.jwt\n  \
@@ -162,17 +161,17 @@ impl Site {
         );
         let raw = RawSidecar::parse(Path::new("sidecar.yaml"), &text, &Environment::default()).unwrap();
         let bound = app::sidecar::build(raw.validate().unwrap(), &deps()).unwrap();
-        let (ext_authz, admin) = (bound.ext_authz_tcp().unwrap(), bound.admin());
+        let ext_authz = bound.ext_authz_tcp().unwrap();
         let mut ready = bound.readiness().watch();
         let (drain, signal) = drain::channel();
         let server = Server::start(drain, bound.run(signal));
         tokio::time::timeout(Duration::from_secs(20), ready.wait_for(|r| *r)).await.expect("ready in time").unwrap();
-        Sidecar { ext_authz, admin, server }
+        Sidecar { ext_authz, server }
     }
 }
 
 /// A control plane on `dir`.
-pub async fn start_control(dir: &Path, api: &str, sync: &str) -> (Server, SocketAddr, SocketAddr) {
+pub(crate) async fn start_control(dir: &Path, api: &str, sync: &str) -> (Server, SocketAddr, SocketAddr) {
     let text = format!(
         "listeners: {{ api: '{api}', sync: '{sync}', admin: '127.0.0.1:0' }}\ndata_directory: {}\n\
          insecure_loopback: true\nsync:\n  trust: [demo]\n  enforcement_points:\n    \
@@ -188,7 +187,7 @@ pub async fn start_control(dir: &Path, api: &str, sync: &str) -> (Server, Socket
 
 impl Sidecar {
     /// Asks as Envoy does.
-    pub async fn check(&self, method: &str, path: &str, token: &str) -> Checked {
+    pub(crate) async fn check(&self, method: &str, path: &str, token: &str) -> Checked {
         let mut client = AuthorizationClient::connect(format!("http://{}", self.ext_authz)).await.unwrap();
         let request = CheckRequest {
             attributes: Some(AttributeContext {
@@ -225,7 +224,7 @@ impl Sidecar {
     }
 
     /// Asks until the answer has this status: a change takes a moment to come through.
-    pub async fn comes_to(&self, status: u16, method: &str, path: &str, token: &str) -> Checked {
+    pub(crate) async fn comes_to(&self, status: u16, method: &str, path: &str, token: &str) -> Checked {
         let mut look = tokio::time::interval(Duration::from_millis(10));
         let answer = async {
             loop {
