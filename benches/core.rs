@@ -3,6 +3,8 @@
 //! Budgets B2 and B3 of the design. The memo stands for the caches: `Warm` keeps everything, `NoCrypto` keeps tokens
 //! and forgets answers. Read with `benches/README.md`; a ratio between two sizes counts, an absolute time does not.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a bench that cannot run should stop")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 

@@ -137,6 +137,29 @@ impl Decision {
         })
     }
 
+    /// A decision for tests of what happens after one, an allow included.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn for_test(reason: Reason, id: DecisionId) -> Self {
+        let workload: Arc<str> = Arc::from("spiffe://td/w");
+        Self::new(Parts {
+            id,
+            reason,
+            workload: Some(workload.clone()),
+            subject: Some(workload),
+            actor: None,
+            grant: None,
+            resource: Some(Arc::from("payments/refunds")),
+            action: Some(Arc::from("write")),
+            policies: Arc::from([]),
+            token_id: None,
+            grant_request: None,
+            position: None,
+            behind_ms: 0,
+            cached: false,
+            detail: None,
+        })
+    }
+
     /// The permit, if the request is allowed.
     pub const fn permit(&self) -> Option<Permit> {
         self.permit

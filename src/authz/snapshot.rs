@@ -253,7 +253,7 @@ impl Builder {
                 routes.map(|table| Routes::new(table, &sources.services)).map_err(|e| (e.service().to_owned(), e));
             self.next.routes = match routes {
                 Ok(routes) => self.solved(Kind::Service, routes),
-                Err((first, e)) => self.problem(Kind::Service, &first, e.to_string()),
+                Err((service, e)) => self.problem(Kind::Service, &service, e.to_string()),
             };
         }
         if self.stale.contains(&Kind::PolicySet) {

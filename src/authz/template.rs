@@ -184,6 +184,24 @@ impl Template {
         self.rest.as_ref().map(|r| &*r.suffix)
     }
 
+    /// What every path that matches ends with. Two templates with a path in common: one ending ends with the other.
+    pub(super) fn ending(&self) -> String {
+        if let Some(rest) = &self.rest {
+            return rest.suffix.to_string();
+        }
+        let mut reversed = Vec::new();
+        for segment in self.head.iter().rev() {
+            match segment {
+                Segment::Literal(text) => reversed.extend([&**text, "/"]),
+                Segment::Before(text) | Segment::Ends(text) => {
+                    reversed.push(text);
+                    break;
+                }
+            }
+        }
+        reversed.into_iter().rev().collect()
+    }
+
     pub(super) fn specificity(&self) -> Specificity {
         let weight = self.head.iter().chain(self.tail()).map(Segment::weight).sum();
         Specificity { exact_length: self.rest.is_none(), shortest: self.shortest(), weight }
@@ -194,7 +212,7 @@ impl Template {
     }
 
     /// The number of segments of its shortest path.
-    fn shortest(&self) -> usize {
+    pub(super) fn shortest(&self) -> usize {
         self.head.len() + self.tail().len()
     }
 

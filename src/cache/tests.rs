@@ -259,7 +259,7 @@ proptest! {
         }
         // Adding a forbid to whatever policies are in force.
         let text = sidecar.estate.changes().into_iter().find(|c| c.kind == Kind::PolicySet).unwrap().body.unwrap();
-        let Object::PolicySet(set) = Object::parse(Kind::PolicySet, &text).unwrap() else { unreachable!() };
+        let Object::PolicySet(set) = Object::parse(Kind::PolicySet, &text).unwrap() else { panic!("not a policy set") };
         let before = sidecar.denied();
         let more = format!("{}\n@id(\"added\") forbid(principal, action, resource in Service::\"payments\");", set.text);
         let change = sidecar.estate.put_policies(&more);

@@ -1,1 +1,29 @@
-//! STUB to be filled.
+//! Configuration: a YAML file, the environment and nothing else become one validated runtime form.
+//!
+//! Plane: composition. Raw types mirror the file and refuse what they do not know; the validated types are what `app`
+//! builds from, and an invalid one cannot exist. Secrets are named by file path, never written in the configuration.
+//! Fails closed and early: whatever is wrong is a start-up error that names the file and line, the environment
+//! variable, or the key. Plain text is only ever spoken on loopback, and only when asked for.
+
+mod control;
+mod load;
+pub mod schema;
+mod shared;
+mod sidecar;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::control::{
+    ControlConfig, ControlListeners, EnforcementPoint, RawControl, RawControlListeners, RawEnforcementPoint, RawSync,
+    RawTls, SyncConfig, TlsFiles,
+};
+pub use self::load::{ConfigError, Environment};
+pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
+pub use self::sidecar::{
+    Cache, ControlPlane, Credential, Limits, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawRecords,
+    RawScope, RawSidecar, RawSidecarListeners, RawState, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners,
+    StateDirectory, Transport,
+};
+pub use self::values::{Address, FileMode, HttpUrl, Identity, Span};

@@ -16,6 +16,9 @@ mod signer;
 mod spiffe_id;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::issuers::{IssuerSet, check_issuer};
 pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};

@@ -47,8 +47,10 @@ impl TokenSigner {
     /// Reads a key in PKCS#8 PEM form.
     pub fn from_pkcs8_pem(pem: &str, kid: impl Into<String>) -> Result<Self, SignerError> {
         let body = pem.trim().strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END)).ok_or(SignerError::Pem)?;
-        let body: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
-        let der = Zeroizing::new(STANDARD.decode(&*body).map_err(|_not_base64| SignerError::Pem)?);
+        // Room for everything, here and below, so that growing leaves no copy behind.
+        let mut base64 = Zeroizing::new(String::with_capacity(body.len()));
+        base64.extend(body.split_ascii_whitespace());
+        let der = Zeroizing::new(STANDARD.decode(&*base64).map_err(|_not_base64| SignerError::Pem)?);
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der);
         Ok(Self { pair: pair.map_err(|_rejected| SignerError::Key)?, kid: kid.into() })
     }
@@ -57,7 +59,6 @@ impl TokenSigner {
     pub fn pkcs8_pem(&self) -> Result<Zeroizing<String>, SignerError> {
         let der = self.pair.to_pkcs8v1().map_err(|_opaque| SignerError::Crypto)?;
         let body = Zeroizing::new(STANDARD.encode(der.as_ref()));
-        // Room for everything, so that growing leaves no copy behind.
         let mut pem = Zeroizing::new(String::with_capacity(body.len() * 2 + 64));
         pem.push_str(BEGIN);
         for (i, c) in body.chars().enumerate() {

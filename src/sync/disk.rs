@@ -322,8 +322,12 @@ impl Disk {
                 self.failed("completing a snapshot", &e);
                 let _ = self.fs.remove(&self.temporary(number));
                 self.next_number = number.saturating_add(1);
-                // The rename may or may not have happened: what it names is whole and genuine either way.
                 self.others.push(number);
+                // When the new name is there it stands above the generation that deltas go to: neither can be relied on.
+                let name = snapshot_name(number);
+                if self.fs.list(&self.dir).map_or(true, |names| names.contains(&name)) {
+                    self.mode = Mode::Behind;
+                }
                 self.secure(position)
             }
         }

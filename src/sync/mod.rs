@@ -161,10 +161,7 @@ impl SyncClient {
         let mut last_disk_retry = tokio::time::Instant::now();
         loop {
             let started = tokio::time::Instant::now();
-            let end = tokio::select! {
-                end = session.run(want_snapshot) => end,
-                () = stop.cancelled() => End::Stopped,
-            };
+            let end = session.run(want_snapshot, &stop).await;
             shared.stats.connected(false);
             want_snapshot = false;
             if started.elapsed() >= HEALTHY {
@@ -193,6 +190,7 @@ impl SyncClient {
                 () = stop.cancelled() => break,
             }
         }
+        session.keep_bookmark().await;
         tracing::info!("sync stopped");
     }
 }
@@ -225,4 +223,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,12 +12,14 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status, Streaming};
 
 use super::Shared;
 use super::apply::{self, Assembly, Built, Unusable};
 use super::connect::reasons;
 use super::frame::MAX_FRAME_BYTES;
+use crate::clock::Monotonic;
 use crate::state::Retired;
 use crate::wire::proto::sync_client::SyncClient;
 use crate::wire::proto::{
@@ -52,6 +54,8 @@ pub(super) struct Session {
     /// What was put in force and is not acknowledged yet, with the state that it replaced.
     unacknowledged: VecDeque<(Retired, Position)>,
     bookmark_kept: Option<(Epoch, Instant)>,
+    /// The last bookmark, while it is not on disk.
+    bookmark_to_keep: Option<(ServerFrame, Monotonic)>,
     stream: Stream,
 }
 
@@ -77,6 +81,7 @@ impl Session {
             durable: false,
             unacknowledged: VecDeque::new(),
             bookmark_kept: None,
+            bookmark_to_keep: None,
             stream: Stream::default(),
         }
     }
@@ -86,10 +91,10 @@ impl Session {
         self.position
     }
 
-    /// Opens a stream and runs it to its end.
-    pub(super) async fn run(&mut self, want_snapshot: bool) -> End {
+    /// Opens a stream and runs it to its end, or until `stop`. Never leaves work on the disk under way.
+    pub(super) async fn run(&mut self, want_snapshot: bool, stop: &CancellationToken) -> End {
         self.stream = Stream::default();
-        let end = match self.serve(want_snapshot).await {
+        let end = match self.serve(want_snapshot, stop).await {
             Err(end) => end,
             Ok(()) => failed("the control plane ended the stream"),
         };
@@ -99,11 +104,23 @@ impl Session {
         end
     }
 
-    async fn serve(&mut self, want_snapshot: bool) -> Outcome<()> {
-        let mut inbound = self.open(want_snapshot).await?;
+    /// Puts the last bookmark on disk, which dates the state at the next start.
+    pub(super) async fn keep_bookmark(&mut self) {
+        if let Some((frame, received)) = self.bookmark_to_keep.take() {
+            // Whatever becomes of it, the one before it is still there.
+            let _ = self.on_disk(move |d| d.bookmark(&frame, received)).await;
+        }
+    }
+
+    async fn serve(&mut self, want_snapshot: bool, stop: &CancellationToken) -> Outcome<()> {
+        let mut inbound = tokio::select! {
+            inbound = self.open(want_snapshot) => inbound?,
+            () = stop.cancelled() => return Err(End::Stopped),
+        };
         self.shared.stats.connected(true);
         let mut silent_until = Instant::now() + self.shared.config.idle_timeout;
         loop {
+            let waiting = self.stream.confirmed && !self.unacknowledged.is_empty();
             tokio::select! {
                 frame = inbound.message() => {
                     match frame.map_err(|status| refused(&status))? {
@@ -115,7 +132,8 @@ impl Session {
                 () = tokio::time::sleep_until(silent_until) => {
                     return Err(failed("the control plane has been silent for too long"));
                 }
-                () = tokio::time::sleep(Duration::from_millis(1)), if self.stream.confirmed && !self.unacknowledged.is_empty() => {}
+                () = tokio::time::sleep(Duration::from_millis(1)), if waiting => {}
+                () = stop.cancelled() => return Err(End::Stopped),
             }
             self.acknowledge().await?;
         }
@@ -229,9 +247,10 @@ impl Session {
             self.stream.acknowledged = Some(local);
         }
         let due = bookmark_interval(lease.max_staleness);
+        self.bookmark_to_keep = Some((frame, now.mono));
         if self.bookmark_kept.is_none_or(|(kept, at)| kept != epoch || at.elapsed() >= due) {
             self.bookmark_kept = Some((epoch, Instant::now()));
-            self.on_disk(move |d| d.bookmark(&frame, now.mono)).await?;
+            self.keep_bookmark().await;
         }
         Ok(())
     }

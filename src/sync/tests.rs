@@ -1,1 +1,8 @@
-//! x
+//! Tests of the client against the real server, against a server that misbehaves, and over restarts.
+
+mod fake;
+pub(super) mod frames;
+mod misbehaving;
+mod plane;
+mod secure;
+mod stream;

@@ -63,9 +63,14 @@ pub struct Size {
 // === impl Estate ===
 
 impl Estate {
-    /// A new estate, at revision 1.
+    /// A new estate, in January 2027.
     pub fn new() -> Self {
-        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_800_000_000)));
+        Self::new_at(Timestamp::from_secs(1_800_000_000))
+    }
+
+    /// A new estate, at a time of the caller's.
+    pub fn new_at(now: Timestamp) -> Self {
+        let clock = Arc::new(ManualClock::new(now));
         let signer = TokenSigner::generate_es256("key-1").expect("a key");
         let epoch = Epoch::starting(clock.now().wall);
         let position = Position { epoch, revision: Revision(1) };
@@ -107,8 +112,13 @@ impl Estate {
     /// An estate of this size: the small one, and around it workloads, grants and policies of no concern to it.
     /// `storefront` also holds a grant on refunds.
     pub fn sized(size: Size) -> Self {
+        Self::sized_at(Timestamp::from_secs(1_800_000_000), size)
+    }
+
+    /// The same, at a time of the caller's.
+    pub fn sized_at(now: Timestamp, size: Size) -> Self {
         use std::fmt::Write;
-        let mut estate = Self::new();
+        let mut estate = Self::new_at(now);
         for n in 0..size.workloads {
             estate.put(
                 Kind::Workload,

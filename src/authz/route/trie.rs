@@ -4,7 +4,8 @@
 //! routes have prefixes that match, whatever else the table holds. It collects every template that matches and keeps
 //! the narrowest, by [`Specificity`]: the deepest node is not always it (`/a/{**}/z` is narrower than `/a/{*}/{**}`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 
 use super::super::path::CanonicalPath;
 use super::super::template::{Segment, Specificity, Template, split_segment};
@@ -22,6 +23,15 @@ pub(super) struct Node {
     last: Suffixes,
     /// What follows ends with this text.
     rest: Suffixes,
+    /// The fewest and the most segments that may follow.
+    span: Option<(usize, usize)>,
+}
+
+/// A template that looks for those it has paths in common with.
+#[derive(Debug)]
+struct Probe<'t> {
+    has_rest: bool,
+    ending: &'t str,
 }
 
 /// The routes of one template, by method.
@@ -40,6 +50,8 @@ struct Suffixes {
     by_text: HashMap<Box<str>, Terminal>,
     /// The lengths of the texts, without repetition.
     lengths: Vec<usize>,
+    /// The texts back to front, to find those that end alike.
+    reversed: BTreeSet<Box<[u8]>>,
 }
 
 /// The narrowest template so far, and its route.
@@ -81,6 +93,9 @@ impl Node {
     pub(super) fn insert(&mut self, template: &Template, route: u32, methods: &[u32]) {
         let mut node = self;
         let mut terminal_text = None;
+        let mut left = template.shortest();
+        let has_rest = template.rest_suffix().is_some();
+        node.note(left, has_rest);
         for segment in template.head() {
             node = match segment {
                 Segment::Literal(text) => node.literals.entry(text.clone()).or_default(),
@@ -88,9 +103,11 @@ impl Node {
                 // Only the last segment of a template without `**` has a text after its operator.
                 Segment::Before(text) | Segment::Ends(text) => {
                     terminal_text = Some(text);
-                    node
+                    break;
                 }
             };
+            left = left.saturating_sub(1);
+            node.note(left, has_rest);
         }
         let terminal = match (template.rest_suffix(), terminal_text) {
             (Some(suffix), _) => node.rest.terminal(suffix),
@@ -100,45 +117,58 @@ impl Node {
         terminal.add(template.specificity(), route, methods);
     }
 
+    fn note(&mut self, segments: usize, or_more: bool) {
+        let longest = if or_more { usize::MAX } else { segments };
+        let (low, high) = self.span.unwrap_or((segments, longest));
+        self.span = Some((low.min(segments), high.max(longest)));
+    }
+
     /// Calls `f` on every terminal whose template may have a path in common with `template`, and perhaps on others.
     pub(super) fn overlapping<E>(
         &self,
         template: &Template,
         f: &mut impl FnMut(&Terminal) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.overlapping_from(template.head(), template.rest_suffix().is_some(), f)
+        let ending = template.ending();
+        let probe = Probe { has_rest: template.rest_suffix().is_some(), ending: &ending };
+        self.overlapping_from(template.head(), &probe, f)
     }
 
     fn overlapping_from<E>(
         &self,
         head: &[Segment],
-        has_rest: bool,
+        probe: &Probe<'_>,
         f: &mut impl FnMut(&Terminal) -> Result<(), E>,
     ) -> Result<(), E> {
+        let fits = |(low, high)| high >= head.len() && (probe.has_rest || low <= head.len());
+        if !self.span.is_some_and(fits) {
+            return Ok(());
+        }
         let Some((segment, after)) = head.split_first() else {
-            return if has_rest { self.each(f) } else { f(&self.end) };
+            return if probe.has_rest { self.each(probe, f) } else { f(&self.end) };
         };
-        self.rest.by_text.values().try_for_each(&mut *f)?;
+        self.rest.ending_alike(probe.ending, f)?;
         if after.is_empty() {
-            self.last.by_text.values().try_for_each(&mut *f)?;
+            self.last.ending_alike(probe.ending, f)?;
         }
         if let Segment::Literal(text) = segment {
             if let Some(node) = self.literals.get(text) {
-                node.overlapping_from(after, has_rest, f)?;
+                node.overlapping_from(after, probe, f)?;
             }
         } else {
             for node in self.literals.values() {
-                node.overlapping_from(after, has_rest, f)?;
+                node.overlapping_from(after, probe, f)?;
             }
         }
-        self.any.iter().try_for_each(|node| node.overlapping_from(after, has_rest, f))
+        self.any.iter().try_for_each(|node| node.overlapping_from(after, probe, f))
     }
 
-    fn each<E>(&self, f: &mut impl FnMut(&Terminal) -> Result<(), E>) -> Result<(), E> {
+    fn each<E>(&self, probe: &Probe<'_>, f: &mut impl FnMut(&Terminal) -> Result<(), E>) -> Result<(), E> {
         f(&self.end)?;
-        self.last.by_text.values().chain(self.rest.by_text.values()).try_for_each(&mut *f)?;
+        self.last.ending_alike(probe.ending, f)?;
+        self.rest.ending_alike(probe.ending, f)?;
         for node in self.literals.values().chain(self.any.as_deref()) {
-            node.each(f)?;
+            node.each(probe, f)?;
         }
         Ok(())
     }
@@ -182,7 +212,23 @@ impl Suffixes {
         if !self.lengths.contains(&text.len()) {
             self.lengths.push(text.len());
         }
+        self.reversed.insert(text.bytes().rev().collect());
         self.by_text.entry(text.into()).or_default()
+    }
+
+    /// Calls `f` on every terminal whose text ends with `ending`, or the other way round.
+    fn ending_alike<E>(&self, ending: &str, f: &mut impl FnMut(&Terminal) -> Result<(), E>) -> Result<(), E> {
+        for length in self.lengths.iter().filter(|&&length| length < ending.len()) {
+            let suffix = ending.len().checked_sub(*length).and_then(|at| ending.get(at..));
+            suffix.and_then(|s| self.by_text.get(s)).into_iter().try_for_each(&mut *f)?;
+        }
+        let start: Box<[u8]> = ending.bytes().rev().collect();
+        let longer = self.reversed.range::<[u8], _>((Bound::Included(&*start), Bound::Unbounded));
+        for reversed in longer.take_while(|text| text.starts_with(&start)) {
+            let text = String::from_utf8(reversed.iter().rev().copied().collect()).unwrap_or_default();
+            self.by_text.get(text.as_str()).into_iter().try_for_each(&mut *f)?;
+        }
+        Ok(())
     }
 
     /// Offers every terminal whose text `text` ends with, after at least `before` other bytes.

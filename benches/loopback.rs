@@ -1,0 +1,254 @@
+//! CPU per check over a loopback socket: Portcullis, warm, beside `static-allow`, in alternating rounds of one run.
+//!
+//! Budgets B1 and B10 of the design. `static-allow` is a tonic server that answers OK without looking: the floor of any
+//! ext_authz server in Rust; it lives here and nowhere else. Each server is a process of its own; its CPU time is the
+//! kernel's accounting of that process. The load is closed-loop and saturates one core. Read with `benches/README.md`.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::indexing_slicing,
+    reason = "a bench that cannot run should stop, and it reports to the terminal"
+)]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as AttributeRequest};
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, OkHttpResponse};
+use envoy_types::pb::google::rpc;
+use portcullis::authz::Lease;
+use portcullis::cache::{CacheSizes, Gate};
+use portcullis::clock::{Clock, SystemClock};
+use portcullis::state::State;
+use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
+use portcullis::testing::{Estate, Size};
+use portcullis::{drain, ext_authz, readiness};
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const CONNECTIONS: usize = 4;
+const IN_FLIGHT: usize = 16;
+
+struct StaticAllow;
+
+#[tonic::async_trait]
+impl Authorization for StaticAllow {
+    async fn check(&self, _: tonic::Request<CheckRequest>) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
+        Ok(tonic::Response::new(CheckResponse {
+            status: Some(rpc::Status::default()),
+            http_response: Some(HttpResponse::OkResponse(OkHttpResponse::default())),
+            ..CheckResponse::default()
+        }))
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let flag = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
+    if let Some(kind) = flag("--serve") {
+        return serve(&kind, flag("--grants").and_then(|n| n.parse().ok()).unwrap_or(1_000));
+    }
+    if !args.iter().any(|a| a == "--bench") {
+        return; // `cargo test --benches` builds and starts benches; there is nothing to test here.
+    }
+    let seconds = flag("--seconds").and_then(|s| s.parse().ok()).unwrap_or(3);
+    let rounds = flag("--rounds").and_then(|s| s.parse().ok()).unwrap_or(5);
+    let grants = flag("--grants").unwrap_or_else(|| "1000".to_owned());
+    let targets = ["static-allow", "portcullis", "portcullis+records"];
+    let servers: Vec<Server> = targets.iter().map(|t| Server::start(t, &grants)).collect();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let mut ratios: HashMap<&str, Vec<f64>> = HashMap::new();
+    println!("{rounds} rounds of {seconds} s each, {CONNECTIONS} connections, {IN_FLIGHT} checks in flight on each");
+    for server in &servers {
+        runtime.block_on(load(server, Duration::from_secs(1))); // warm-up
+    }
+    for round in 1..=rounds {
+        let mut floor = 0.0;
+        for server in &servers {
+            let before = cpu_seconds(server.child.id());
+            let (checks, elapsed) = runtime.block_on(load(server, Duration::from_secs(seconds)));
+            let micros = (cpu_seconds(server.child.id()) - before) * 1e6 / checks as f64;
+            if server.name == "static-allow" {
+                floor = micros;
+            }
+            let rate = checks as f64 / elapsed.as_secs_f64();
+            let ratio = micros / floor;
+            println!(
+                "round {round}  {:<20} {micros:7.2} us CPU a check  {ratio:5.2}x  {rate:8.0} checks/s",
+                server.name
+            );
+            ratios.entry(server.name).or_default().push(ratio);
+        }
+    }
+    for target in targets {
+        let list = ratios.get_mut(target).expect("a target that ran");
+        list.sort_by(f64::total_cmp);
+        println!("median    {target:<20} {:5.2}x of static-allow", list[list.len() / 2]);
+    }
+}
+
+// === the load ===
+
+struct Server {
+    name: &'static str,
+    child: Child,
+    address: String,
+    token: String,
+}
+
+impl Server {
+    fn start(name: &'static str, grants: &str) -> Self {
+        let exe = std::env::current_exe().expect("our own path");
+        let mut child = Command::new(exe)
+            .args(["--serve", name, "--grants", grants])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a server process");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let mut line = || lines.next().expect("a line").expect("text");
+        let (address, token) = (line(), line());
+        Self { name, child, address, token }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn load(server: &Server, time: Duration) -> (u64, Duration) {
+    let done = Arc::new(AtomicU64::new(0));
+    let start = Instant::now();
+    let mut tasks = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))
+            .expect("an address")
+            .connect()
+            .await
+            .expect("a connection");
+        for n in 0..IN_FLIGHT {
+            let (done, request) = (Arc::clone(&done), check_request(&server.token, n));
+            let mut client = AuthorizationClient::new(channel.clone());
+            tasks.push(tokio::spawn(async move {
+                while start.elapsed() < time {
+                    let response = client.check(request.clone()).await.expect("an answer").into_inner();
+                    assert_eq!(response.status.expect("a status").code, 0, "the answer must be an allow");
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            }));
+        }
+    }
+    for task in tasks {
+        task.await.expect("a load task");
+    }
+    (done.load(Ordering::Relaxed), start.elapsed())
+}
+
+/// What Envoy sends for a browser-like request: about twenty headers.
+fn check_request(token: &str, n: usize) -> CheckRequest {
+    let id = format!("{n:08x}-4be1-4d3a-9d2b-000000000000");
+    let mut headers: HashMap<String, String> = [
+        (":authority", "shop.example"),
+        (":method", "GET"),
+        (":path", "/catalog/1"),
+        (":scheme", "https"),
+        ("accept", "application/json"),
+        ("accept-encoding", "gzip, br"),
+        ("accept-language", "en"),
+        ("cache-control", "no-cache"),
+        ("content-type", "application/json"),
+        ("user-agent", "storefront/1.7 (linux)"),
+        ("x-b3-traceid", "80f198ee56343ba864fe8b2a57d3eff7"),
+        ("x-b3-spanid", "e457b5a2e4d86bd1"),
+        ("x-envoy-attempt-count", "1"),
+        ("x-envoy-internal", "true"),
+        ("x-forwarded-for", "10.1.2.3"),
+        ("x-forwarded-proto", "https"),
+        ("x-tenant", "acme"),
+    ]
+    .into_iter()
+    .map(|(k, v)| (k.to_owned(), v.to_owned()))
+    .collect();
+    headers.insert("authorization".to_owned(), format!("Bearer {token}"));
+    headers.insert("x-request-id".to_owned(), id);
+    let http = HttpRequest {
+        method: "GET".to_owned(),
+        path: "/catalog/1".to_owned(),
+        host: "shop.example".to_owned(),
+        scheme: "https".to_owned(),
+        protocol: "HTTP/2".to_owned(),
+        headers,
+        ..HttpRequest::default()
+    };
+    let request = AttributeRequest { http: Some(http), ..AttributeRequest::default() };
+    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
+}
+
+/// User and system time of a process, from `/proc/PID/stat`, in ticks of 10 ms.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a running server");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    let ticks: f64 = [11, 12].iter().map(|&i| fields[i].parse::<f64>().expect("ticks")).sum();
+    ticks / 100.0
+}
+
+// === the servers ===
+
+fn serve(kind: &str, grants: usize) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        if kind == "static-allow" {
+            println!("{address}\n-");
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            let server = tonic::transport::Server::builder().tcp_nodelay(true);
+            server
+                .clone()
+                .add_service(AuthorizationServer::new(StaticAllow))
+                .serve_with_incoming(incoming)
+                .await
+                .expect("serving");
+            return;
+        }
+        let clock: Arc<SystemClock> = Arc::new(SystemClock::new());
+        let estate = Estate::sized_at(clock.now().wall, Size { grants, policies: 100, workloads: 1_000 });
+        let state = Arc::new(State::new());
+        let now = clock.now();
+        let day = Duration::from_secs(86_400);
+        let lease = Lease { server_time: now.wall, received: now.mono, lease: day, max_staleness: day };
+        state.restore(Arc::new(estate.snapshot()), lease);
+        let gate = Gate::new(state, clock.clone() as _, CacheSizes { tokens: 100_000, decisions: 100_000 });
+        let metrics = Arc::new(SidecarMetrics::new().expect("metrics"));
+        let path = std::env::temp_dir().join(format!("portcullis-bench-{}.jsonl", std::process::id()));
+        let output = match kind {
+            "portcullis+records" => Output::File { path, max_bytes: 100 << 20, keep: 1 },
+            _ => Output::Off,
+        };
+        let records = Records::start(RecordsConfig { output, queue: 65_536 }, metrics.records_dropped().clone());
+        let telemetry = Telemetry::new(metrics, records.expect("records"), None, clock);
+        println!("{address}\n{}", estate.token("storefront"));
+        let (_drain, signal) = drain::channel();
+        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
+        let config = ext_authz::Config::default();
+        ext_authz::serve(listeners, Arc::new(gate), telemetry, readiness::Readiness::new(), config, signal)
+            .await
+            .expect("serving");
+    });
+}

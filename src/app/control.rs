@@ -1,0 +1,231 @@
+//! The control plane as a whole: store, core, operators, fleet, REST, sync server, admin.
+//!
+//! Plane: composition. Everything is opened and bound before anything is served. On shutdown nothing new is accepted,
+//! requests that have begun get their answers within a bound, and what is queued is committed before the store closes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{BuildError, Deps, RunError, files, keys, listen};
+use crate::admin;
+use crate::config::{ControlConfig, SyncConfig, TlsFiles};
+use crate::control::api::{self, ApiConfig, ServeLimits};
+use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
+use crate::control::operators::Operators;
+use crate::control::store::{SqliteStore, Store};
+use crate::control::sync_server::{self, SyncServerConfig, SyncServerDeps};
+use crate::control::{Core, CoreConfig, sweep};
+use crate::drain::Signal;
+use crate::readiness::{Blocker, Readiness};
+use crate::telemetry::ControlMetrics;
+use crate::tls::{self, ServerFiles};
+
+/// The first operator's token.
+pub const BOOTSTRAP_TOKEN: &str = "bootstrap-token";
+/// Which instances of enforcement points exist, across restarts.
+const REGISTRY: &str = "enforcement-points";
+/// Instances of one enforcement point.
+const MAX_INSTANCES: usize = 12_000;
+/// Requests that have begun get this long at shutdown, or what is left of the drain.
+const LAST_REQUESTS: Duration = Duration::from_secs(10);
+
+/// A control plane whose listeners are bound.
+#[derive(Debug)]
+pub struct Bound {
+    deps: Deps,
+    core: Arc<Core>,
+    fleet: Arc<Fleet>,
+    metrics: Arc<ControlMetrics>,
+    api: (TcpListener, SocketAddr),
+    api_tls: Option<Arc<rustls::ServerConfig>>,
+    api_router: axum::Router,
+    sync: (TcpListener, SocketAddr),
+    sync_config: SyncServerConfig,
+    sync_deps: SyncServerDeps,
+    admin: (TcpListener, SocketAddr),
+    admin_router: axum::Router,
+    readiness: Readiness,
+    blocker: Blocker,
+}
+
+/// Puts a control plane together: opens the store, makes keys and the bootstrap token at first start, binds.
+pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildError> {
+    let readiness = Readiness::new();
+    let blocker = readiness.block("listeners");
+    let metrics = Arc::new(ControlMetrics::new().map_err(|e| BuildError::Metrics(e.to_string()))?);
+    let directory = config.data_directory.clone();
+    let in_directory = |e: std::io::Error| BuildError::File { path: directory.clone(), reason: e.to_string() };
+    files::private_directory(&directory).map_err(in_directory)?;
+
+    // Listeners first: a second control plane on one directory is told about its port before its store.
+    let bind = |key, address| listen::bind(&*deps.binder, &deps.support, key, address);
+    let api = bind("listeners.api", config.listeners.api.0)?;
+    let sync = bind("listeners.sync", config.listeners.sync.0)?;
+    let admin = bind("listeners.admin", config.listeners.admin.0)?;
+    let api_tls = server_tls(config.tls.as_ref(), tls::TLS12_UP, &[tls::ALPN_H2, tls::ALPN_HTTP1])?;
+    let sync_tls = server_tls(config.tls.as_ref(), tls::TLS13, &[tls::ALPN_H2])?;
+
+    let now = deps.clock.now().wall;
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, now).await?);
+    let key = Arc::new(keys::signing_key(&directory)?);
+    let core_config = CoreConfig { log_capacity: config.sync.log_capacity, ..CoreConfig::default() };
+    let core = Core::open(Arc::clone(&store), Arc::clone(&deps.clock), core_config).await?;
+    let token_file = directory.join(BOOTSTRAP_TOKEN);
+    let operators = Operators::open(store, Arc::clone(&deps.clock), &token_file).await?;
+    let registry = directory.join(REGISTRY);
+    let fleet = Fleet::open(Arc::clone(&deps.clock), fleet_config(&config.sync, registry.clone()))
+        .map_err(|e| BuildError::File { path: registry, reason: e.to_string() })?;
+
+    let api_config = ApiConfig { points: points(&config.sync), ..ApiConfig::default() };
+    let api_router = api::router(Arc::clone(&core), Arc::clone(&fleet), operators, api_config);
+    let sync_config = SyncServerConfig {
+        tls: sync_tls,
+        audience: config.sync.audience.clone(),
+        trusted_issuers: config.sync.trust.clone(),
+        lease: config.sync.lease,
+        bookmark_interval: config.sync.bookmark_interval,
+        ..SyncServerConfig::default()
+    };
+    let sync_deps = SyncServerDeps {
+        index: Arc::clone(core.index()),
+        fleet: Arc::clone(&fleet),
+        key,
+        clock: Arc::clone(&deps.clock),
+    };
+    let admin_router = admin::router(admin::Common {
+        readiness: readiness.clone(),
+        exposition: metrics.exposition().clone(),
+        level: deps.level.clone(),
+    });
+    Ok(Bound {
+        deps: deps.clone(),
+        core,
+        fleet,
+        metrics,
+        api,
+        api_tls,
+        api_router,
+        sync,
+        sync_config,
+        sync_deps,
+        admin,
+        admin_router,
+        readiness,
+        blocker,
+    })
+}
+
+fn server_tls(
+    files: Option<&TlsFiles>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    alpn: &[&[u8]],
+) -> Result<Option<Arc<rustls::ServerConfig>>, BuildError> {
+    let Some(files) = files else { return Ok(None) };
+    let files = ServerFiles {
+        cert_file: files.cert_file.clone(),
+        key_file: files.key_file.clone(),
+        client_ca_file: files.client_ca_file.clone(),
+    };
+    Ok(Some(tls::server_config(&files, versions, alpn)?))
+}
+
+/// The enforcement points, for the fleet and for the rule that their routes must not overlap.
+fn points(config: &SyncConfig) -> Vec<PointConfig> {
+    let points = config.enforcement_points.iter();
+    points.map(|p| PointConfig { identity: p.identity.clone(), services: p.services.clone() }).collect()
+}
+
+fn fleet_config(config: &SyncConfig, registry: std::path::PathBuf) -> FleetConfig {
+    FleetConfig {
+        points: points(config),
+        max_staleness: config.max_staleness,
+        registry_file: Some(registry),
+        max_instances: MAX_INSTANCES,
+    }
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Where REST is served.
+    pub const fn api(&self) -> SocketAddr {
+        self.api.1
+    }
+
+    /// Where sync is served.
+    pub const fn sync(&self) -> SocketAddr {
+        self.sync.1
+    }
+
+    /// Where admin is served.
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin.1
+    }
+
+    /// What it waits for.
+    pub const fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Serves until drained.
+    pub async fn run(self, drain: Signal) -> Result<(), RunError> {
+        tracing::info!(api = %self.api.1, sync = %self.sync.1, admin = %self.admin.1, "control plane is listening");
+        let spawn = &self.deps.support;
+        let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
+        let _also_when_dropped = (stop.clone().drop_guard(), stop_admin.clone().drop_guard());
+        let tls = self.api_tls.map(TlsAcceptor::from);
+        let api = api::serve(self.api.0, tls, self.api_router, ServeLimits::default(), stop.clone());
+        let mut api = spawn.spawn(api);
+        let sync = sync_server::serve(self.sync.0, self.sync_deps, self.sync_config, stop.clone());
+        let mut sync = spawn.spawn(sync);
+        let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core))));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(measure(self.fleet, self.metrics)));
+        drop(self.blocker);
+
+        let ended = |server, reason: &dyn ToString| Err(RunError::Ended { server, reason: reason.to_string() });
+        let result = tokio::select! {
+            () = drain.draining() => Ok(()),
+            result = &mut api => match result {
+                Ok(()) => ended("REST", &"it stopped accepting"),
+                Err(error) => ended("REST", &error),
+            },
+            result = &mut sync => match result {
+                Ok(Ok(())) => ended("sync", &"it stopped accepting"),
+                Ok(Err(error)) => ended("sync", &error),
+                Err(error) => ended("sync", &error),
+            },
+        };
+        stop.cancel();
+        if result.is_ok() {
+            let both = async { tokio::join!(&mut api, &mut sync) };
+            tokio::select! {
+                _ = both => {}
+                () = drain.expired() => tracing::warn!("requests were cut off at the end of the drain"),
+                () = tokio::time::sleep(LAST_REQUESTS) => tracing::warn!("requests were cut off after ten seconds"),
+            }
+        }
+        api.abort();
+        sync.abort();
+        self.core.close().await;
+        stop_admin.cancel();
+        if let Ok(Err(error)) = admin.await {
+            tracing::error!(%error, "admin has failed");
+        }
+        result
+    }
+}
+
+/// Keeps the number of streams current.
+async fn measure(fleet: Arc<Fleet>, metrics: Arc<ControlMetrics>) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        metrics.streams().set(i64::try_from(fleet.streams()).unwrap_or(i64::MAX));
+    }
+}

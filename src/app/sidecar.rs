@@ -1,0 +1,238 @@
+//! The enforcement point as a whole: gate, door, sync, admin.
+//!
+//! Plane: composition. Ready once its state is dated and young enough to answer from: after the first sync, or at once
+//! with valid state from disk. While draining, revocations still arrive: sync ends only after the door has.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{BuildError, Deps, RunError, listen};
+use crate::admin;
+use crate::cache::{CacheSizes, Gate};
+use crate::clock::SharedClock;
+use crate::config::{Credential, Records as RecordSettings, SidecarConfig, Transport};
+use crate::drain::Signal;
+use crate::ext_authz::{self, Listeners, UnixSocket};
+use crate::readiness::{Blocker, Readiness};
+use crate::state::State;
+use crate::sync::{self, BackoffConfig, SyncClient, SyncClientConfig};
+use crate::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
+
+/// Connecting to the control plane may take this long.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A stream without a frame for this long is dead; bookmarks come at least every ten seconds.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Records that are still queued at the end get this long.
+const RECORDS_FLUSH: Duration = Duration::from_secs(2);
+
+/// A sidecar whose listeners are bound.
+#[derive(Debug)]
+pub struct Bound {
+    deps: Deps,
+    door: Door,
+    client: SyncClient,
+    admin: (TcpListener, SocketAddr),
+    router: axum::Router,
+    telemetry: Arc<Telemetry>,
+    state: Arc<State>,
+    readiness: Readiness,
+    blockers: Blockers,
+}
+
+#[derive(Debug)]
+struct Door {
+    listeners: Listeners,
+    tcp: Option<SocketAddr>,
+    unix: Option<PathBuf>,
+    gate: Arc<Gate>,
+    config: ext_authz::Config,
+}
+
+#[derive(Debug)]
+struct Blockers {
+    listeners: Blocker,
+    state: Blocker,
+}
+
+/// Puts a sidecar together. Blocks on the disk while it reads its last-known-good state.
+pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
+    let readiness = Readiness::new();
+    let blockers =
+        Blockers { listeners: readiness.block("listeners"), state: readiness.block("state from the control plane") };
+    let metrics_error = |e: &dyn ToString| BuildError::Metrics(e.to_string());
+    let metrics = Arc::new(SidecarMetrics::new().map_err(|e| metrics_error(&e))?);
+    let records = records(&config.records, &metrics)?;
+    let telemetry = Telemetry::new(metrics, records, deps.tracer.clone(), Arc::clone(&deps.clock));
+
+    let state = Arc::new(State::new());
+    let client = SyncClient::open(sync_config(&config), Arc::clone(&state), Arc::clone(&deps.clock))?;
+    let sizes = CacheSizes { tokens: config.cache.tokens, decisions: config.cache.decisions };
+    let gate = Arc::new(Gate::new(Arc::clone(&state), Arc::clone(&deps.clock), sizes));
+    telemetry.metrics().watch(Arc::clone(&gate)).map_err(|e| metrics_error(&e))?;
+
+    let mut listeners = Listeners::default();
+    let mut tcp = None;
+    if let Some(address) = config.listeners.ext_authz_tcp {
+        let (listener, bound) = listen::bind(&*deps.binder, &deps.hot, "listeners.ext_authz.tcp", address.0)?;
+        (listeners.tcp, tcp) = (Some(listener), Some(bound));
+    }
+    if let Some(path) = &config.listeners.ext_authz_unix {
+        let _context = deps.hot.enter();
+        let socket = UnixSocket::bind(path, config.listeners.ext_authz_unix_mode).map_err(|source| {
+            BuildError::Listen { key: "listeners.ext_authz.unix", address: path.display().to_string(), source }
+        })?;
+        listeners.unix = Some(socket);
+    }
+    let admin = listen::bind(&*deps.binder, &deps.support, "listeners.admin", config.listeners.admin.0)?;
+
+    let grant_request_url = config.control_plane.grant_request_url.clone();
+    let common = admin::Common {
+        readiness: readiness.clone(),
+        exposition: telemetry.metrics().exposition().clone(),
+        level: deps.level.clone(),
+    };
+    let router = admin::sidecar_router(common, Arc::clone(&gate), Arc::clone(&telemetry), grant_request_url.clone());
+    let door = Door { listeners, tcp, unix: config.listeners.ext_authz_unix.clone(), gate, config: door(&config) };
+    Ok(Bound { deps: deps.clone(), door, client, admin, router, telemetry, state, readiness, blockers })
+}
+
+fn records(config: &RecordSettings, metrics: &SidecarMetrics) -> Result<Records, BuildError> {
+    let (output, queue) = match config {
+        RecordSettings::Off => (Output::Off, 1),
+        RecordSettings::Stdout { queue } => (Output::Stdout, *queue),
+        RecordSettings::File { path, max_bytes, keep, queue } => {
+            (Output::File { path: path.clone(), max_bytes: *max_bytes, keep: *keep }, *queue)
+        }
+    };
+    let failed_at = match &output {
+        Output::File { path, .. } => path.clone(),
+        Output::Off | Output::Stdout => PathBuf::from("records"),
+    };
+    let config = RecordsConfig { output, queue: queue as usize };
+    Records::start(config, metrics.records_dropped().clone())
+        .map_err(|e| BuildError::File { path: failed_at, reason: format!("decision records cannot be written: {e}") })
+}
+
+fn sync_config(config: &SidecarConfig) -> SyncClientConfig {
+    let from = &config.control_plane;
+    let (ca_file, insecure_loopback) = match &from.transport {
+        Transport::Tls { ca_file } => (Some(ca_file.clone()), false),
+        Transport::LoopbackPlainText => (None, true),
+    };
+    let (token_file, identity_files) = match &from.credential {
+        Credential::Token { file } => (Some(file.clone()), None),
+        Credential::Certificate { cert_file, key_file } => (None, Some((cert_file.clone(), key_file.clone()))),
+    };
+    SyncClientConfig {
+        control_plane: sync::ControlPlane {
+            url: from.url.as_uri().clone(),
+            insecure_loopback,
+            ca_file,
+            identity_files,
+            token_file,
+            connect_timeout: CONNECT_TIMEOUT,
+        },
+        verify_key: from.verify_key.clone(),
+        identity: config.scope.identity.clone(),
+        services: config.scope.services.clone(),
+        directory: Some(config.state.directory.clone()),
+        max_staleness: Some(config.state.max_staleness),
+        backoff: BackoffConfig::default(),
+        idle_timeout: IDLE_TIMEOUT,
+    }
+}
+
+fn door(config: &SidecarConfig) -> ext_authz::Config {
+    let limits = &config.limits;
+    ext_authz::Config {
+        max_message_bytes: limits.max_message_bytes as usize,
+        max_headers: limits.max_headers as usize,
+        max_header_bytes: limits.max_header_bytes as usize,
+        max_concurrent_checks: limits.max_concurrent_checks as usize,
+        max_concurrent_streams: limits.max_concurrent_streams,
+        max_connections: limits.max_connections as usize,
+        max_http2_header_list_bytes: limits.max_http2_header_list_bytes,
+        grant_request_url: config.control_plane.grant_request_url.clone(),
+        ..ext_authz::Config::default()
+    }
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Where ext_authz is served over TCP.
+    pub const fn ext_authz_tcp(&self) -> Option<SocketAddr> {
+        self.door.tcp
+    }
+
+    /// Where ext_authz is served over a Unix socket.
+    pub fn ext_authz_unix(&self) -> Option<&Path> {
+        self.door.unix.as_deref()
+    }
+
+    /// Where admin is served.
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin.1
+    }
+
+    /// What it waits for before it can be sent checks.
+    pub const fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Serves until drained.
+    pub async fn run(self, drain: Signal) -> Result<(), RunError> {
+        let Self { deps, door, client, admin, router, telemetry, state, readiness, blockers } = self;
+        let stop = CancellationToken::new();
+        let _also_when_dropped = stop.clone().drop_guard();
+        tracing::info!(
+            ext_authz = door.tcp.map(tracing::field::display),
+            unix = door.unix.as_deref().map(|p| tracing::field::display(p.display())),
+            admin = %admin.1,
+            "sidecar is listening"
+        );
+        let clock = Arc::clone(&deps.clock);
+        deps.support.spawn(stop.clone().run_until_cancelled_owned(announce(state, clock, blockers.state)));
+        let serve = ext_authz::serve(door.listeners, door.gate, Arc::clone(&telemetry), readiness, door.config, drain);
+        let serving = deps.hot.spawn(serve);
+        let admin = deps.support.spawn(admin::serve(admin.0, router, stop.clone().cancelled_owned()));
+        drop(blockers.listeners);
+        let sync = deps.support.spawn(client.run(stop.clone()));
+        let ended = serving.await;
+        stop.cancel();
+        if sync.await.is_err() {
+            tracing::error!("sync has failed");
+        }
+        if let Ok(Err(error)) = admin.await {
+            tracing::error!(%error, "admin has failed");
+        }
+        let flushed = tokio::task::spawn_blocking(move || telemetry.records().shutdown(RECORDS_FLUSH)).await;
+        if !matches!(flushed, Ok(true)) {
+            tracing::warn!("some decision records could not be written in time");
+        }
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(RunError::Ended { server: "ext_authz", reason: error.to_string() }),
+            Err(error) => Err(RunError::Ended { server: "ext_authz", reason: error.to_string() }),
+        }
+    }
+}
+
+/// Holds the blocker until there is a state that may be answered from.
+async fn announce(state: Arc<State>, clock: SharedClock, blocker: Blocker) {
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        look.tick().await;
+        let world = state.load();
+        if world.snapshot.is_some() && world.lease.as_ref().is_some_and(|l| l.age(clock.now()) < l.max_staleness) {
+            break;
+        }
+    }
+    tracing::info!("ready");
+    drop(blocker);
+}

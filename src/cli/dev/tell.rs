@@ -1,0 +1,85 @@
+//! What runs where, and what to try: addresses and commands to paste.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::super::failure::Failure;
+use super::super::output::Out;
+
+/// What `dev` runs.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) directory: PathBuf,
+    pub(super) api: SocketAddr,
+    pub(super) sync: SocketAddr,
+    pub(super) control_admin: SocketAddr,
+    pub(super) sidecar_admin: SocketAddr,
+    pub(super) ext_authz: Option<SocketAddr>,
+    pub(super) ext_authz_unix: Option<PathBuf>,
+    pub(super) upstream: SocketAddr,
+}
+
+impl Running {
+    pub(super) fn tell(&self, out: &mut Out<'_>) -> Result<(), Failure> {
+        if out.is_json() {
+            out.json(&json!({
+                "directory": self.directory,
+                "api": format!("http://{}", self.api),
+                "sync": format!("http://{}", self.sync),
+                "control_admin": format!("http://{}", self.control_admin),
+                "sidecar_admin": format!("http://{}", self.sidecar_admin),
+                "ext_authz": self.ext_authz.map(|a| a.to_string()),
+                "ext_authz_unix": self.ext_authz_unix,
+                "upstream": format!("http://{}", self.upstream),
+            }))?;
+        } else {
+            out.text(&self.text())?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    fn text(&self) -> String {
+        let d = self.directory.display();
+        let tcp = self.ext_authz.map(|a| a.to_string()).unwrap_or_default();
+        let unix = self.ext_authz_unix.as_ref().map(|p| format!("\n                        unix:{}", p.display()));
+        let unix = unix.unwrap_or_default();
+        let (api, sync, upstream) = (self.api, self.sync, self.upstream);
+        let (sidecar_admin, control_admin) = (self.sidecar_admin, self.control_admin);
+        format!(
+            r#"Portcullis is running; Ctrl-C stops it. Everything is in {d}
+
+  control plane, REST   http://{api}
+  control plane, sync   http://{sync}
+  control plane, admin  http://{control_admin}/metrics
+  sidecar, ext_authz    {tcp}{unix}
+  sidecar, admin        http://{sidecar_admin}/metrics
+  demo upstream         http://{upstream}
+  decision records      {d}/decisions.jsonl
+
+To try, in another terminal:
+
+  cd {d}
+  export PORTCULLIS_SERVER=http://{api} PORTCULLIS_ADMIN=http://{sidecar_admin}
+
+  # standing permission: the storefront reads the catalog
+  portcullis check --path /catalog/1 --token-file storefront.jwt --explain
+
+  # refunds are just-in-time: a denial that can be submitted as a request
+  portcullis check --method POST --path /refunds/7 --token-file storefront.jwt --output json > denial.json
+  portcullis grant request --from-denial denial.json --token-file alice.token
+  portcullis grant approve ID --token-file bob.token
+  portcullis check --method POST --path /refunds/7 --token-file storefront.jwt
+  portcullis grant revoke ID --wait --token-file bob.token
+
+  portcullis fleet --token-file alice.token
+  portcullis decisions tail --file decisions.jsonl --follow
+
+  # with Envoy in front (envoy/sidecar-grpc-tcp.yaml)
+  curl -i -H "authorization: Bearer $(cat storefront.jwt)" http://127.0.0.1:10000/catalog/1
+"#
+        )
+    }
+}

@@ -1,0 +1,114 @@
+//! `portcullis policy`: check, publish and show the Cedar policy set.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::api::{ApiArgs, cell, object};
+use super::failure::{Answer, Outcome};
+use super::output::Out;
+use super::{block_on, files, receipt};
+use crate::policy;
+
+/// The Cedar policy set in force.
+#[derive(Debug, Subcommand)]
+#[command(
+    after_help = "Example:\n  portcullis policy check policies.cedar && portcullis policy publish policies.cedar"
+)]
+pub(super) enum PolicyCommand {
+    /// Validate a policy set on this machine, without a control plane.
+    #[command(after_help = "Example:\n  portcullis policy check policies.cedar --action ship")]
+    Check {
+        /// Cedar text; `-` reads standard input.
+        file: PathBuf,
+        /// Name of an action beside `read`, `write` and `delete` that routes use; may be repeated.
+        #[arg(long)]
+        action: Vec<String>,
+    },
+    /// Put a policy set in force.
+    #[command(after_help = "Example:\n  portcullis policy publish policies.cedar --dry-run")]
+    Publish {
+        /// Cedar text; `-` reads standard input.
+        file: PathBuf,
+        /// Let the control plane check it, and change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Print the policy set in force.
+    #[command(after_help = "Example:\n  portcullis policy show > policies.cedar")]
+    Show {
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+}
+
+impl PolicyCommand {
+    pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
+        match self {
+            Self::Check { file, action } => check(out, &file, &action),
+            Self::Publish { file, dry_run, api } => {
+                let text = files::read_text(&file)?;
+                block_on(async {
+                    let body = json!({ "text": text, "dry_run": dry_run });
+                    let answer = api.connect()?.post(&["policies"], &body).await?;
+                    if !out.is_json() {
+                        let ids = answer.pointer("/report/ids").and_then(|ids| ids.as_array()).map_or(0, Vec::len);
+                        out.line(format!("valid: {ids} policies, digest {}", cell(object(&answer), "digest")))?;
+                        if dry_run {
+                            return Ok(Answer::Yes);
+                        }
+                    }
+                    receipt::print(out, &answer, "published")
+                })
+            }
+            Self::Show { api } => block_on(async {
+                let answer = api.connect()?.get(&["policies", "current"], &[]).await?;
+                if out.is_json() {
+                    out.json(&answer)?;
+                } else {
+                    out.text(&cell(&answer, "text"))?;
+                }
+                Ok(Answer::Yes)
+            }),
+        }
+    }
+}
+
+fn check(out: &mut Out<'_>, file: &std::path::Path, actions: &[String]) -> Outcome {
+    let text = files::read_text(file)?;
+    match policy::validate(&text, actions) {
+        Ok(report) => {
+            if out.is_json() {
+                let (ids, reads) = (&report.ids, &report.reads);
+                out.json(&json!({ "valid": true, "policies": report.policies, "ids": ids, "reads": reads }))?;
+            } else {
+                out.line(format!("valid: {} policies: {}", report.policies, report.ids.join(", ")))?;
+                if !report.reads.is_empty() {
+                    out.line(format!("reads: {}", report.reads.join(", ")))?;
+                }
+            }
+            Ok(Answer::Yes)
+        }
+        Err(policy::PolicyErrors(errors)) => {
+            if out.is_json() {
+                out.json(&json!({ "valid": false, "errors": errors }))?;
+                return Ok(Answer::No);
+            }
+            for e in &errors {
+                let place = match (e.line, e.column) {
+                    (Some(line), Some(column)) => format!("{}:{line}:{column}", file.display()),
+                    _ => file.display().to_string(),
+                };
+                let policy = e.policy.as_ref().map(|p| format!(" policy `{p}`:")).unwrap_or_default();
+                out.line(format!("{place}:{policy} {}", e.message))?;
+                if let Some(help) = &e.help {
+                    out.line(format!("  help: {help}"))?;
+                }
+            }
+            Ok(Answer::No)
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! `portcullis revoke`: end a token, a workload, a key … and be told where that is in force.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::api::{ApiArgs, cell, items};
+use super::failure::{Answer, Outcome};
+use super::output::{Out, Table};
+use super::receipt::{self, WaitArgs};
+use super::{args, block_on};
+use crate::clock::Timestamp;
+
+/// End something now. Revocations are never taken back and beat every allow.
+#[derive(Debug, Subcommand)]
+#[command(
+    after_help = "Example:\n  portcullis revoke workload spiffe://example.org/agent --reason 'key leaked' --wait 5s"
+)]
+pub(super) enum RevokeCommand {
+    /// One token.
+    #[command(after_help = "Example:\n  portcullis revoke token --issuer production --jti 5f0c… --wait 5s")]
+    Token {
+        /// Name of its issuer.
+        #[arg(long)]
+        issuer: String,
+        /// Its `jti` claim.
+        #[arg(long)]
+        jti: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Every token of a workload issued before a time.
+    #[command(
+        after_help = "Example:\n  portcullis revoke tokens-before --workload spiffe://example.org/agent \\\n    \
+        --before 2026-01-31T12:00:00Z --wait 5s"
+    )]
+    TokensBefore {
+        /// The workload.
+        #[arg(long, value_name = "SPIFFE_ID")]
+        workload: String,
+        /// Tokens issued earlier than this are refused.
+        #[arg(long, value_name = "TIME", value_parser = args::timestamp)]
+        before: Timestamp,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A workload.
+    #[command(after_help = "Example:\n  portcullis revoke workload spiffe://example.org/agent --wait 5s")]
+    Workload {
+        /// The workload.
+        #[arg(value_name = "SPIFFE_ID")]
+        workload: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A whole issuer.
+    #[command(after_help = "Example:\n  portcullis revoke issuer production --reason 'CA compromised' --wait 5s")]
+    Issuer {
+        /// Its name.
+        issuer: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// One signing key of an issuer.
+    #[command(after_help = "Example:\n  portcullis revoke key --issuer production --kid 2026-01 --wait 5s")]
+    Key {
+        /// Name of the issuer.
+        #[arg(long)]
+        issuer: String,
+        /// The `kid` of the key.
+        #[arg(long)]
+        kid: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A client certificate.
+    #[command(after_help = "Example:\n  portcullis revoke certificate 0a1b2c3d --wait 5s")]
+    Certificate {
+        /// Its serial number, in lower-case hex.
+        serial: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A grant.
+    #[command(after_help = "Example:\n  portcullis revoke grant 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11 --wait 5s")]
+    Grant {
+        /// Its id.
+        grant: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A workload in its role as a delegator: nobody acts for it any more.
+    #[command(after_help = "Example:\n  portcullis revoke delegator spiffe://example.org/agent --wait 5s")]
+    Delegator {
+        /// The workload.
+        #[arg(value_name = "SPIFFE_ID")]
+        workload: String,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List revocations.
+    #[command(after_help = "Example:\n  portcullis revoke list --output json")]
+    List {
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+}
+
+/// What every revocation takes.
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Why.
+    #[arg(long, default_value = "")]
+    reason: String,
+    #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+impl RevokeCommand {
+    pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
+        let (target, common) = match self {
+            Self::List { api } => return list(out, &api),
+            Self::Token { issuer, jti, common } => (json!({ "kind": "token", "issuer": issuer, "jti": jti }), common),
+            Self::TokensBefore { workload, before, common } => {
+                (json!({ "kind": "tokens_before", "workload": workload, "before": before }), common)
+            }
+            Self::Workload { workload, common } => (json!({ "kind": "workload", "workload": workload }), common),
+            Self::Issuer { issuer, common } => (json!({ "kind": "issuer", "issuer": issuer }), common),
+            Self::Key { issuer, kid, common } => (json!({ "kind": "key", "issuer": issuer, "kid": kid }), common),
+            Self::Certificate { serial, common } => (json!({ "kind": "certificate", "serial": serial }), common),
+            Self::Grant { grant, common } => (json!({ "kind": "grant", "grant": grant }), common),
+            Self::Delegator { workload, common } => (json!({ "kind": "delegator", "workload": workload }), common),
+        };
+        let Common { reason, wait, api } = common;
+        let body = json!({ "target": target, "reason": reason });
+        block_on(async {
+            let answer = api.connect()?.post_wait(&["revocations"], &body, wait.wait).await?;
+            receipt::print(out, &answer, &format!("revoked {}", describe(&target)))
+        })
+    }
+}
+
+fn list(out: &mut Out<'_>, api: &ApiArgs) -> Outcome {
+    block_on(async {
+        let answer = api.connect()?.list(&["revocations"], &[]).await?;
+        if out.is_json() {
+            out.json(&answer)?;
+            return Ok(Answer::Yes);
+        }
+        let mut table = Table::new(&["at", "by", "target", "reason"]);
+        for one in items(&answer) {
+            let target = one.get("target").map(describe).unwrap_or_default();
+            table.row([cell(one, "created_at"), cell(one, "created_by"), target, cell(one, "reason")]);
+        }
+        out.table(&table, "no revocations")?;
+        Ok(Answer::Yes)
+    })
+}
+
+/// A target in words: its kind, then its other members.
+fn describe(target: &Value) -> String {
+    let names = ["issuer", "jti", "kid", "serial", "workload", "before", "grant"];
+    let parts = names.map(|name| cell(target, name));
+    let parts: Vec<_> = parts.iter().filter(|p| !p.is_empty()).map(String::as_str).collect();
+    format!("{} {}", cell(target, "kind"), parts.join(" "))
+}

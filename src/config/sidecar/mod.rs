@@ -1,0 +1,362 @@
+//! `sidecar.yaml`: the enforcement point's configuration, validated.
+//!
+//! Fails closed: without an identity, a scope, a key to check signatures with and a credential of its own, an
+//! enforcement point does not start. `state.max_staleness` can only shorten what the control plane says.
+
+mod raw;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::raw::{
+    RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
+    RawState, RecordOutput,
+};
+use super::load::{self, ConfigError, Environment};
+use super::shared::Telemetry;
+use super::values::{Address, HttpUrl, Identity, Span};
+use crate::credential::SpiffeId;
+use crate::object::ResourceName;
+use crate::wire::VerifyKey;
+
+/// A sidecar's configuration, validated.
+#[derive(Debug, Clone)]
+pub struct SidecarConfig {
+    /// Where it listens.
+    pub listeners: SidecarListeners,
+    /// The control plane that it follows.
+    pub control_plane: ControlPlane,
+    /// Who it is, and which services it protects.
+    pub scope: Scope,
+    /// What it keeps on disk.
+    pub state: StateDirectory,
+    /// Sizes of its caches.
+    pub cache: Cache,
+    /// What it puts up with.
+    pub limits: Limits,
+    /// Decision records.
+    pub records: Records,
+    /// Logs and traces.
+    pub telemetry: Telemetry,
+    /// How long a drain may last.
+    pub drain_deadline: Duration,
+}
+
+/// Where a sidecar listens. At least one of the ext_authz listeners is set.
+#[derive(Debug, Clone)]
+pub struct SidecarListeners {
+    /// ext_authz over TCP.
+    pub ext_authz_tcp: Option<Address>,
+    /// ext_authz over a Unix socket.
+    pub ext_authz_unix: Option<PathBuf>,
+    /// Permissions of that socket.
+    pub ext_authz_unix_mode: u32,
+    /// Admin.
+    pub admin: Address,
+}
+
+/// How the control plane is reached and known.
+#[derive(Debug, Clone)]
+pub struct ControlPlane {
+    /// Its sync address.
+    pub url: HttpUrl,
+    /// How the connection is protected.
+    pub transport: Transport,
+    /// How this sidecar proves who it is.
+    pub credential: Credential,
+    /// The key that every payload is signed with.
+    pub verify_key: VerifyKey,
+    /// Where a denied workload may ask for a grant.
+    pub grant_request_url: Option<String>,
+}
+
+/// How the connection to the control plane is protected.
+#[derive(Debug, Clone)]
+pub enum Transport {
+    /// TLS; the server's certificate chains to this PEM file.
+    Tls {
+        /// PEM certificates.
+        ca_file: PathBuf,
+    },
+    /// Plain text to a loopback address.
+    LoopbackPlainText,
+}
+
+/// How a sidecar proves who it is.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// A JWT-SVID in a file.
+    Token {
+        /// The file.
+        file: PathBuf,
+    },
+    /// An X.509-SVID.
+    Certificate {
+        /// PEM chain.
+        cert_file: PathBuf,
+        /// PEM private key.
+        key_file: PathBuf,
+    },
+}
+
+/// Who a sidecar is, and which services it protects.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// Its own SPIFFE ID.
+    pub identity: SpiffeId,
+    /// Names of services: sorted, distinct, at least one.
+    pub services: Vec<String>,
+}
+
+/// What a sidecar keeps on disk.
+#[derive(Debug, Clone)]
+pub struct StateDirectory {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Upper bound on the control plane's own bound.
+    pub max_staleness: Duration,
+}
+
+/// Sizes of the caches.
+#[derive(Debug, Clone, Copy)]
+pub struct Cache {
+    /// Verified tokens.
+    pub tokens: u64,
+    /// Decisions.
+    pub decisions: u64,
+}
+
+/// What a sidecar puts up with. Every value is at least 1.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Largest check request.
+    pub max_message_bytes: u32,
+    /// Checks under way at once.
+    pub max_concurrent_checks: u32,
+    /// Checks under way at once on one connection.
+    pub max_concurrent_streams: u32,
+    /// Headers of a checked request.
+    pub max_headers: u32,
+    /// Bytes of their names and values.
+    pub max_header_bytes: u32,
+    /// Bytes of the HTTP/2 headers of the gRPC call itself.
+    pub max_http2_header_list_bytes: u32,
+    /// Open connections.
+    pub max_connections: u32,
+}
+
+/// Where decision records go.
+#[derive(Debug, Clone)]
+pub enum Records {
+    /// Standard output.
+    Stdout {
+        /// Records that may wait.
+        queue: u32,
+    },
+    /// A rotating file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Size at which it is rotated.
+        max_bytes: u64,
+        /// Rotated files that are kept.
+        keep: u32,
+        /// Records that may wait.
+        queue: u32,
+    },
+    /// Nowhere.
+    Off,
+}
+
+// === impl SidecarConfig ===
+
+impl SidecarConfig {
+    /// Reads the file, lays the environment over it, validates.
+    pub fn load(path: &std::path::Path, env: &Environment) -> Result<Self, ConfigError> {
+        load::load::<RawSidecar>(path, env)?.validate()
+    }
+}
+
+// === impl RawSidecar ===
+
+impl RawSidecar {
+    /// Parses a file's text, read from `path`, with the environment over it.
+    pub fn parse(path: &std::path::Path, text: &str, env: &Environment) -> Result<Self, ConfigError> {
+        load::parse(path, text, env)
+    }
+
+    /// Turns it into the runtime form. Reads the key files that it names.
+    pub fn validate(self) -> Result<SidecarConfig, ConfigError> {
+        Ok(SidecarConfig {
+            listeners: self.listeners.validate()?,
+            control_plane: self.control_plane.validate()?,
+            scope: self.scope.validate()?,
+            state: self.state.validate()?,
+            cache: Cache { tokens: self.cache.tokens, decisions: self.cache.decisions },
+            limits: self.limits.validate()?,
+            records: self.records.validate()?,
+            telemetry: self.telemetry.validate(),
+            drain_deadline: self.drain.deadline.0,
+        })
+    }
+}
+
+impl RawSidecarListeners {
+    fn validate(self) -> Result<SidecarListeners, ConfigError> {
+        if self.ext_authz.tcp.is_none() && self.ext_authz.unix.is_none() {
+            return Err(ConfigError::value("listeners.ext_authz", "`tcp` or `unix` is needed"));
+        }
+        if self.ext_authz.unix.as_ref().is_some_and(|p| p.as_os_str().len() > 107) {
+            return Err(ConfigError::value("listeners.ext_authz.unix", "a socket path has at most 107 bytes"));
+        }
+        Ok(SidecarListeners {
+            ext_authz_tcp: self.ext_authz.tcp,
+            ext_authz_unix: self.ext_authz.unix,
+            ext_authz_unix_mode: self.ext_authz.unix_mode.0,
+            admin: self.admin,
+        })
+    }
+}
+
+impl RawControlPlane {
+    fn validate(self) -> Result<ControlPlane, ConfigError> {
+        let key = |name: &str| format!("control_plane.{name}");
+        let url = self.url.ok_or_else(|| ConfigError::value(key("url"), "is required"))?;
+        let transport = if url.is_tls() {
+            let Some(ca_file) = self.ca_file else {
+                return Err(ConfigError::value(key("ca_file"), "is required for an https:// address"));
+            };
+            load::read_named(&key("ca_file"), &ca_file)?;
+            Transport::Tls { ca_file }
+        } else {
+            if !url.is_loopback() {
+                let why = format!("`{url}` is plain text to another machine; use https://, or 127.0.0.1 or [::1]");
+                return Err(ConfigError::value(key("url"), why));
+            }
+            if !self.insecure_loopback {
+                let why = "must be true for a plain-text http:// address, even on loopback";
+                return Err(ConfigError::value(key("insecure_loopback"), why));
+            }
+            Transport::LoopbackPlainText
+        };
+        let credential = match (self.token_file, self.client_cert_file, self.client_key_file) {
+            (Some(file), None, None) => {
+                load::read_named(&key("token_file"), &file)?;
+                Credential::Token { file }
+            }
+            (None, Some(cert_file), Some(key_file)) => {
+                if !url.is_tls() {
+                    return Err(ConfigError::value(key("client_cert_file"), "needs an https:// address"));
+                }
+                load::read_named(&key("client_cert_file"), &cert_file)?;
+                load::read_named(&key("client_key_file"), &key_file)?;
+                Credential::Certificate { cert_file, key_file }
+            }
+            (None, None, None) => {
+                let why = "is required, or `client_cert_file` and `client_key_file` are";
+                return Err(ConfigError::value(key("token_file"), why));
+            }
+            (None, Some(_), None) => return Err(ConfigError::value(key("client_key_file"), "is missing")),
+            (None, None, Some(_)) => return Err(ConfigError::value(key("client_cert_file"), "is missing")),
+            (Some(_), _, _) => {
+                let why = "give either a token or a client certificate, not both";
+                return Err(ConfigError::value(key("token_file"), why));
+            }
+        };
+        let Some(path) = self.verify_key_file else {
+            return Err(ConfigError::value(key("verify_key_file"), "is required"));
+        };
+        let bytes = load::read_named(&key("verify_key_file"), &path)?;
+        let verify_key = std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| VerifyKey::parse(text).ok())
+            .ok_or_else(|| ConfigError::file(key("verify_key_file"), &path, "it is not a base64 Ed25519 public key"))?;
+        let grant_request_url = self.grant_request_url.map(|url| url.to_string());
+        Ok(ControlPlane { url, transport, credential, verify_key, grant_request_url })
+    }
+}
+
+impl RawScope {
+    fn validate(self) -> Result<Scope, ConfigError> {
+        let Identity(identity) = self.identity.ok_or_else(|| ConfigError::value("scope.identity", "is required"))?;
+        let services = services("scope.services", self.services)?;
+        Ok(Scope { identity, services })
+    }
+}
+
+/// Checks a list of service names; sorts it.
+pub(super) fn services(key: &str, mut names: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    if names.is_empty() {
+        return Err(ConfigError::value(key, "at least one service is needed"));
+    }
+    for (i, name) in names.iter().enumerate() {
+        if !name.parse::<ResourceName>().is_ok_and(|r| r.route.is_none()) {
+            return Err(ConfigError::value(format!("{key}[{i}]"), format!("`{name}` is not the name of a service")));
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+impl RawState {
+    fn validate(self) -> Result<StateDirectory, ConfigError> {
+        if self.directory.as_os_str().is_empty() {
+            return Err(ConfigError::value("state.directory", "must not be empty"));
+        }
+        positive("state.max_staleness", self.max_staleness)?;
+        Ok(StateDirectory { directory: self.directory, max_staleness: self.max_staleness.0 })
+    }
+}
+
+impl RawLimits {
+    fn validate(self) -> Result<Limits, ConfigError> {
+        let all = [
+            ("max_message_bytes", self.max_message_bytes),
+            ("max_concurrent_checks", self.max_concurrent_checks),
+            ("max_concurrent_streams", self.max_concurrent_streams),
+            ("max_headers", self.max_headers),
+            ("max_header_bytes", self.max_header_bytes),
+            ("max_http2_header_list_bytes", self.max_http2_header_list_bytes),
+            ("max_connections", self.max_connections),
+        ];
+        if let Some((name, _)) = all.into_iter().find(|(_, n)| *n == 0) {
+            return Err(ConfigError::value(format!("limits.{name}"), "must be at least 1"));
+        }
+        Ok(Limits {
+            max_message_bytes: self.max_message_bytes,
+            max_concurrent_checks: self.max_concurrent_checks,
+            max_concurrent_streams: self.max_concurrent_streams,
+            max_headers: self.max_headers,
+            max_header_bytes: self.max_header_bytes,
+            max_http2_header_list_bytes: self.max_http2_header_list_bytes,
+            max_connections: self.max_connections,
+        })
+    }
+}
+
+impl RawRecords {
+    fn validate(self) -> Result<Records, ConfigError> {
+        if self.queue == 0 {
+            return Err(ConfigError::value("records.queue", "must be at least 1"));
+        }
+        if self.max_file_bytes < 4096 {
+            return Err(ConfigError::value("records.max_file_bytes", "must be at least 4096"));
+        }
+        Ok(match self.output {
+            RecordOutput::Stdout => Records::Stdout { queue: self.queue },
+            RecordOutput::Off => Records::Off,
+            RecordOutput::File => {
+                let path = self
+                    .file
+                    .ok_or_else(|| ConfigError::value("records.file", "is required with `records.output: file`"))?;
+                Records::File { path, max_bytes: self.max_file_bytes, keep: self.keep_files, queue: self.queue }
+            }
+        })
+    }
+}
+
+/// Refuses a duration of zero.
+pub(super) fn positive(key: &str, span: Span) -> Result<(), ConfigError> {
+    if span.0.is_zero() { Err(ConfigError::value(key, "must be longer than zero")) } else { Ok(()) }
+}

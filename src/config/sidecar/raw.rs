@@ -1,0 +1,228 @@
+//! `sidecar.yaml` as it is written: every key, its meaning and its default.
+//!
+//! The JSON Schema is generated from these types. Every key is optional here, because the environment may supply it;
+//! what is required is checked when it becomes the runtime form.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::shared::RawTelemetry;
+use crate::config::values::{Address, FileMode, HttpUrl, Identity, Span};
+
+/// Configuration of `portcullis sidecar`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Sidecar")]
+pub struct RawSidecar {
+    /// Where it listens.
+    pub listeners: RawSidecarListeners,
+    /// The control plane that it follows.
+    pub control_plane: RawControlPlane,
+    /// Who it is, and which services it protects.
+    pub scope: RawScope,
+    /// What it keeps on disk.
+    pub state: RawState,
+    /// Sizes of its caches.
+    pub cache: RawCache,
+    /// What it puts up with from its clients.
+    pub limits: RawLimits,
+    /// Decision records.
+    pub records: RawRecords,
+    /// Logs and traces.
+    pub telemetry: RawTelemetry,
+    /// Shutdown.
+    pub drain: RawDrain,
+}
+
+/// Where the sidecar listens.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "SidecarListeners")]
+pub struct RawSidecarListeners {
+    /// Envoy's ext_authz over gRPC, and `grpc.health.v1`.
+    pub ext_authz: RawExtAuthz,
+    /// `/livez`, `/readyz`, `/metrics`, `/snapshot`, `/loglevel`, `/v1/check`. No authentication: keep it private.
+    pub admin: Address,
+}
+
+/// Where the ext_authz server listens; at least one is needed.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ExtAuthz")]
+pub struct RawExtAuthz {
+    /// TCP address, or null.
+    pub tcp: Option<Address>,
+    /// Path of a Unix socket, or null. Whoever may write to it may ask.
+    pub unix: Option<PathBuf>,
+    /// Permissions of the socket, in octal.
+    pub unix_mode: FileMode,
+}
+
+/// The control plane that the sidecar follows.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ControlPlane")]
+pub struct RawControlPlane {
+    /// Required. Its sync address, as in `https://control.example:9181`.
+    pub url: Option<HttpUrl>,
+    /// Allows `http://` to a loopback address.
+    pub insecure_loopback: bool,
+    /// PEM file with the certificates that may vouch for the control plane. Required for `https://`.
+    pub ca_file: Option<PathBuf>,
+    /// File with this sidecar's own JWT-SVID; read again at each connection. This or the client certificate is needed.
+    pub token_file: Option<PathBuf>,
+    /// PEM file with this sidecar's X.509-SVID and its chain.
+    pub client_cert_file: Option<PathBuf>,
+    /// PEM file with the private key of that certificate.
+    pub client_key_file: Option<PathBuf>,
+    /// Required. File with the control plane's public signing key (`verify-key` in its data directory).
+    pub verify_key_file: Option<PathBuf>,
+    /// Where a denied workload is told to ask for a grant, as in `https://control.example:9180/v1/grant-requests`.
+    pub grant_request_url: Option<HttpUrl>,
+}
+
+/// Who the sidecar is, and which services it protects. Must equal what the control plane has for this identity.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Scope")]
+pub struct RawScope {
+    /// Required. Its own SPIFFE ID.
+    pub identity: Option<Identity>,
+    /// Required. Names of the services that it protects.
+    pub services: Vec<String>,
+}
+
+/// What the sidecar keeps on disk.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "State")]
+pub struct RawState {
+    /// Directory of the last-known-good state.
+    pub directory: PathBuf,
+    /// How long it answers without word from the control plane. Can only shorten the control plane's own bound.
+    pub max_staleness: Span,
+}
+
+/// Sizes of the sidecar's caches, in entries.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Cache")]
+pub struct RawCache {
+    /// Verified tokens. 0 verifies each time.
+    pub tokens: u64,
+    /// Decisions. 0 evaluates each time.
+    pub decisions: u64,
+}
+
+/// What the sidecar puts up with from its clients.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Limits")]
+pub struct RawLimits {
+    /// Largest check request, in bytes.
+    pub max_message_bytes: u32,
+    /// Checks under way at once; more are answered `system.overload`.
+    pub max_concurrent_checks: u32,
+    /// Checks under way at once on one connection.
+    pub max_concurrent_streams: u32,
+    /// Headers of a checked request.
+    pub max_headers: u32,
+    /// Bytes of their names and values.
+    pub max_header_bytes: u32,
+    /// Bytes of the HTTP/2 headers of the gRPC call itself.
+    pub max_http2_header_list_bytes: u32,
+    /// Open connections; more wait to be accepted.
+    pub max_connections: u32,
+}
+
+/// Decision records: JSON lines, one a decision.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Records")]
+pub struct RawRecords {
+    /// Where they go.
+    pub output: RecordOutput,
+    /// The file, for `output: file`.
+    pub file: Option<PathBuf>,
+    /// A file that grew to this size is rotated.
+    pub max_file_bytes: u64,
+    /// How many rotated files are kept.
+    pub keep_files: u32,
+    /// Records that may wait to be written; more are dropped and counted.
+    pub queue: u32,
+}
+
+/// Where decision records go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordOutput {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// A rotating file.
+    File,
+    /// Nowhere.
+    Off,
+}
+
+/// Shutdown.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Drain")]
+pub struct RawDrain {
+    /// How long checks are still answered after SIGTERM while clients have connections open.
+    pub deadline: Span,
+}
+
+// === defaults ===
+
+impl Default for RawSidecarListeners {
+    fn default() -> Self {
+        Self { ext_authz: RawExtAuthz::default(), admin: Address::loopback(9193) }
+    }
+}
+
+impl Default for RawExtAuthz {
+    fn default() -> Self {
+        Self { tcp: Some(Address::loopback(9191)), unix: None, unix_mode: FileMode(0o660) }
+    }
+}
+
+impl Default for RawState {
+    fn default() -> Self {
+        Self { directory: PathBuf::from("/var/lib/portcullis/sidecar"), max_staleness: Span::secs(300) }
+    }
+}
+
+impl Default for RawCache {
+    fn default() -> Self {
+        Self { tokens: 100_000, decisions: 100_000 }
+    }
+}
+
+impl Default for RawLimits {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 1_048_576,
+            max_concurrent_checks: 10_000,
+            max_concurrent_streams: 1024,
+            max_headers: 256,
+            max_header_bytes: 65_536,
+            max_http2_header_list_bytes: 16_384,
+            max_connections: 1024,
+        }
+    }
+}
+
+impl Default for RawRecords {
+    fn default() -> Self {
+        Self { output: RecordOutput::Stdout, file: None, max_file_bytes: 104_857_600, keep_files: 5, queue: 65_536 }
+    }
+}
+
+impl Default for RawDrain {
+    fn default() -> Self {
+        Self { deadline: Span::secs(30) }
+    }
+}

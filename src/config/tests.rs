@@ -1,0 +1,258 @@
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::wire::SigningKey;
+
+struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, _) = SigningKey::generate().unwrap();
+        std::fs::write(dir.path().join("verify-key"), key.verify_key().to_string()).unwrap();
+        std::fs::write(dir.path().join("token"), "a.b.c").unwrap();
+        Self { dir }
+    }
+
+    fn sidecar(&self) -> String {
+        format!(
+            "control_plane:\n  url: http://127.0.0.1:9181\n  insecure_loopback: true\n  \
+             token_file: {0}/token\n  verify_key_file: {0}/verify-key\n\
+             scope:\n  identity: spiffe://a.example/sidecar\n  services: [payments, catalog]\n",
+            self.dir.path().display()
+        )
+    }
+}
+
+fn env(pairs: &[(&str, &str)]) -> Environment {
+    Environment::new(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+}
+
+fn sidecar(text: &str, overrides: &[(&str, &str)]) -> Result<SidecarConfig, ConfigError> {
+    RawSidecar::parse(Path::new("sidecar.yaml"), text, &env(overrides))?.validate()
+}
+
+fn control(text: &str) -> Result<ControlConfig, ConfigError> {
+    RawControl::parse(Path::new("control.yaml"), text, &Environment::default())?.validate()
+}
+
+fn message<T: std::fmt::Debug>(result: Result<T, ConfigError>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn a_minimal_sidecar_file_gets_the_documented_defaults() {
+    let fixture = Fixture::new();
+    let config = sidecar(&fixture.sidecar(), &[]).unwrap();
+    assert_eq!(config.listeners.ext_authz_tcp, Some(Address::loopback(9191)));
+    assert_eq!(config.scope.services, ["catalog", "payments"]);
+    assert_eq!(config.state.max_staleness, std::time::Duration::from_secs(300));
+    assert!(matches!(config.records, Records::Stdout { queue: 65_536 }));
+    assert!(matches!(config.control_plane.transport, Transport::LoopbackPlainText));
+}
+
+#[test]
+fn unknown_keys_and_wrong_types_are_refused_with_line_and_column() {
+    let cases = [
+        ("scope:\n  identty: x\n", "sidecar.yaml:2:3: scope: unknown field `identty`, expected"),
+        (
+            "cache:\n  tokens: 1\n  decisions: many\n",
+            "sidecar.yaml:3:14: cache.decisions: invalid type: string \"many\"",
+        ),
+        ("drain:\n  deadline: 30\n", "sidecar.yaml:2:13: drain.deadline: `30` is not a duration"),
+        ("drain:\n  deadline: soon\n", "sidecar.yaml:2:13: drain.deadline: `soon` is not a duration such as `10s`"),
+        ("listeners:\n  admin: localhost:9193\n", "sidecar.yaml:2:10: listeners.admin: `localhost:9193` is not an IP"),
+        (
+            "scope:\n  identity: spiffe://A/b\n",
+            "sidecar.yaml:2:13: scope.identity: `spiffe://A/b` is not a workload's SPIFFE ID: a trust",
+        ),
+        ("records: { output: disk }\n", "sidecar.yaml:1:20: records.output: unknown variant `disk`"),
+        ("cache:\n  tokens: 1\n  tokens: 2\n", "duplicate"),
+        ("cache: [\n", "sidecar.yaml:2:1:"),
+        ("control_plane:\n  url: https://me:pw@control:9181\n", "must not hold a user name or a password"),
+    ];
+    for (text, expected) in cases {
+        let got = message(sidecar(text, &[]));
+        assert!(got.contains(expected), "{text:?}\n  got      {got}\n  expected {expected}");
+    }
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let fixture = Fixture::new();
+    let text = fixture.sidecar();
+    let overrides = [
+        ("PORTCULLIS__CACHE__TOKENS", "7"),
+        ("PORTCULLIS__LISTENERS__EXT_AUTHZ__TCP", "null"),
+        ("PORTCULLIS__LISTENERS__EXT_AUTHZ__UNIX", "/tmp/x.sock"),
+        ("PORTCULLIS__SCOPE__SERVICES", "[orders]"),
+        ("PORTCULLIS__STATE__DIRECTORY", "12"),
+        ("PORTCULLIS__DRAIN__DEADLINE", "5m"),
+        ("PORTCULLIS_SERVER", "not ours"),
+    ];
+    let config = sidecar(&text, &overrides).unwrap();
+    assert_eq!(config.cache.tokens, 7);
+    assert_eq!(config.cache.decisions, 100_000);
+    assert_eq!(config.listeners.ext_authz_tcp, None);
+    assert_eq!(config.listeners.ext_authz_unix, Some(PathBuf::from("/tmp/x.sock")));
+    assert_eq!(config.scope.services, ["orders"]);
+    assert_eq!(config.state.directory, PathBuf::from("12"), "a number can be meant as text");
+    assert_eq!(config.drain_deadline, std::time::Duration::from_secs(300));
+}
+
+#[test]
+fn a_bad_variable_is_named() {
+    let fixture = Fixture::new();
+    let text = fixture.sidecar();
+    let unknown = message(sidecar(&text, &[("PORTCULLIS__CACHE__TOKENZ", "7")]));
+    assert!(unknown.starts_with("environment variable `PORTCULLIS__CACHE__TOKENZ`:"), "{unknown}");
+    assert!(unknown.contains("unknown field `tokenz`"), "{unknown}");
+    let wrong = message(sidecar(&text, &[("PORTCULLIS__CACHE__TOKENS", "lots")]));
+    assert!(wrong.starts_with("environment variable `PORTCULLIS__CACHE__TOKENS`:"), "{wrong}");
+}
+
+#[test]
+fn a_required_value_may_come_from_the_environment_alone() {
+    let fixture = Fixture::new();
+    let text = fixture.sidecar().replace("  url: http://127.0.0.1:9181\n", "");
+    assert_eq!(message(sidecar(&text, &[])), "`control_plane.url`: is required");
+    sidecar(&text, &[("PORTCULLIS__CONTROL_PLANE__URL", "http://127.0.0.1:1")]).unwrap();
+    assert_eq!(message(sidecar("", &[])), "`control_plane.url`: is required", "an empty file is an empty document");
+}
+
+#[test]
+fn plain_text_is_for_loopback_and_only_when_asked_for() {
+    let fixture = Fixture::new();
+    let text = fixture.sidecar();
+    let remote = message(sidecar(&text.replace("127.0.0.1", "10.0.0.1"), &[]));
+    assert!(remote.starts_with("`control_plane.url`: `http://10.0.0.1:9181/` is plain text"), "{remote}");
+    let name = message(sidecar(&text.replace("127.0.0.1", "localhost"), &[]));
+    assert!(name.starts_with("`control_plane.url`:"), "who answers for a name can change: {name}");
+    let unasked = message(sidecar(&text.replace("insecure_loopback: true", "insecure_loopback: false"), &[]));
+    assert!(unasked.starts_with("`control_plane.insecure_loopback`:"), "{unasked}");
+
+    assert!(message(control("")).starts_with("`insecure_loopback`:"));
+    control("insecure_loopback: true").unwrap();
+    let api = message(control("insecure_loopback: true\nlisteners: { api: '0.0.0.0:9180' }"));
+    assert!(api.starts_with("`listeners.api`: `0.0.0.0:9180` is not a loopback address"), "{api}");
+    let sync = message(control("insecure_loopback: true\nlisteners: { sync: '[::]:9181' }"));
+    assert!(sync.starts_with("`listeners.sync`:"), "{sync}");
+}
+
+#[test]
+fn an_unusable_key_file_names_the_key_and_the_file() {
+    let fixture = Fixture::new();
+    let text = fixture.sidecar();
+    let missing = message(sidecar(&text.replace("/verify-key", "/nowhere"), &[]));
+    assert!(missing.starts_with("`control_plane.verify_key_file`: cannot use `"), "{missing}");
+    assert!(missing.contains("/nowhere`: No such file"), "{missing}");
+    let not_a_key = message(sidecar(&text.replace("/verify-key", "/token"), &[]));
+    assert!(not_a_key.ends_with("it is not a base64 Ed25519 public key"), "{not_a_key}");
+    std::fs::write(fixture.dir.path().join("token"), "").unwrap();
+    let empty = message(sidecar(&text, &[]));
+    assert!(empty.starts_with("`control_plane.token_file`:") && empty.ends_with("it is empty"), "{empty}");
+    let tls = message(control("tls: { cert_file: /nowhere/cert.pem, key_file: /nowhere/key.pem }"));
+    assert!(tls.starts_with("`tls.cert_file`: cannot use `/nowhere/cert.pem`"), "{tls}");
+}
+
+#[test]
+fn a_sidecar_needs_exactly_one_credential_and_a_scope() {
+    let fixture = Fixture::new();
+    let text = fixture.sidecar();
+    let line = text.lines().find(|l| l.contains("token_file")).unwrap();
+    let none = message(sidecar(&text.replace(line, ""), &[]));
+    assert!(none.starts_with("`control_plane.token_file`: is required"), "{none}");
+    let both = message(sidecar(&text, &[("PORTCULLIS__CONTROL_PLANE__CLIENT_CERT_FILE", "/x")]));
+    assert!(both.contains("not both"), "{both}");
+    let empty = message(sidecar(&text, &[("PORTCULLIS__SCOPE__SERVICES", "[]")]));
+    assert_eq!(empty, "`scope.services`: at least one service is needed");
+    let route = message(sidecar(&text, &[("PORTCULLIS__SCOPE__SERVICES", "[payments/refunds]")]));
+    assert_eq!(route, "`scope.services[0]`: `payments/refunds` is not the name of a service");
+    let deaf = message(sidecar(&text, &[("PORTCULLIS__LISTENERS__EXT_AUTHZ__TCP", "null")]));
+    assert!(deaf.starts_with("`listeners.ext_authz`:"), "{deaf}");
+}
+
+#[test]
+fn sync_times_and_enforcement_points_are_checked() {
+    let with = |sync: &str| message(control(&format!("insecure_loopback: true\nsync: {{ {sync} }}")));
+    assert!(with("lease: 2s").starts_with("`sync.lease`: must be longer than `sync.bookmark_interval`"));
+    assert!(with("max_staleness: 5s").starts_with("`sync.max_staleness`:"));
+    assert!(with("bookmark_interval: 0s").starts_with("`sync.bookmark_interval`:"));
+    let twice =
+        "enforcement_points: [{identity: 'spiffe://a/b', services: [x]}, {identity: 'spiffe://a/b', services: [y]}]";
+    assert_eq!(with(twice), "`sync.enforcement_points[1].identity`: `spiffe://a/b` occurs twice");
+    let none = "enforcement_points: [{identity: 'spiffe://a/b', services: []}]";
+    assert_eq!(with(none), "`sync.enforcement_points[0].services`: at least one service is needed");
+    let unknown = "enforcement_points: [{identity: 'spiffe://a/b', servces: []}]";
+    assert!(with(unknown).contains("unknown field `servces`"));
+}
+
+#[test]
+fn checked_in_schemas_are_current() {
+    for (file, schema) in [("sidecar", schema::sidecar()), ("control", schema::control())] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/config/{file}.schema.json"));
+        let checked_in = std::fs::read_to_string(&path).unwrap_or_default();
+        if checked_in != schema && std::env::var_os("PORTCULLIS_UPDATE_SCHEMAS").is_some() {
+            std::fs::write(&path, &schema).unwrap();
+            continue;
+        }
+        assert!(
+            checked_in == schema,
+            "docs/config/{file}.schema.json is not what the types say; regenerate it with:\n  \
+             portcullis config schema {file} > docs/config/{file}.schema.json\n\
+             or run this test with PORTCULLIS_UPDATE_SCHEMAS=1"
+        );
+    }
+}
+
+#[test]
+fn the_documented_examples_load_and_show_every_default() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/config");
+    // Key files are the reader's own; everything else must be right, so only they are replaced.
+    let fixture = Fixture::new();
+    let ours = |name: &str| fixture.dir.path().join(name).display().to_string();
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let (verify_key, any) = (ours("verify-key"), ours("token"));
+    let files = env(&[
+        ("PORTCULLIS__CONTROL_PLANE__CA_FILE", &any),
+        ("PORTCULLIS__CONTROL_PLANE__TOKEN_FILE", &any),
+        ("PORTCULLIS__CONTROL_PLANE__VERIFY_KEY_FILE", &verify_key),
+    ]);
+    let raw = RawSidecar::parse(Path::new("sidecar.yaml"), &read("sidecar.yaml"), &files).unwrap();
+    shows_every_key(&raw, &read("sidecar.yaml"));
+    raw.validate().unwrap();
+    let files = env(&[
+        ("PORTCULLIS__TLS__CERT_FILE", &any),
+        ("PORTCULLIS__TLS__KEY_FILE", &any),
+        ("PORTCULLIS__TLS__CLIENT_CA_FILE", &any),
+    ]);
+    let raw = RawControl::parse(Path::new("control.yaml"), &read("control.yaml"), &files).unwrap();
+    shows_every_key(&raw, &read("control.yaml"));
+    raw.validate().unwrap();
+}
+
+/// Every key of the raw type occurs in the example, perhaps commented out.
+fn shows_every_key(raw: &impl serde::Serialize, example: &str) {
+    fn keys(value: &serde_json::Value, into: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (key, inner) in map {
+                    into.push(key.clone());
+                    keys(inner, into);
+                }
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|i| keys(i, into)),
+            _ => {}
+        }
+    }
+    let mut all = Vec::new();
+    keys(&serde_json::to_value(raw).unwrap(), &mut all);
+    assert!(all.len() > 10);
+    for key in all {
+        let shown =
+            example.lines().any(|l| l.trim_start().trim_start_matches(['#', '-', ' ']).starts_with(&format!("{key}:")));
+        assert!(shown, "the example does not show `{key}`");
+    }
+}

@@ -1,0 +1,172 @@
+//! `CheckRequest` → [`authz::Request`], borrowed from the message, in one pass.
+//!
+//! Pure; hot path. Reads the fields of `attributes.request.http` that a decision can depend on and skips the rest.
+//! INVARIANT: what cannot be read with certainty (not protobuf, a field that occurs twice, more headers than the
+//! limits allow) is an error, and the caller denies. What the fields mean is left to the engine. With
+//! `encode_raw_headers` Envoy sends `header_map`, where duplicates are visible: it is then used exclusively. In the
+//! `headers` map Envoy joins duplicates with a comma, so the engine treats a comma in a bearer token as a duplicate.
+
+use smallvec::SmallVec;
+
+use super::wire::{NotProtobuf, Reader};
+use crate::authz::{Door, Header, Request};
+
+/// Set by Envoy when it sends the body to the check.
+const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
+
+/// Bounds on what one check may carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct HeaderLimits {
+    /// How many headers.
+    pub(super) count: usize,
+    /// Bytes of all names and values.
+    pub(super) bytes: usize,
+}
+
+/// Why a message is not a check that can be decided on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unreadable {
+    /// Not protobuf, or not of the right types.
+    #[error(transparent)]
+    NotProtobuf(#[from] NotProtobuf),
+    /// A field that is single occurs twice.
+    #[error("the check has a field twice")]
+    Twice,
+    /// Not an HTTP check, such as one of the network filter's.
+    #[error("the check has no HTTP attributes")]
+    NoHttp,
+    /// Over a limit.
+    #[error("the request has more headers than the limit allows")]
+    Headers,
+}
+
+/// Reads a `CheckRequest`.
+pub(super) fn decode(message: &[u8], limits: HeaderLimits) -> Result<Request<'_>, Unreadable> {
+    let attributes = only(message, 1)?.ok_or(Unreadable::NoHttp)?;
+    let request = only(attributes, 4)?.ok_or(Unreadable::NoHttp)?;
+    let http = only(request, 2)?.ok_or(Unreadable::NoHttp)?;
+    decode_http(http, limits)
+}
+
+/// The single message field `number` of `message`.
+fn only(message: &[u8], number: u32) -> Result<Option<&[u8]>, Unreadable> {
+    let mut found = None;
+    let mut reader = Reader::new(message);
+    while let Some((field, value)) = reader.field()? {
+        if field == number && found.replace(value.bytes()?).is_some() {
+            return Err(Unreadable::Twice);
+        }
+    }
+    Ok(found)
+}
+
+fn decode_http(http: &[u8], limits: HeaderLimits) -> Result<Request<'_>, Unreadable> {
+    let (mut method, mut path, mut host, mut header_map) = (None, None, None, None);
+    let mut headers = Headers { found: SmallVec::new(), count: 0, bytes: 0, partial_body: false, limits };
+    let mut reader = Reader::new(http);
+    while let Some((field, value)) = reader.field()? {
+        let twice = match field {
+            2 => method.replace(value.text()?).is_some(),
+            3 => {
+                let (name, value) = map_entry(value.bytes()?)?;
+                headers.add(name, value)?;
+                false
+            }
+            4 => path.replace(value.text()?).is_some(),
+            5 => host.replace(value.text()?).is_some(),
+            13 => header_map.replace(value.bytes()?).is_some(),
+            _ => false,
+        };
+        if twice {
+            return Err(Unreadable::Twice);
+        }
+    }
+    if let Some(raw) = header_map {
+        headers = Headers { found: SmallVec::new(), count: 0, bytes: 0, partial_body: false, limits };
+        let mut reader = Reader::new(raw);
+        while let Some((field, value)) = reader.field()? {
+            if field == 1 {
+                let (name, value) = header_value(value.bytes()?)?;
+                headers.add(name, value)?;
+            }
+        }
+    }
+    Ok(Request {
+        door: Door::ExtAuthz,
+        method: method.unwrap_or_default(),
+        path: path.unwrap_or_default(),
+        host: host.unwrap_or_default(),
+        headers: headers.found,
+        partial_body: headers.partial_body,
+    })
+}
+
+/// An entry of `map<string, string>`.
+fn map_entry(entry: &[u8]) -> Result<(&str, &[u8]), Unreadable> {
+    let (mut key, mut value) = (None, None);
+    let mut reader = Reader::new(entry);
+    while let Some((field, content)) = reader.field()? {
+        let twice = match field {
+            1 => key.replace(content.text()?).is_some(),
+            2 => value.replace(content.bytes()?).is_some(),
+            _ => false,
+        };
+        if twice {
+            return Err(Unreadable::Twice);
+        }
+    }
+    Ok((key.unwrap_or_default(), value.unwrap_or_default()))
+}
+
+/// A `HeaderValue`: `value` is text, `raw_value` is bytes, and only one of them is set.
+fn header_value(message: &[u8]) -> Result<(&str, &[u8]), Unreadable> {
+    let (mut key, mut value) = (None, None);
+    let mut reader = Reader::new(message);
+    while let Some((field, content)) = reader.field()? {
+        let twice = match field {
+            1 => key.replace(content.text()?).is_some(),
+            2 | 3 => {
+                let content = content.bytes()?;
+                !content.is_empty() && value.replace(content).is_some()
+            }
+            _ => false,
+        };
+        if twice {
+            return Err(Unreadable::Twice);
+        }
+    }
+    Ok((key.unwrap_or_default(), value.unwrap_or_default()))
+}
+
+struct Headers<'a> {
+    found: SmallVec<[Header<'a>; 32]>,
+    count: usize,
+    bytes: usize,
+    partial_body: bool,
+    limits: HeaderLimits,
+}
+
+// === impl Headers ===
+
+impl<'a> Headers<'a> {
+    #[inline]
+    fn add(&mut self, name: &'a str, value: &'a [u8]) -> Result<(), Unreadable> {
+        self.count += 1;
+        self.bytes = self.bytes.saturating_add(name.len()).saturating_add(value.len());
+        if self.count > self.limits.count || self.bytes > self.limits.bytes {
+            return Err(Unreadable::Headers);
+        }
+        // Pseudo-headers repeat what `method`, `path` and `host` say.
+        if name.starts_with(':') {
+            return Ok(());
+        }
+        if name.len() == PARTIAL_BODY.len() && name.eq_ignore_ascii_case(PARTIAL_BODY) {
+            self.partial_body |= value.eq_ignore_ascii_case(b"true");
+        }
+        self.found.push(Header { name, value });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! One call: read, decide, answer. Plane: hot path.
+//!
+//! INVARIANT: every way out of [`Door::check`] is an allow that the engine made or a denial. From the message to the
+//! answer the path is synchronous; a panic in it is caught and is a denial. Each check has one outcome, which tells
+//! of it also when the client goes away.
+
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
+use tower::Service;
+
+use super::body::{BadMessage, Budget, Reply, read_message};
+use super::request::{self, HeaderLimits};
+use super::{Config, response};
+use crate::authz::{self, Decision, DecisionId, Reason};
+use crate::cache::Gate;
+use crate::telemetry::{Outcome, Telemetry};
+
+const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+const HEALTH: &str = "/grpc.health.v1.Health/";
+
+/// What every connection of the door shares.
+#[derive(Debug)]
+pub(super) struct Door {
+    decide: Decide,
+    telemetry: Arc<Telemetry>,
+    config: Config,
+    under_way: AtomicUsize,
+    buffered: Budget,
+    health: HealthServer<HealthService>,
+}
+
+/// What decides. Behind a function, so that tests can give any answer.
+pub(super) enum Decide {
+    Gate(Arc<Gate>),
+    #[cfg(test)]
+    Test(Box<dyn Fn(&authz::Request<'_>) -> Decision + Send + Sync>, crate::clock::SharedClock),
+}
+
+/// A place among the checks under way.
+struct Place<'a>(&'a AtomicUsize);
+
+// === impl Door ===
+
+impl Door {
+    pub(super) fn new(
+        decide: Decide,
+        telemetry: Arc<Telemetry>,
+        config: Config,
+        health: HealthServer<HealthService>,
+    ) -> Self {
+        let buffered = Budget::new(config.max_buffered_bytes);
+        Self { decide, telemetry, config, under_way: AtomicUsize::new(0), buffered, health }
+    }
+
+    /// Answers one HTTP/2 request.
+    pub(super) async fn call(&self, request: Request<Incoming>) -> Result<Response<Reply>, Infallible> {
+        let path = request.uri().path();
+        if path == CHECK {
+            let message = self.check(request.into_body()).await;
+            return Ok(grpc(Reply::Message(message)));
+        }
+        if path.starts_with(HEALTH) {
+            let mut health = self.health.clone();
+            return health.call(request).await.map(|response| response.map(Reply::Health));
+        }
+        let mut unimplemented = grpc(Reply::Done);
+        unimplemented.headers_mut().insert("grpc-status", HeaderValue::from_static("12"));
+        Ok(unimplemented)
+    }
+
+    /// Reads a check and answers it, length prefix included.
+    async fn check<B>(&self, body: B) -> Bytes
+    where
+        B: hyper::body::Body<Data = Bytes>,
+    {
+        let mut outcome = self.telemetry.begin(authz::Door::ExtAuthz);
+        let Some(_place) = Place::take(&self.under_way, self.config.max_concurrent_checks) else {
+            return self.refuse(&mut outcome, Reason::SystemOverload, "too many checks are under way");
+        };
+        let Config { max_message_bytes, message_timeout, .. } = self.config;
+        match read_message(body, max_message_bytes, message_timeout, &self.buffered).await {
+            Ok(message) => self.answer(&message, &mut outcome),
+            Err(bad) => {
+                let detail = bad.to_string();
+                let reason = match bad {
+                    BadMessage::TooSlow | BadMessage::NoRoom => Reason::SystemOverload,
+                    _ => Reason::InputMalformed,
+                };
+                self.refuse(&mut outcome, reason, &detail)
+            }
+        }
+    }
+
+    fn answer(&self, message: &[u8], outcome: &mut Outcome<'_>) -> Bytes {
+        let limits = HeaderLimits { count: self.config.max_headers, bytes: self.config.max_header_bytes };
+        let answered = catch_unwind(AssertUnwindSafe(|| match request::decode(message, limits) {
+            Ok(request) => {
+                outcome.trace(&request.headers);
+                let decision = self.decide.check(&request);
+                let answer = response::encode(&decision, Some(&request), self.config.grant_request_url.as_deref());
+                outcome.finish(decision, request.method, request.path);
+                answer
+            }
+            Err(unreadable) => self.refuse(outcome, Reason::InputMalformed, &unreadable.to_string()),
+        }));
+        answered.unwrap_or_else(|_panic| {
+            tracing::error!("a check panicked and is denied");
+            self.refuse(outcome, Reason::SystemInternal, "the check panicked")
+        })
+    }
+
+    fn refuse(&self, outcome: &mut Outcome<'_>, reason: Reason, detail: &str) -> Bytes {
+        let decision = Decision::refuse(DecisionId::new(self.decide.now()), reason, detail);
+        let answer = response::encode(&decision, None, None);
+        outcome.finish(decision, "", "");
+        answer
+    }
+}
+
+fn grpc(body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+// === impl Decide ===
+
+impl Decide {
+    fn check(&self, request: &authz::Request<'_>) -> Decision {
+        match self {
+            Self::Gate(gate) => gate.check(request),
+            #[cfg(test)]
+            Self::Test(decide, _) => decide(request),
+        }
+    }
+
+    fn now(&self) -> crate::clock::Timestamp {
+        match self {
+            Self::Gate(gate) => gate.clock().now().wall,
+            #[cfg(test)]
+            Self::Test(_, clock) => clock.now().wall,
+        }
+    }
+}
+
+impl std::fmt::Debug for Decide {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decide").finish_non_exhaustive()
+    }
+}
+
+// === impl Place ===
+
+impl<'a> Place<'a> {
+    fn take(under_way: &'a AtomicUsize, max: usize) -> Option<Self> {
+        if under_way.fetch_add(1, Ordering::Relaxed) < max {
+            return Some(Self(under_way));
+        }
+        under_way.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

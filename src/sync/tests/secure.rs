@@ -1,0 +1,143 @@
+//! The stream over TLS: X.509-SVIDs, the server's certificate, and what happens without.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::frames::identity;
+use super::plane::{Plane, Sidecar, eventually};
+use crate::control::sync_server::{ServeError, SyncServerConfig, SyncServerDeps, serve};
+use crate::sync::SyncClientConfig;
+use crate::tls::{self, ServerFiles};
+
+struct Pki {
+    dir: tempfile::TempDir,
+    ca: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
+        Self { dir, ca }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A certificate and key under `name`.
+    fn issue(&self, name: &str, sans: Vec<SanType>) -> (PathBuf, PathBuf) {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.subject_alt_names = sans;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.ca).unwrap();
+        let (cert_file, key_file) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+        std::fs::write(&cert_file, cert.pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        (cert_file, key_file)
+    }
+
+    fn svid(&self, name: &str, id: &str) -> (PathBuf, PathBuf) {
+        self.issue(name, vec![SanType::URI(id.try_into().unwrap())])
+    }
+}
+
+async fn secured(pki: &Pki) -> Plane {
+    let (cert_file, key_file) = pki.issue("server", vec![SanType::IpAddress("127.0.0.1".parse().unwrap())]);
+    let files = ServerFiles { cert_file, key_file, client_ca_file: Some(pki.path("ca.pem")) };
+    let mut plane = Plane::stopped(100, &["catalog", "payments"]);
+    plane.config.tls = Some(tls::server_config(&files, tls::TLS13, &[tls::ALPN_H2]).unwrap());
+    plane.run().await;
+    plane
+}
+
+fn config(plane: &Plane, ca: &Path, svid: Option<(PathBuf, PathBuf)>, token: bool) -> SyncClientConfig {
+    let mut config = plane.client_config(None);
+    config.control_plane.url = format!("https://{}", plane.address).parse().unwrap();
+    config.control_plane.insecure_loopback = false;
+    config.control_plane.ca_file = Some(ca.to_owned());
+    config.control_plane.identity_files = svid;
+    if !token {
+        config.control_plane.token_file = None;
+    }
+    config
+}
+
+#[tokio::test]
+async fn an_x509_svid_or_a_token_opens_the_stream() {
+    let pki = Pki::new();
+    let plane = secured(&pki).await;
+    let svid = pki.svid("sidecar", identity().as_str());
+    for (svid, token) in [(Some(svid.clone()), false), (None, true), (Some(svid), true)] {
+        let sidecar = Sidecar::start(config(&plane, &pki.path("ca.pem"), svid, token), plane.estate.clock.clone());
+        sidecar.reaches(plane.index.position()).await;
+        sidecar.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_on_either_side_opens_nothing() {
+    let pki = Pki::new();
+    let plane = secured(&pki).await;
+    let other = Pki::new();
+    let ca = pki.path("ca.pem");
+    for config in [
+        // The server's CA is not ours.
+        config(&plane, &other.path("ca.pem"), None, true),
+        // Our CA is not the server's.
+        config(&plane, &ca, Some(other.svid("sidecar", identity().as_str())), false),
+        // Not an enforcement point.
+        config(&plane, &ca, Some(pki.svid("other", "spiffe://test.example/other")), false),
+        // Two identities that do not agree.
+        config(&plane, &ca, Some(pki.svid("other", "spiffe://test.example/other")), true),
+    ] {
+        let sidecar = Sidecar::start(config, plane.estate.clock.clone());
+        eventually("it is refused", || sidecar.stats.read().failures >= 2).await;
+        assert_eq!(sidecar.position(), None);
+        sidecar.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn without_tls_only_loopback_is_served_and_dialled() {
+    let plane = Plane::start(100).await;
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let deps = SyncServerDeps {
+        index: plane.index.clone(),
+        fleet: plane.fleet.clone(),
+        key: plane.key.clone(),
+        clock: plane.estate.clock.clone(),
+    };
+    let e = serve(listener, deps, SyncServerConfig::default(), CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(e, ServeError::NotLoopback(_)), "{e}");
+    let mut config = plane.client_config(None);
+    config.control_plane.insecure_loopback = false;
+    let e = config.control_plane.check().unwrap_err();
+    assert!(e.to_string().contains("http is only allowed with"), "{e}");
+    config.control_plane.url = format!("https://{}", plane.address).parse().unwrap();
+    assert!(config.control_plane.check().unwrap_err().to_string().contains("needs a CA file"));
+    config.control_plane.token_file = None;
+    config.control_plane.ca_file = Some("ca.pem".into());
+    assert!(config.control_plane.check().unwrap_err().to_string().contains("neither a token file"));
+}
+
+#[tokio::test]
+async fn a_client_that_never_finishes_its_handshake_keeps_nobody_out() {
+    let pki = Pki::new();
+    let plane = secured(&pki).await;
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(tokio::net::TcpStream::connect(plane.address).await.unwrap());
+    }
+    let sidecar = Sidecar::start(config(&plane, &pki.path("ca.pem"), None, true), plane.estate.clock.clone());
+    tokio::time::timeout(Duration::from_secs(5), sidecar.reaches(plane.index.position())).await.unwrap();
+}

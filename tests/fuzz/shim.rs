@@ -1,0 +1,91 @@
+//! What the fuzz targets do, one function each, so that `tests/fuzz_replay.rs` runs the same on stable.
+//!
+//! Any bytes are allowed; a panic is a finding. Each asserts more than "does not crash": that nothing refused gets
+//! through, and that nothing gets through that was not signed.
+
+use std::sync::LazyLock;
+
+use portcullis::authz::{CanonicalPath, Relation, Template};
+use portcullis::clock::Timestamp;
+use portcullis::credential::{IssuerSet, verify};
+use portcullis::object::{Issuer, Kind, Object};
+
+/// The one token that the key of [`ISSUERS`] ever signed: header and claims. The private key was thrown away.
+pub(crate) const SIGNED: &str = include_str!("signed.txt");
+/// When it is valid.
+pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_700_000_100);
+
+static ISSUERS: LazyLock<IssuerSet> = LazyLock::new(|| {
+    let issuer: Issuer = serde_json::from_str(include_str!("issuer.json")).expect("issuer.json is an issuer");
+    let (issuers, bad) = IssuerSet::compile([&issuer]);
+    assert!(bad.is_empty(), "{bad:?}");
+    issuers
+});
+
+/// A request target.
+pub(crate) fn path(data: &[u8]) {
+    let Ok(target) = std::str::from_utf8(data) else { return };
+    let Ok(path) = CanonicalPath::parse(target) else { return };
+    let text = path.as_str();
+    assert!(text.starts_with('/') && text.is_ascii(), "{text}");
+    assert!(!text.contains("//") && !text.contains(['\\', ';', '?', '#', ' ']), "{text}");
+    assert!(!text.split('/').any(|segment| matches!(segment, "." | "..")), "{text}");
+    for escape in ["%2F", "%2f", "%5C", "%5c", "%2E", "%2e", "%00", "%3B", "%3b", "%252F", "%252E", "%255C"] {
+        assert!(!text.contains(escape), "{text}");
+    }
+    assert_eq!(CanonicalPath::parse(text).as_ref(), Ok(&path), "canonicalising is idempotent");
+}
+
+/// Three lines: two templates and a request target.
+pub(crate) fn template(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut lines = text.lines();
+    let parsed = |line: Option<&str>| line.and_then(|text| Template::parse(text).ok());
+    let Some(a) = parsed(lines.next()) else { return };
+    assert_eq!(a.relation(&a), Relation::Same, "{a}");
+    let Some(b) = parsed(lines.next()) else { return };
+    let relation = a.relation(&b);
+    let mirrored = match relation {
+        Relation::Narrower => Relation::Wider,
+        Relation::Wider => Relation::Narrower,
+        other => other,
+    };
+    assert_eq!(b.relation(&a), mirrored, "{a} {b}");
+    let Some(Ok(path)) = lines.next().map(CanonicalPath::parse) else { return };
+    let possible = match (a.matches(&path), b.matches(&path)) {
+        (true, true) => relation != Relation::Disjoint,
+        (true, false) => !matches!(relation, Relation::Same | Relation::Narrower),
+        (false, true) => !matches!(relation, Relation::Same | Relation::Wider),
+        (false, false) => true,
+    };
+    assert!(possible, "{a} {b} are {relation:?}, and yet {}", path.as_str());
+}
+
+/// A token. Tells whether it verified.
+pub(crate) fn jwt(data: &[u8]) -> bool {
+    let Ok(token) = std::str::from_utf8(data) else { return false };
+    match verify(token, &ISSUERS, NOW) {
+        Ok(verified) => {
+            let signed = token.rsplit_once('.').map(|(signed, _)| signed);
+            assert_eq!(signed, Some(SIGNED.trim_end()), "verified, but never signed");
+            assert!(verified.expires_at > NOW);
+            true
+        }
+        Err(rejection) => {
+            // Whatever is wrong with it, the answer is a credential reason.
+            assert!(portcullis::authz::Reason::from(rejection.reason).code().starts_with("credential."));
+            false
+        }
+    }
+}
+
+/// A stored document, as REST, the sync stream and the state file carry it; the first byte picks the kind.
+pub(crate) fn object(data: &[u8]) {
+    let Some((&first, body)) = data.split_first() else { return };
+    let Some(kind) = Kind::from_number(i32::from(first.wrapping_sub(b'0'))) else { return };
+    let Ok(object) = Object::parse(kind, body) else { return };
+    assert_eq!(object.kind(), kind);
+    let again = Object::parse(kind, &object.to_json()).expect("what was read can be written and read again");
+    assert_eq!(again, object);
+    assert_eq!(again.key(), object.key());
+}

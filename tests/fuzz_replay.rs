@@ -1,0 +1,76 @@
+//! Replays the fuzz corpora on stable, and every truncation and many byte flips of each seed, through the functions
+//! that the fuzz targets call (`tests/fuzz/shim.rs`). A seed under `tests/fuzz/corpus/` is a regression test by being there.
+
+#[cfg(test)]
+#[path = "fuzz/shim.rs"]
+mod shim;
+
+#[cfg(test)]
+mod replay {
+    use std::fs;
+    use std::path::Path;
+
+    use super::shim;
+
+    fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
+        let mut seeds: Vec<_> = fs::read_dir(&dir)
+            .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(&path).unwrap())
+            })
+            .collect();
+        seeds.sort();
+        assert!(seeds.len() > 10, "{} holds {} seeds", dir.display(), seeds.len());
+        seeds
+    }
+
+    fn seed(target: &str, name: &str) -> Vec<u8> {
+        corpus(target).into_iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no seed `{name}`")).1
+    }
+
+    /// Calls `f` with every seed, with each of its prefixes, and with single bytes replaced.
+    fn replay(target: &str, f: impl Fn(&[u8])) {
+        for (_, seed) in corpus(target) {
+            f(&seed);
+            for end in 0..seed.len() {
+                f(&seed[..end]);
+            }
+            for at in 0..seed.len() {
+                for byte in [0, b' ', b'"', b'%', b'*', b'.', b'/', b'1', b'A', b'{', b'}', 0x7f, 0xff] {
+                    let mut changed = seed.clone();
+                    changed[at] = byte;
+                    f(&changed);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn path() {
+        replay("path", shim::path);
+    }
+
+    #[test]
+    fn template() {
+        replay("template", shim::template);
+    }
+
+    #[test]
+    fn object() {
+        replay("object", shim::object);
+    }
+
+    #[test]
+    fn jwt() {
+        replay("jwt", |data| {
+            shim::jwt(data);
+        });
+        // The search starts on both sides of the gate.
+        for (name, token) in corpus("jwt") {
+            assert_eq!(shim::jwt(&token), name == "valid", "{name}");
+        }
+        assert!(seed("jwt", "valid").starts_with(shim::SIGNED.trim_end().as_bytes()));
+    }
+}

@@ -1,0 +1,298 @@
+//! The decision corpus, `tests/decisions/*.yaml`: every case through the engine, the caches and every door.
+//!
+//! A door that disagrees with the engine fails here. Over gRPC the full reason is read from the dynamic metadata, and
+//! what the client would see is checked too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as AttributeRequest};
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
+use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
+use portcullis::authz::{Door, Header, Reason, Request};
+use portcullis::cache::{CacheSizes, Gate};
+use portcullis::clock::Clock;
+use portcullis::credential::TokenSigner;
+use portcullis::object::{GrantId, Kind, Object};
+use portcullis::state::State;
+use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
+use portcullis::testing::Estate;
+use portcullis::{drain, ext_authz, readiness};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+const FILES: [&str; 10] = [
+    "credential",
+    "entitlement",
+    "input",
+    "policy",
+    "policy_error",
+    "revoked",
+    "revoked_issuer",
+    "stale",
+    "too_stale",
+    "README",
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    setup: Vec<Step>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Step {
+    Grant(GrantStep),
+    Request(GrantStep),
+    Revoke(Value),
+    Put { kind: Kind, document: Value },
+    Policies(String),
+    Wait(u64),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantStep {
+    workload: String,
+    resource: String,
+    actions: Vec<String>,
+    path: Option<String>,
+    seconds: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    method: String,
+    path: String,
+    #[serde(default = "default_host")]
+    host: String,
+    token: Option<Token>,
+    authorization: Option<String>,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+    reason: Reason,
+    #[serde(default)]
+    grant_request: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Token {
+    #[serde(default)]
+    workload: Option<String>,
+    /// Replaces claims; null removes one.
+    #[serde(default)]
+    claims: serde_json::Map<String, Value>,
+    /// Replaces header members.
+    #[serde(default)]
+    header: serde_json::Map<String, Value>,
+    /// Seconds from now.
+    exp: Option<i64>,
+    nbf: Option<i64>,
+    iat: Option<i64>,
+    #[serde(default)]
+    key: Option<String>,
+}
+
+fn default_host() -> String {
+    "shop.example".to_owned()
+}
+
+fn set_up(steps: &[Step]) -> (Estate, Arc<State>) {
+    let mut estate = Estate::new();
+    let lease = estate.lease();
+    let mut last: Option<GrantId> = None;
+    for step in steps {
+        match step {
+            Step::Grant(g) => {
+                let actions: Vec<&str> = g.actions.iter().map(String::as_str).collect();
+                last = Some(estate.grant(&g.workload, &g.resource, &actions, g.path.as_deref(), g.seconds).0.id);
+            }
+            Step::Request(g) => {
+                let actions: Vec<&str> = g.actions.iter().map(String::as_str).collect();
+                let asked = estate.ask(&g.workload, &g.resource, &actions, g.path.as_deref(), g.seconds);
+                estate.put_object(&Object::Grant(Box::new(asked)));
+            }
+            Step::Revoke(target) => {
+                let mut target = target.clone();
+                if target.get("grant").is_some_and(|g| g == "last") {
+                    target["grant"] = json!(last.expect("a grant before the revocation"));
+                }
+                estate.revoke(&target);
+            }
+            Step::Put { kind, document } => drop(estate.put(*kind, document)),
+            Step::Policies(text) => drop(estate.put_policies(text)),
+            Step::Wait(secs) => estate.clock.advance(Duration::from_secs(*secs)),
+        }
+    }
+    let state = Arc::new(State::new());
+    state.restore(Arc::new(estate.snapshot()), lease);
+    (estate, state)
+}
+
+fn token(estate: &Estate, token: &Token) -> String {
+    let now = i64::try_from(estate.clock.now().wall.as_secs()).unwrap();
+    let mut claims = estate.claims(token.workload.as_deref().unwrap_or("storefront"));
+    for (name, offset) in [("exp", token.exp), ("nbf", token.nbf), ("iat", token.iat)] {
+        if let Some(offset) = offset {
+            claims[name] = json!(now + offset);
+        }
+    }
+    for (name, value) in &token.claims {
+        claims[name] = value.clone();
+    }
+    claims.as_object_mut().unwrap().retain(|_, v| !v.is_null());
+    let mut header = json!({"alg": "ES256", "kid": estate.signer.kid(), "typ": "JWT"});
+    for (name, value) in &token.header {
+        header[name] = value.clone();
+    }
+    let other = TokenSigner::generate_es256("key-1").unwrap();
+    let signer = if token.key.is_some() { &other } else { &estate.signer };
+    signer.sign_with_header(&header, &claims).unwrap()
+}
+
+fn wire_headers(estate: &Estate, case: &Case) -> Vec<(String, String)> {
+    let mut headers = Vec::new();
+    if let Some(t) = &case.token {
+        headers.push(("authorization".to_owned(), format!("Bearer {}", token(estate, t))));
+    }
+    if let Some(value) = &case.authorization {
+        headers.push(("authorization".to_owned(), value.clone()));
+    }
+    headers.extend(case.headers.iter().cloned());
+    headers
+}
+
+fn check_request(case: &Case, headers: &[(String, String)]) -> CheckRequest {
+    let headers = headers
+        .iter()
+        .map(|(k, v)| HeaderValue { key: k.clone(), raw_value: v.clone().into_bytes(), ..HeaderValue::default() })
+        .collect();
+    let http = HttpRequest {
+        method: case.method.clone(),
+        path: case.path.clone(),
+        host: case.host.clone(),
+        header_map: Some(HeaderMap { headers }),
+        ..HttpRequest::default()
+    };
+    let request = AttributeRequest { http: Some(http), ..AttributeRequest::default() };
+    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
+}
+
+fn metadata(response: &CheckResponse, key: &str) -> Option<String> {
+    match response.dynamic_metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
+        ValueKind::StringValue(s) => Some(s.clone()),
+        _ => None,
+    }
+}
+
+/// What Envoy, and through it the client, is told.
+fn check_wire(name: &str, case: &Case, response: &CheckResponse) {
+    let reason = case.reason;
+    assert_eq!(metadata(response, "reason").as_deref(), Some(reason.code()), "{name}: reason over gRPC");
+    let status = response.status.as_ref().expect("a status").code;
+    assert_eq!(status == 0, reason.is_allow(), "{name}: google.rpc.Code {status}");
+    match response.http_response.as_ref().expect("an HTTP response") {
+        HttpResponse::OkResponse(ok) => {
+            assert!(reason.is_allow(), "{name}");
+            let workload = ok.headers.iter().find(|h| h.header.as_ref().unwrap().key == "x-portcullis-workload");
+            assert!(workload.is_some(), "{name}: the upstream learns who calls");
+        }
+        HttpResponse::DeniedResponse(denied) => {
+            assert_eq!(denied.status.as_ref().unwrap().code, i32::from(reason.http_status()), "{name}");
+            let header = |key: &str| {
+                let found = denied.headers.iter().filter_map(|h| h.header.as_ref()).find(|h| h.key == key);
+                found.map(|h| {
+                    if h.raw_value.is_empty() {
+                        h.value.clone()
+                    } else {
+                        String::from_utf8_lossy(&h.raw_value).into_owned()
+                    }
+                })
+            };
+            let shown = header("x-portcullis-reason").unwrap();
+            assert!(shown == reason.code() || shown == reason.family(), "{name}: `{shown}`");
+            let body: Value = serde_json::from_str(&denied.body).expect("a problem document");
+            assert_eq!(body["status"], json!(reason.http_status()), "{name}");
+            assert_eq!(body["reason"], json!(shown), "{name}");
+            assert_eq!(body.get("grant_request").is_some(), case.grant_request, "{name}: {body}");
+            assert_eq!(header("www-authenticate").is_some(), reason.http_status() == 401, "{name}");
+            assert_eq!(header("retry-after").is_some(), reason.http_status() == 503, "{name}");
+        }
+        HttpResponse::ErrorResponse(_) => panic!("{name}: an error response opens the gate under failure_mode_allow"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_case_gets_its_decision_at_every_door() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decisions");
+    let mut families = std::collections::BTreeSet::new();
+    let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), FILES.len(), "a file is missing from, or new to, the list");
+    for path in files.iter().filter(|p| p.extension().is_some_and(|e| e == "yaml")) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let value: Value = serde_yaml_ng::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file: File = serde_json::from_value(value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let (estate, state) = set_up(&file.setup);
+        let sizes = CacheSizes { tokens: 1000, decisions: 1000 };
+        let gate = Arc::new(Gate::new(state, Arc::clone(&estate.clock) as _, sizes));
+        let (mut client, drain) = grpc(&gate).await;
+        for case in &file.cases {
+            let name = format!("{}: {}", path.file_name().unwrap().to_string_lossy(), case.name);
+            families.insert(case.reason.family());
+            let headers = wire_headers(&estate, case);
+            let partial = headers.iter().any(|(k, _)| k == "x-envoy-auth-partial-body");
+            let request = Request {
+                door: Door::Check,
+                method: &case.method,
+                path: &case.path,
+                host: &case.host,
+                headers: headers.iter().map(|(n, v)| Header { name: n, value: v.as_bytes() }).collect(),
+                partial_body: partial,
+            };
+            let (evaluated, steps) = gate.explain(&request);
+            assert_eq!(evaluated.reason, case.reason, "{name}: {:?} {steps:#?}", evaluated.detail);
+            assert_eq!(evaluated.permit().is_some(), case.reason.is_allow(), "{name}");
+            for _ in 0..2 {
+                assert_eq!(gate.check(&request).reason, case.reason, "{name}: through the caches");
+            }
+            let response = client.check(check_request(case, &headers)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+            check_wire(&name, case, response.get_ref());
+        }
+        drop(client);
+        drain.begin(Duration::from_secs(1));
+    }
+    let expected = ["allow", "credential", "entitlement", "input", "policy", "revoked", "system"];
+    assert_eq!(families.into_iter().collect::<Vec<_>>(), expected, "every family of reasons is hit");
+}
+
+async fn grpc(gate: &Arc<Gate>) -> (AuthorizationClient<tonic::transport::Channel>, drain::Drain) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let metrics = Arc::new(SidecarMetrics::new().unwrap());
+    let telemetry = Telemetry::new(
+        metrics.clone(),
+        Records::start(RecordsConfig { output: Output::Off, queue: 1 }, metrics.records_dropped().clone()).unwrap(),
+        None,
+        Arc::clone(gate.clock()),
+    );
+    let (drain, signal) = drain::channel();
+    let config = ext_authz::Config {
+        grant_request_url: Some("http://127.0.0.1:9180/v1/grant-requests".to_owned()),
+        ..ext_authz::Config::default()
+    };
+    let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
+    let served = ext_authz::serve(listeners, Arc::clone(gate), telemetry, readiness::Readiness::new(), config, signal);
+    tokio::spawn(served);
+    let client = AuthorizationClient::connect(format!("http://{address}")).await.unwrap();
+    (client, drain)
+}

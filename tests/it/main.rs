@@ -1,0 +1,16 @@
+//! Integration tests: one binary, a module per concern. Real sockets on port 0, the real binary, the real Envoy.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking, as the tests themselves do"
+)]
+
+mod cli;
+mod decisions;
+mod end_to_end;
+mod envoy;
+mod envoy_config;
+mod running;

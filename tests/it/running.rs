@@ -1,0 +1,241 @@
+//! A control plane and a sidecar of the demo in this process, composed as in production, on free ports; the command
+//! line as it is typed; and a client that asks as Envoy does.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as AttributeRequest};
+use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use portcullis::app::{self, Deps};
+use portcullis::clock::{Clock, SystemClock};
+use portcullis::config::{Environment, RawControl, RawSidecar};
+use portcullis::credential::TokenSigner;
+use portcullis::drain::{self, Drain};
+use portcullis::telemetry::Logging;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+pub const DOMAIN: &str = "spiffe://demo.portcullis.local";
+const SIDECAR: &str = "spiffe://demo.portcullis.local/sidecar";
+
+type Ended = Result<(), app::RunError>;
+
+/// One server of the process.
+pub struct Server {
+    drain: Drain,
+    running: JoinHandle<Ended>,
+}
+
+/// A control plane and what belongs to it.
+pub struct Site {
+    pub dir: tempfile::TempDir,
+    pub api: SocketAddr,
+    pub sync: SocketAddr,
+    pub signer: TokenSigner,
+    pub control: Server,
+}
+
+/// A sidecar.
+pub struct Sidecar {
+    pub ext_authz: SocketAddr,
+    pub admin: SocketAddr,
+    pub server: Server,
+}
+
+/// What a check came to, as Envoy is told.
+#[derive(Debug)]
+pub struct Checked {
+    pub status: u16,
+    pub reason: String,
+    pub body: Value,
+    /// Headers that go upstream.
+    pub upstream: Vec<(String, String)>,
+}
+
+pub fn deps() -> Deps {
+    static LOGGING: OnceLock<Logging> = OnceLock::new();
+    let logging = LOGGING.get_or_init(|| {
+        let telemetry = portcullis::config::RawTelemetry {
+            log_level: portcullis::config::LogLevel::Error,
+            ..portcullis::config::RawTelemetry::default()
+        };
+        app::log(&telemetry.validate(), "portcullis-test").unwrap()
+    });
+    let here = tokio::runtime::Handle::current();
+    Deps::system(logging, here.clone(), here)
+}
+
+/// The real binary.
+pub fn portcullis(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(args).env_clear().stdin(Stdio::null()).output().unwrap()
+}
+
+impl Server {
+    fn start(drain: Drain, run: impl Future<Output = Ended> + Send + 'static) -> Self {
+        Self { drain, running: tokio::spawn(run) }
+    }
+
+    /// A server that is not there.
+    pub fn nothing() -> Self {
+        Self::start(drain::channel().0, async { Ok(()) })
+    }
+
+    pub async fn stop(self) {
+        self.drain.begin(Duration::from_millis(200));
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+impl Site {
+    /// A control plane with the demo's objects and the operators alice and bob.
+    pub async fn open() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = TokenSigner::generate_es256("demo").unwrap();
+        let seed = dir.path().join("seed");
+        std::fs::create_dir(&seed).unwrap();
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo");
+        for name in ["issuer.yaml", "workloads.yaml", "services.yaml", "policies.yaml", "policies.cedar"] {
+            std::fs::copy(demo.join(name), seed.join(name)).unwrap();
+        }
+        std::fs::write(seed.join("jwks.json"), json!({ "keys": [signer.public_jwk()] }).to_string()).unwrap();
+        let (control, api, sync) = start_control(dir.path(), "127.0.0.1:0", "127.0.0.1:0").await;
+        let site = Self { dir, api, sync, signer, control };
+        for name in ["alice", "bob"] {
+            site.must("control/bootstrap-token", &["operator", "create", name, "--write-token", &site.path(name)])
+                .await;
+        }
+        let files = ["issuer", "workloads", "services", "policies"].map(|n| site.path(&format!("seed/{n}.yaml")));
+        let args: Vec<&str> = std::iter::once("apply").chain(files.iter().flat_map(|f| ["-f", f.as_str()])).collect();
+        site.must("alice", &args).await;
+        std::fs::write(site.path("sidecar.jwt"), site.token("sidecar", "portcullis-control")).unwrap();
+        site
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    pub fn token(&self, name: &str, audience: &str) -> String {
+        let now = SystemClock::new().now().wall.as_secs();
+        let claims = json!({ "sub": format!("{DOMAIN}/{name}"), "aud": [audience], "iat": now, "exp": now + 1800 });
+        self.signer.sign(&claims).unwrap()
+    }
+
+    /// Runs a command as an operator; answers its exit status and JSON.
+    pub async fn run(&self, token: &str, args: &[&str]) -> (i32, Value) {
+        let server = format!("http://{}", self.api);
+        let token = self.path(token);
+        let mut args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        args.extend(["--server", &server, "--token-file", &token, "--output", "json"].map(str::to_owned));
+        let output =
+            tokio::task::spawn_blocking(move || portcullis(&args.iter().map(String::as_str).collect::<Vec<_>>()));
+        let output = output.await.unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::String(text));
+        (output.status.code().unwrap(), value)
+    }
+
+    pub async fn must(&self, token: &str, args: &[&str]) -> Value {
+        let (status, value) = self.run(token, args).await;
+        assert_eq!(status, 0, "{args:?}: {value}");
+        value
+    }
+
+    /// A sidecar of this site, not yet necessarily ready.
+    pub async fn sidecar(&self) -> Sidecar {
+        let text = format!(
+            "listeners: {{ ext_authz: {{ tcp: '127.0.0.1:0' }}, admin: '127.0.0.1:0' }}\n\
+             control_plane:\n  url: http://{sync}\n  insecure_loopback: true\n  token_file: {dir}/sidecar.jwt\n  \
+             verify_key_file: {dir}/control/verify-key\n  grant_request_url: http://{api}/v1/grant-requests\n\
+             scope: {{ identity: '{SIDECAR}', services: [catalog, payments] }}\n\
+             state: {{ directory: {dir}/state }}\n\
+             records: {{ output: file, file: {dir}/decisions.jsonl }}\n",
+            sync = self.sync,
+            api = self.api,
+            dir = self.dir.path().display(),
+        );
+        let raw = RawSidecar::parse(Path::new("sidecar.yaml"), &text, &Environment::default()).unwrap();
+        let bound = app::sidecar::build(raw.validate().unwrap(), &deps()).unwrap();
+        let (ext_authz, admin) = (bound.ext_authz_tcp().unwrap(), bound.admin());
+        let mut ready = bound.readiness().watch();
+        let (drain, signal) = drain::channel();
+        let server = Server::start(drain, bound.run(signal));
+        tokio::time::timeout(Duration::from_secs(20), ready.wait_for(|r| *r)).await.expect("ready in time").unwrap();
+        Sidecar { ext_authz, admin, server }
+    }
+}
+
+/// A control plane on `dir`.
+pub async fn start_control(dir: &Path, api: &str, sync: &str) -> (Server, SocketAddr, SocketAddr) {
+    let text = format!(
+        "listeners: {{ api: '{api}', sync: '{sync}', admin: '127.0.0.1:0' }}\ndata_directory: {}\n\
+         insecure_loopback: true\nsync:\n  trust: [demo]\n  enforcement_points:\n    \
+         - {{ identity: '{SIDECAR}', services: [catalog, payments] }}\n",
+        PathBuf::from(dir).join("control").display()
+    );
+    let raw = RawControl::parse(Path::new("control.yaml"), &text, &Environment::default()).unwrap();
+    let bound = app::control::build(raw.validate().unwrap(), &deps()).await.unwrap();
+    let (api, sync) = (bound.api(), bound.sync());
+    let (drain, signal) = drain::channel();
+    (Server::start(drain, bound.run(signal)), api, sync)
+}
+
+impl Sidecar {
+    /// Asks as Envoy does.
+    pub async fn check(&self, method: &str, path: &str, token: &str) -> Checked {
+        let mut client = AuthorizationClient::connect(format!("http://{}", self.ext_authz)).await.unwrap();
+        let request = CheckRequest {
+            attributes: Some(AttributeContext {
+                request: Some(AttributeRequest {
+                    http: Some(HttpRequest {
+                        method: method.to_owned(),
+                        path: path.to_owned(),
+                        host: "demo.local".to_owned(),
+                        headers: [("authorization".to_owned(), format!("Bearer {token}"))].into(),
+                        ..HttpRequest::default()
+                    }),
+                    ..AttributeRequest::default()
+                }),
+                ..AttributeContext::default()
+            }),
+        };
+        let response = client.check(request).await.expect("never a gRPC error").into_inner();
+        match response.http_response.expect("an answer for Envoy") {
+            HttpResponse::OkResponse(ok) => {
+                let headers = ok.headers.into_iter().filter_map(|h| h.header).map(|h| (h.key, h.value));
+                Checked { status: 200, reason: String::new(), body: Value::Null, upstream: headers.collect() }
+            }
+            HttpResponse::DeniedResponse(denied) => {
+                let body: Value = serde_json::from_str(&denied.body).unwrap();
+                Checked {
+                    status: u16::try_from(denied.status.unwrap().code).unwrap(),
+                    reason: body["reason"].as_str().unwrap().to_owned(),
+                    body,
+                    upstream: Vec::new(),
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks until the answer has this status: a change takes a moment to come through.
+    pub async fn comes_to(&self, status: u16, method: &str, path: &str, token: &str) -> Checked {
+        let mut look = tokio::time::interval(Duration::from_millis(10));
+        let answer = async {
+            loop {
+                look.tick().await;
+                let checked = self.check(method, path, token).await;
+                if checked.status == status {
+                    return checked;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), answer).await.expect("the change comes through")
+    }
+}
