@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -93,11 +94,27 @@ where
         .max_local_error_reset_streams(Some(1024))
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
-    let service = TowerToHyperService::new(MapRequest::new(router, with_body as fn(_) -> _));
+    let begun = Arc::new(AtomicBool::new(false));
+    let note = {
+        let begun = Arc::clone(&begun);
+        move |request: hyper::Request<Incoming>| {
+            begun.store(true, Ordering::Relaxed);
+            request.map(Body::new)
+        }
+    };
+    let service = TowerToHyperService::new(MapRequest::new(router, note));
     let served = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
+    // hyper's own timeout begins once it knows the protocol; who sends nothing at all must not keep a place either.
+    let silent = async {
+        tokio::time::sleep(limits.header_timeout).await;
+        if begun.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let result = tokio::select! {
         result = served.as_mut() => result,
+        () = silent => return,
         () = shutdown.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await
@@ -106,10 +123,6 @@ where
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended early");
     }
-}
-
-fn with_body(request: hyper::Request<Incoming>) -> hyper::Request<Body> {
-    request.map(Body::new)
 }
 
 impl Default for ServeLimits {

@@ -35,9 +35,14 @@ pub struct SqliteStore {
     place: String,
     epoch: Epoch,
     /// `None` once closed.
-    connection: Mutex<Option<SqliteConnection>>,
-    /// Held as long as the store is open.
-    _lock: File,
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    connection: SqliteConnection,
+    /// Held as long as the connection.
+    lock: File,
 }
 
 // === impl SqliteStore ===
@@ -58,7 +63,7 @@ impl SqliteStore {
         })?;
         let epoch = read::epoch(&mut connection, &place, now).await?;
         check::contents(&mut connection, &place).await?;
-        Ok(Self { place, epoch, connection: Mutex::new(Some(connection)), _lock: lock })
+        Ok(Self { place, epoch, open: Mutex::new(Some(Open { connection, lock })) })
     }
 
     /// The database file.
@@ -67,8 +72,8 @@ impl SqliteStore {
     }
 
     async fn connection(&self) -> Result<MappedMutexGuard<'_, SqliteConnection>, StoreError> {
-        let slot = self.connection.lock().await;
-        MutexGuard::try_map(slot, Option::as_mut).map_err(|_closed| StoreError::Closed { place: self.place.clone() })
+        MutexGuard::try_map(self.open.lock().await, |slot| slot.as_mut().map(|open| &mut open.connection))
+            .map_err(|_closed| StoreError::Closed { place: self.place.clone() })
     }
 
     fn answer<T>(&self, result: Result<T, sqlx::Error>) -> Result<T, StoreError> {
@@ -120,11 +125,11 @@ impl Store for SqliteStore {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
-            if let Some(connection) = self.connection.lock().await.take()
-                && let Err(error) = connection.close().await
-            {
+            let Some(Open { connection, lock }) = self.open.lock().await.take() else { return };
+            if let Err(error) = connection.close().await {
                 tracing::warn!(%error, "closing the database failed; it recovers on the next start");
             }
+            drop(lock);
         }
         .boxed()
     }

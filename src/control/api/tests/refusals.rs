@@ -79,6 +79,8 @@ async fn documents_that_are_wrong_name_the_field() {
     let site = Site::new().await;
     site.furnish().await;
     let before = site.revision();
+    let storefront = workload_path(STOREFRONT);
+    let storefront = storefront.as_str();
     let with = |mut document: Value, pointer: &str, value: Value| {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         let parent = document.pointer_mut(parent).unwrap();
@@ -109,9 +111,9 @@ async fn documents_that_are_wrong_name_the_field() {
             "cannot change",
         ),
         ("/v1/issuers/second", issuer("second", "test.example"), "trust_domain", "issuer `test` vouches"),
-        (&workload_path(STOREFRONT), workload("spiffe://test.example/other"), "id", "the path says"),
-        (&workload_path(STOREFRONT), with(workload(STOREFRONT), "/kind", json!("robot")), "kind", "unknown variant"),
-        (&workload_path(STOREFRONT), with(workload(STOREFRONT), "/owner", json!("")), "owner", "needs an owner"),
+        (storefront, workload("spiffe://test.example/other"), "id", "the path says"),
+        (storefront, with(workload(STOREFRONT), "/kind", json!("robot")), "kind", "unknown variant"),
+        (storefront, with(workload(STOREFRONT), "/owner", json!("")), "owner", "needs an owner"),
     ];
     for (path, document, field, text) in cases {
         site.call("PUT", path, document).await.expect(422).names(field, text);

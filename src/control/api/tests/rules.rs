@@ -75,9 +75,10 @@ async fn overlapping_routes_are_refused_and_both_are_named() {
     refused.names("routes[1].path", "`other/r1`");
     // With a neighbour behind the same enforcement point.
     let mut neighbour = catalog();
-    neighbour["routes"] = json!([{ "name": "items", "path": "/catalog/{*}" }, { "name": "all", "path": "/{*}/7" }]);
+    neighbour["routes"] = json!([{ "name": "all", "path": "/{*}/7" }]);
     let refused = site.call("PUT", "/v1/services/catalog", neighbour).await.expect(422);
-    refused.names("routes[1].path", "/{*}/7");
+    refused.names("routes[0].path", "`catalog/all`");
+    refused.names("routes[0].path", "`payments/refunds`");
     assert_eq!(site.revision(), before);
     // Elsewhere the same paths are no matter.
     site.call("PUT", "/v1/services/elsewhere", routes("elsewhere", &["/refunds/{*}"])).await.expect(201);

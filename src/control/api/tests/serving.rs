@@ -24,6 +24,9 @@ async fn it_serves_cuts_off_slow_heads_and_stops_when_told() {
     slow.read_to_end(&mut rest).await.unwrap();
     assert!(!String::from_utf8_lossy(&rest).contains(" 200 "), "a head that never ends is cut off");
 
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    assert_eq!(silent.read_to_end(&mut rest).await.unwrap(), 0, "and so is who says nothing");
+
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
         "GET /v1/status HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n",
