@@ -1,4 +1,7 @@
-//! What every store must do, whatever the database. Run by each implementation over databases of its own.
+//! What every store must do, whatever the database: one suite, run by each implementation over databases of its own.
+//!
+//! Tests only. Each case opens the same database again and again, and looks only at what the trait promises: dense
+//! revisions in commit order, expectations and guards, restarts, compaction, monotone times, operators.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
