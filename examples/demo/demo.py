@@ -127,8 +127,7 @@ class Demo:
         answer = self.operators["alice"].post("/v1/grant-requests", {**request, **changes})
         how = f" with {changes}" if changes else " as it stands"
         check(f"alice submits it{how}", True, answer.status in (200, 201), answer.ms)
-        body = answer.json()
-        grant_id = body.get("id") or body.get("grant", {}).get("id")
+        grant_id = answer.json().get("object", {}).get("id")
         if not grant_id:
             raise Mismatch(f"no id in {answer.text}")
         return grant_id
