@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 
 use super::{Committed, Conflict, Expect, Guard, LogChange, OperatorRow, Store, StoreError, Unit, Write};
 use crate::clock::Timestamp;
@@ -18,7 +18,7 @@ use crate::wire::Revision;
 /// One database that can be opened again and again, once at a time.
 pub(crate) trait Site: Sync {
     /// Opens it.
-    fn open(&self) -> BoxFuture<'_, Arc<dyn Store>>;
+    fn open(&self) -> LocalBoxFuture<'_, Arc<dyn Store>>;
 }
 
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);

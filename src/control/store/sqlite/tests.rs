@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::LocalBoxFuture;
 use sqlx::{AssertSqlSafe, Connection, query};
 use tempfile::TempDir;
 
@@ -17,8 +17,8 @@ use crate::object::Kind;
 struct Directory(TempDir);
 
 impl Site for Directory {
-    fn open(&self) -> BoxFuture<'_, Arc<dyn Store>> {
-        async { Arc::new(SqliteStore::open(self.0.path(), NOW).await.unwrap()) as Arc<dyn Store> }.boxed()
+    fn open(&self) -> LocalBoxFuture<'_, Arc<dyn Store>> {
+        async { Arc::new(SqliteStore::open(self.0.path(), NOW).await.unwrap()) as Arc<dyn Store> }.boxed_local()
     }
 }
 
