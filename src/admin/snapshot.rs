@@ -1,4 +1,7 @@
 //! `/snapshot`: which state checks are answered from, and how fresh it is. Plane: cross-cutting. Reads only.
+//!
+//! Built on demand, off the request path: the digest walks the whole state. Holds no token and no grant's reason.
+//! Before the first sync it says so instead of showing an empty state.
 
 use std::collections::BTreeMap;
 

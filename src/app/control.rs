@@ -96,6 +96,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         fleet: Arc::clone(&fleet),
         key,
         clock: Arc::clone(&deps.clock),
+        metrics: Arc::clone(&metrics),
     };
     let admin_router = admin::router(admin::Common {
         readiness: readiness.clone(),

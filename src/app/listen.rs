@@ -1,4 +1,7 @@
 //! Binding listeners: passed in, so that a test or a supervisor can bring its own.
+//!
+//! Plane: composition. A port that is taken, or an address that is not ours, is an error at start that names the
+//! configuration key; nothing is half bound.
 
 use std::fmt;
 use std::io;

@@ -71,6 +71,8 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
 
     let state = Arc::new(State::new());
     let client = SyncClient::open(sync_config(&config), Arc::clone(&state), Arc::clone(&deps.clock))?;
+    let metrics = Arc::clone(telemetry.metrics());
+    client.stats().on_revocation(move |took| metrics.revocation_applied(took));
     let sizes = CacheSizes { tokens: config.cache.tokens, decisions: config.cache.decisions };
     let gate = Arc::new(Gate::new(Arc::clone(&state), Arc::clone(&deps.clock), sizes));
     telemetry.metrics().watch(Arc::clone(&gate)).map_err(|e| metrics_error(&e))?;

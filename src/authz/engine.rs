@@ -5,6 +5,7 @@
 //! first and with it second, so that a grant can only ever add: adding a forbid, removing a grant or adding a
 //! revocation never turns a deny into an allow. A [`Memo`] may answer for the two expensive steps, and may not change
 //! any answer.
+//! Long because the order of a decision is read here from top to bottom, in one place.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -412,8 +413,7 @@ impl Standing {
         match self {
             Self::None => (0, None),
             Self::Scope(id) => (1, Some(id)),
-            Self::Expired(id) => (2, Some(id)),
-            Self::Revoked(id) => (3, Some(id)),
+            Self::Over(ended) => (2 + u8::from(ended.revoked), Some(ended.id)),
             Self::Pending(id) => (4, Some(id)),
             Self::NotYetValid(id) => (5, Some(id)),
         }
@@ -423,8 +423,8 @@ impl Standing {
         match self {
             Self::None => (Reason::EntitlementNoGrant, None),
             Self::Scope(id) => (Reason::EntitlementScope, Some(id)),
-            Self::Expired(id) => (Reason::EntitlementGrantExpired, Some(id)),
-            Self::Revoked(id) => (Reason::RevokedGrant, Some(id)),
+            Self::Over(ended) if ended.revoked => (Reason::RevokedGrant, Some(ended.id)),
+            Self::Over(ended) => (Reason::EntitlementGrantExpired, Some(ended.id)),
             Self::Pending(id) => (Reason::EntitlementGrantPending, Some(id)),
             Self::NotYetValid(id) => (Reason::EntitlementGrantNotYetValid, Some(id)),
         }

@@ -17,7 +17,8 @@ use super::reason::Reason;
 pub(super) struct Revocations {
     by_id: ShardedMap<Arc<Revocation>>,
     targets: ShardedMap<Mark>,
-    grants: ShardedMap<()>,
+    /// How many revocations name each grant.
+    grants: ShardedMap<u32>,
 }
 
 /// What is known of one target: for most that it is revoked, for tokens of a workload until when.
@@ -56,8 +57,14 @@ impl Revocations {
     }
 
     pub(super) fn remove(&mut self, id: &Key, version: u64) {
-        if self.by_id.remove(id, version).is_some() {
-            self.rebuild(version);
+        match self.by_id.remove(id, version).map(|r| r.target.clone()) {
+            None => {}
+            // Forgetting grants is routine; anything else is so rare that building anew is good enough.
+            Some(Target::Grant { grant }) => {
+                let fewer = |n: &mut u32| *n = n.saturating_sub(1);
+                self.grants.update(*grant.0.as_bytes(), version, fewer, |n| *n > 0);
+            }
+            Some(_) => self.rebuild(version),
         }
     }
 
@@ -106,7 +113,7 @@ impl Revocations {
 
     fn index(&mut self, target: &Target, version: u64) {
         if let Target::Grant { grant } = target {
-            self.grants.insert(*grant.0.as_bytes(), (), version);
+            self.grants.update(*grant.0.as_bytes(), version, |n| *n = n.saturating_add(1), |_| true);
             return;
         }
         let before = if let Target::TokensBefore { before, .. } = target { *before } else { Timestamp::MAX };

@@ -1,4 +1,7 @@
 //! Parsers of argument values that several commands share.
+//!
+//! Plane: composition. Parsed before anything is sent, so that a slip of the pen never reaches a server; a value that
+//! does not parse is a usage error (exit status 2) that repeats it in backticks.
 
 use std::time::Duration;
 

@@ -1,4 +1,7 @@
 //! Objects in files: YAML or JSON, one or several documents.
+//!
+//! Plane: composition. Read whole before the first is sent: a file with one bad document changes nothing. Errors name
+//! the file, the document and the field.
 
 use std::path::Path;
 

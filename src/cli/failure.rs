@@ -1,4 +1,7 @@
 //! How a command ends: yes, no, or an error; and how that becomes an exit status and a message.
+//!
+//! Plane: composition. 0 is yes, 1 is no (the server understood and refused), 2 is everything that kept us from an
+//! answer. INVARIANT: what is not understood ends as 2, never as 0.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -1,4 +1,7 @@
 //! Reading what commands are given, and writing what they make. Errors name the file.
+//!
+//! Plane: composition. Secrets are read into memory that is wiped, and written with mode 0600 to a new file; an
+//! existing one is never overwritten by accident. Sizes are bounded.
 
 use std::io::Read;
 use std::path::Path;

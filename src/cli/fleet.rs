@@ -1,4 +1,7 @@
 //! `portcullis fleet`: the enforcement points, and how far behind each is.
+//!
+//! Plane: composition, a client of the control plane's API. Shows what the control plane knows and computes nothing:
+//! a sidecar that has never connected is shown as such, not left out.
 
 use serde_json::Value;
 

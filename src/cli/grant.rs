@@ -1,4 +1,7 @@
 //! `portcullis grant`: ask for a just-in-time permission, vote on it, look at it, end it.
+//!
+//! Plane: composition, a client of the control plane's API. An approval fetches the request, shows it and sends back
+//! the digest of exactly what was shown. A revocation exits with 1 while a receipt is incomplete.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! `portcullis issuer`: who may vouch for workloads.
+//!
+//! Plane: composition, a client of the control plane's API. Key sets are read from files and sent as they are; the
+//! server refuses private keys and keys that do not parse, and names them.
 
 use std::path::PathBuf;
 use std::time::Duration;

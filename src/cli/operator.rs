@@ -1,4 +1,7 @@
 //! `portcullis operator`: who may use the control plane's API.
+//!
+//! Plane: composition, a client of the control plane's API. A new token is shown once, or written to a file of mode
+//! 0600; the server keeps only its digest, so a lost token is replaced and not looked up.
 
 use std::path::PathBuf;
 

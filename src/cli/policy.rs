@@ -1,4 +1,7 @@
 //! `portcullis policy`: check, publish and show the Cedar policy set.
+//!
+//! Plane: composition, a client of the control plane's API. `check` needs no server: it runs the same strict validation
+//! that publishing does, and exits with 1 on a text that does not validate, naming line and column.
 
 use std::path::PathBuf;
 

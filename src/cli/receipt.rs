@@ -1,4 +1,7 @@
 //! Receipts: which enforcement points have applied a change, which have not, and when even those must deny.
+//!
+//! Plane: composition. INVARIANT: exit status 0 means that every enforcement point has applied the change; anything
+//! less is 1, with the instant after which the rest must deny.
 
 use serde_json::Value;
 

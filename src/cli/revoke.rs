@@ -1,4 +1,7 @@
 //! `portcullis revoke`: end a token, a workload, a key … and be told where that is in force.
+//!
+//! Plane: composition, a client of the control plane's API. Revocations are append-only: there is no undo here. With
+//! `--wait` the exit status says whether the receipt is complete.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};

@@ -1,4 +1,7 @@
 //! `portcullis config`: the schemas of the configuration files.
+//!
+//! Plane: composition. Printed from the types of this very binary, so a schema always fits the version that reads the
+//! configuration. Does not fail.
 
 use super::failure::{Answer, Outcome};
 use super::output::Out;

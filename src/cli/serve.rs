@@ -1,4 +1,7 @@
 //! `portcullis sidecar` and `portcullis control`: read the configuration, then hand over to `app`.
+//!
+//! Plane: composition. `--check` stops after validation. A configuration that is wrong in any way ends the command
+//! with status 2 before anything listens.
 
 use std::path::PathBuf;
 

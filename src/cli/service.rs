@@ -1,4 +1,7 @@
 //! `portcullis service`: what is protected, and what its requests mean.
+//!
+//! Plane: composition, a client of the control plane's API. A service is replaced whole, never merged, so what is in
+//! the file is what is in force; overlapping routes are refused by the server, which names both.
 
 use std::path::PathBuf;
 

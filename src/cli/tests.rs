@@ -1,3 +1,5 @@
+//! Tests of the command tree: every command explains itself, and every example in a help text parses.
+
 use super::*;
 
 fn walk(command: &clap::Command, path: &str, seen: &mut Vec<String>) {

@@ -1,4 +1,7 @@
 //! `portcullis workload`: the registered principals.
+//!
+//! Plane: composition, a client of the control plane's API. Retiring a workload revokes its grants in the same step
+//! and is final: its id is never used again.
 
 use std::path::PathBuf;
 

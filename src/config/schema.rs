@@ -1,4 +1,7 @@
 //! JSON Schemas of the configuration files, generated from the raw types and checked in under `docs/config/`.
+//!
+//! Plane: composition. Pure. A test fails when a checked-in schema is not what the types say, and tells how to make it
+//! anew. Required keys are not marked: the environment may supply them.
 
 use super::{RawControl, RawSidecar};
 

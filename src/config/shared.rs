@@ -1,4 +1,7 @@
 //! Sections that both kinds of process have.
+//!
+//! Plane: composition. Raw and validated forms side by side: behind `validate` an invalid value cannot exist. Unknown
+//! keys are refused, with their place; a missing section means its documented defaults.
 
 use serde::{Deserialize, Serialize};
 

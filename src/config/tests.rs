@@ -1,3 +1,5 @@
+//! Tests of configuration: places of errors, the environment, key files, the loopback rule, examples, schemas.
+
 use std::path::{Path, PathBuf};
 
 use super::*;

@@ -252,6 +252,14 @@ impl Index {
         (Position { epoch: self.epoch, revision: inner.revision }, inner.live.values().cloned().collect())
     }
 
+    /// When a revision was committed, while the log holds it.
+    pub fn committed_at(&self, revision: Revision) -> Option<Timestamp> {
+        let inner = self.read();
+        let floor = inner.revision.0.saturating_sub(inner.ring.len() as u64);
+        let place = revision.0.checked_sub(floor.saturating_add(1))?;
+        inner.ring.get(usize::try_from(place).ok()?).map(|logged| logged.commit.at)
+    }
+
     /// One live object.
     pub fn get(&self, kind: Kind, key: &str) -> Option<Arc<Stored>> {
         self.read().live.get(&(kind, Arc::from(key))).cloned()

@@ -1,4 +1,5 @@
 //! Tests of the whole door over real sockets, with Envoy's generated client.
+//! Long because each way of misbehaving over the wire is a test of its own, on one set of helpers.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

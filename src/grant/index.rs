@@ -57,14 +57,23 @@ pub enum Standing {
     None,
     /// An active one covers other actions or paths of the resource.
     Scope(GrantId),
-    /// One has ended.
-    Expired(GrantId),
-    /// One has been revoked.
-    Revoked(GrantId),
+    /// One is over; of several, the one that ended last.
+    Over(Ended),
     /// One waits for approval.
     Pending(GrantId),
     /// One starts later.
     NotYetValid(GrantId),
+}
+
+/// How a grant ended. Ordered by time; a revocation tells more than an expiry at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ended {
+    /// When.
+    pub at: Timestamp,
+    /// By a revocation, not by its own end.
+    pub revoked: bool,
+    /// Which grant.
+    pub id: GrantId,
 }
 
 /// One grant on one resource. Ordered by resource, exact path, end (latest first), id.
@@ -278,10 +287,10 @@ impl GrantIndex {
         let standing = match entry.phase {
             _ if !in_scope && !revoked && entry.phase == Phase::Granted && entry.covers(now) => Standing::Scope(id),
             _ if !in_scope => Standing::None,
-            _ if revoked => Standing::Revoked(id),
+            _ if revoked => Standing::Over(Ended { at: entry.not_after.min(now), revoked, id }),
             Phase::Pending => Standing::Pending(id),
             _ if now < entry.not_before => Standing::NotYetValid(id),
-            _ if now >= entry.not_after => Standing::Expired(id),
+            _ if now >= entry.not_after => Standing::Over(Ended { at: entry.not_after, revoked, id }),
             _ => {
                 found.active.push(Active {
                     id,

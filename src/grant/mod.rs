@@ -7,6 +7,6 @@ mod index;
 mod rules;
 mod sharded;
 
-pub use self::index::{Active, Covering, GrantIndex, Standing};
+pub use self::index::{Active, Covering, Ended, GrantIndex, Standing};
 pub use self::rules::{NewGrantRequest, RuleError, expire, new_request, revoke, vote, withdraw};
 pub use self::sharded::{Key, ShardedMap, WorkloadKey};

@@ -6,6 +6,7 @@
 //! INVARIANT: a crash at any step leaves the old or the new state, and a restart never comes back older than an
 //! acknowledged revision. When the disk fails, the state on it is made void (by raising the mark in place, which needs
 //! no space, or by removal) and checks go on from memory; if not even that works, nothing is acknowledged any more.
+//! Long because the order of writes, which is the point of it, is read here in one place.
 
 mod fs;
 mod load;

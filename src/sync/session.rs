@@ -21,6 +21,7 @@ use super::connect::reasons;
 use super::frame::MAX_FRAME_BYTES;
 use crate::clock::Monotonic;
 use crate::state::Retired;
+use crate::wire::proto::Kind;
 use crate::wire::proto::sync_client::SyncClient;
 use crate::wire::proto::{
     Ack, Bookmark, ClientFrame, Cursor, Delta, Hello, Nack, ServerFrame, client_frame::Frame, payload::Body,
@@ -207,6 +208,7 @@ impl Session {
             return Err(failed("a delta in the middle of a snapshot"));
         }
         let changes = !delta.objects.is_empty();
+        let revokes = delta.objects.iter().any(|o| o.kind() == Kind::Revocation);
         let current = self.shared.state.load().snapshot.clone();
         let Some(current) = current else { return Err(failed("a delta without a state to apply it to")) };
         // The closure owns and drops its reference to the state that is about to be replaced.
@@ -214,6 +216,9 @@ impl Session {
         let position = built.snapshot.position();
         self.stream.confirmed = true;
         let unusable = self.put_in_force(built, arrived, false);
+        if revokes {
+            self.shared.stats.revoked(arrived.elapsed());
+        }
         let frame = frame.clone();
         self.durable = self.on_disk(move |d| d.append(&frame, position, changes)).await?.unwrap_or(true);
         self.report(position, unusable).await?;

@@ -2,12 +2,15 @@
 //!
 //! Plane: sync. Atomics only; writing never waits.
 
+use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// What the client counts.
 #[derive(Debug, Default)]
 pub struct SyncStats {
+    revocations: Watcher,
     connected: AtomicBool,
     revision: AtomicU64,
     applied: AtomicU64,
@@ -19,6 +22,10 @@ pub struct SyncStats {
     unusable: AtomicU64,
     disk_errors: AtomicU64,
 }
+
+/// Who is told how long a revocation took.
+#[derive(Default)]
+struct Watcher(OnceLock<Box<dyn Fn(Duration) + Send + Sync>>);
 
 /// One reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +53,18 @@ pub struct SyncReading {
 }
 
 impl SyncStats {
+    /// Has `tell` called with the time that each delta with a revocation took, from its arrival until it was in
+    /// force. The first caller stays.
+    pub fn on_revocation(&self, tell: impl Fn(Duration) + Send + Sync + 'static) {
+        let _ = self.revocations.0.set(Box::new(tell));
+    }
+
+    pub(super) fn revoked(&self, took: Duration) {
+        if let Some(tell) = self.revocations.0.get() {
+            tell(took);
+        }
+    }
+
     /// Reads everything.
     pub fn read(&self) -> SyncReading {
         SyncReading {
@@ -89,5 +108,11 @@ impl SyncStats {
 
     pub(super) fn disk_errors(&self, total: u64) {
         self.disk_errors.store(total, Relaxed);
+    }
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watcher").field(&self.0.get().is_some()).finish()
     }
 }

@@ -1,4 +1,7 @@
 //! What runs where, and what to try: addresses and commands to paste.
+//!
+//! Plane: composition. Writes only to the command's own output. Shows where tokens are kept, never a token itself.
+//! Everything it prints can be pasted as it stands.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

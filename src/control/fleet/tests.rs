@@ -1,3 +1,5 @@
+//! Tests of the fleet: who counts as applied, pending or never connected, and when a receipt is complete.
+
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::wire::{Epoch, Revision};

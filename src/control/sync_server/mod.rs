@@ -25,6 +25,7 @@ use self::session::Session;
 use super::fleet::Fleet;
 use super::index::Index;
 use crate::clock::SharedClock;
+use crate::telemetry::ControlMetrics;
 use crate::tls::{AcceptLimits, PeerInfo};
 use crate::wire::proto::sync_server::{Sync, SyncServer};
 use crate::wire::proto::{ClientFrame, ServerFrame};
@@ -69,6 +70,8 @@ pub struct SyncServerDeps {
     pub key: Arc<SigningKey>,
     /// The time.
     pub clock: SharedClock,
+    /// Told how long each commit took to be acknowledged.
+    pub metrics: Arc<ControlMetrics>,
 }
 
 /// Why the server does not run.
@@ -91,6 +94,7 @@ struct Shared {
     fleet: Arc<Fleet>,
     key: Arc<SigningKey>,
     clock: SharedClock,
+    metrics: Arc<ControlMetrics>,
     config: SyncServerConfig,
     auth: Authenticator,
     streams: Arc<Semaphore>,
@@ -142,6 +146,7 @@ pub async fn serve(
         fleet: deps.fleet,
         key: deps.key,
         clock: deps.clock,
+        metrics: deps.metrics,
         auth,
         streams: Arc::new(Semaphore::new(config.max_streams)),
         snapshots: Arc::new(Semaphore::new(config.max_snapshots)),

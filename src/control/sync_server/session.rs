@@ -79,10 +79,17 @@ impl Session {
         let epoch = self.shared.index.position().epoch;
         let ends_in = self.principal.expires_at.since(self.shared.clock.now().wall);
         tokio::select! {
-            r = read(inbound, &connection, epoch, &sent) => r,
+            r = read(inbound, &connection, epoch, &sent, |revision| self.acknowledged(revision)) => r,
             r = self.write(&hello, &sent) => r,
             () = tokio::time::sleep(ends_in) => Err(Status::unauthenticated("the credential of this stream has expired")),
             () = self.shared.stop.cancelled() => Err(unavailable("the control plane is shutting down", self.shared.config.retry_after)),
+        }
+    }
+
+    /// Measures how long the commit took to get here and back, while the log still knows when it was.
+    fn acknowledged(&self, revision: Revision) {
+        if let Some(at) = self.shared.index.committed_at(revision) {
+            self.shared.metrics.fanned_out(self.shared.clock.now().wall.since(at));
         }
     }
 
@@ -266,6 +273,7 @@ async fn read(
     connection: &Connection,
     epoch: Epoch,
     sent: &AtomicU64,
+    acknowledged: impl Fn(Revision),
 ) -> Result<(), Status> {
     // A sidecar can only have applied what it was sent. Anything else would falsify receipts.
     let position = |revision: u64| {
@@ -276,7 +284,10 @@ async fn read(
     };
     while let Some(frame) = inbound.message().await? {
         match frame.frame {
-            Some(Frame::Ack(ack)) => connection.acked(position(ack.revision)?),
+            Some(Frame::Ack(ack)) => {
+                connection.acked(position(ack.revision)?);
+                acknowledged(Revision(ack.revision));
+            }
             Some(Frame::Nack(nack)) => {
                 let object = format!("{}/{}", clip(&nack.kind, 64), clip(&nack.key, MAX_TEXT));
                 tracing::warn!(object, error = clip(&nack.error, MAX_TEXT), "a sidecar cannot use an object");

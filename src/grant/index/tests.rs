@@ -52,7 +52,7 @@ fn a_grant_covers_its_workload_resource_action_path_and_time_and_nothing_else() 
     assert_eq!(standing("w", REFUNDS, "write", "/refunds/7", 10), Ok(g.id));
     assert_eq!(standing("w", REFUNDS, "write", "/refunds/7", 19), Ok(g.id));
     assert_eq!(standing("w", REFUNDS, "write", "/refunds/7", 9), Err(Standing::NotYetValid(g.id)));
-    assert_eq!(standing("w", REFUNDS, "write", "/refunds/7", 20), Err(Standing::Expired(g.id)));
+    assert_eq!(standing("w", REFUNDS, "write", "/refunds/7", 20), Err(over(20, false, g.id)));
     assert_eq!(standing("w", REFUNDS, "read", "/refunds/7", 10), Err(Standing::Scope(g.id)));
     assert_eq!(standing("w", REFUNDS, "write", "/refunds/7/x", 10), Err(Standing::Scope(g.id)));
     assert_eq!(standing("v", REFUNDS, "write", "/refunds/7", 10), Err(Standing::None));
@@ -79,7 +79,7 @@ fn later_versions_replace_earlier_ones_and_the_most_telling_wins() {
     index.put(&g, 3);
     assert_eq!((index.len(), index.version(&key)), (1, 3));
     let found = find(&index, "w", REFUNDS, "write", "/refunds/7", 15);
-    assert_eq!((found.active.len(), found.standing), (0, Standing::Revoked(g.id)));
+    assert_eq!((found.active.len(), found.standing), (0, over(12, true, g.id)));
 
     let mut asked = grant(2, "w", "payments/refunds", None, 10, 20);
     asked.state = GrantState::Pending;
@@ -101,7 +101,24 @@ fn revocations_end_a_grant_that_is_still_listed() {
     let path = CanonicalPath::parse("/refunds/7").unwrap();
     let now = Timestamp::from_secs(15);
     let found = index.find(&WorkloadKey::of("spiffe://a/w"), REFUNDS, "write", &path, now, |id| id == g.id);
-    assert_eq!((found.active.len(), found.standing), (0, Standing::Revoked(g.id)));
+    assert_eq!((found.active.len(), found.standing), (0, over(15, true, g.id)));
+}
+
+#[test]
+fn of_two_that_are_over_the_later_end_is_told() {
+    let mut index = GrantIndex::new(1);
+    let mut revoked = grant(1, "w", "payments/refunds", None, 10, 20);
+    revoked.state = GrantState::Revoked;
+    let at = Timestamp::from_secs(12);
+    revoked.ended = Some(crate::object::Ending { by: "bob".to_owned(), at, reason: String::new() });
+    index.put(&revoked, 2);
+    let expired = grant(2, "w", "payments/refunds", None, 14, 18);
+    index.put(&expired, 3);
+    assert_eq!(find(&index, "w", REFUNDS, "write", "/refunds/7", 19).standing, over(18, false, expired.id));
+}
+
+fn over(at: u64, revoked: bool, id: GrantId) -> Standing {
+    Standing::Over(Ended { at: Timestamp::from_secs(at), revoked, id })
 }
 
 const PATHS: [Option<&str>; 5] = [None, Some("/refunds/{*}"), Some("/refunds/7"), Some("/refunds/8"), Some("/{**}")];

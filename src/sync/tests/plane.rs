@@ -94,6 +94,7 @@ impl Plane {
             fleet: Arc::clone(&self.fleet),
             key: Arc::clone(&self.key),
             clock: self.estate.clock.clone(),
+            metrics: Arc::new(crate::telemetry::ControlMetrics::new().unwrap()),
         };
         let stop = CancellationToken::new();
         let (config, stopped) = (self.config.clone(), stop.clone());

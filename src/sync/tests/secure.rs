@@ -116,6 +116,7 @@ async fn without_tls_only_loopback_is_served_and_dialled() {
         fleet: plane.fleet.clone(),
         key: plane.key.clone(),
         clock: plane.estate.clock.clone(),
+        metrics: std::sync::Arc::new(crate::telemetry::ControlMetrics::new().unwrap()),
     };
     let e = serve(listener, deps, SyncServerConfig::default(), CancellationToken::new()).await.unwrap_err();
     assert!(matches!(e, ServeError::NotLoopback(_)), "{e}");

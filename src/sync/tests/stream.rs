@@ -1,4 +1,5 @@
 //! Following a real control plane: catching up, receipts, partition, restart, scope.
+//! Long because each story of a stream is a test of its own, on one set of helpers.
 
 use std::sync::Arc;
 use std::time::Duration;
