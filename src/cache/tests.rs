@@ -318,3 +318,27 @@ fn invariant_09_unsynced_or_stale_is_never_an_allow() {
     let headers = [("authorization", format!("Bearer {}", estate.token("storefront")))];
     assert_eq!(gate.check(&request("GET", "/catalog/1", &headers)).reason, Reason::SystemStale);
 }
+
+/// The "new enemy": Alice loses her permission, then something new is put up. Who asks about the new thing demands a
+/// state at least as new, and must not be answered from one in which Alice still may.
+#[test]
+fn invariant_03_no_check_at_a_revision_sees_an_earlier_state() {
+    let mut sidecar = Sidecar::new();
+    let token = sidecar.tokens[0].0.clone();
+    let at = |revision: String| [("authorization", format!("Bearer {token}")), ("x-portcullis-min-revision", revision)];
+    let before = at(sidecar.estate.position().to_string());
+    let read = request("GET", "/catalog/1", &before);
+    assert_eq!(sidecar.gate.check(&read).reason, Reason::AllowPolicy);
+
+    let storefront = json!({"id": Estate::id("storefront"), "kind": "service", "owner": "team",
+                            "environment": "production", "roles": []});
+    let loses = sidecar.estate.put(Kind::Workload, &storefront);
+    let (_, grant) = sidecar.estate.grant("agent", "catalog", &["write"], None, 60);
+    let after = at(sidecar.estate.position().to_string());
+    let read = request("GET", "/catalog/1", &after);
+    assert_eq!(sidecar.gate.check(&read).reason, Reason::SystemStale, "the old state must not answer for the new one");
+
+    // Both changes in one delta, the later one first: revisions are never split, so the order within does not matter.
+    sidecar.delta([grant, loses]);
+    assert_eq!(sidecar.gate.check(&read).reason, Reason::EntitlementNoGrant, "and the cached allow is gone");
+}

@@ -19,7 +19,7 @@ use crate::envoy::{Envoy, root, validate};
 
 const STRIPPED: &str = "x[-_]portcullis[-_](workload|subject|actor|grant|decision[-_]id|reason)";
 
-fn file(name: &str) -> String {
+pub(crate) fn file(name: &str) -> String {
     let path = root().join("envoy").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
@@ -251,7 +251,7 @@ impl Stack {
 }
 
 /// Answers every request with the head that it received.
-async fn echo_service() -> SocketAddr {
+pub(crate) async fn echo_service() -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -13,4 +13,5 @@ mod decisions;
 mod end_to_end;
 mod envoy;
 mod envoy_config;
+mod failure_mode;
 mod running;

@@ -440,3 +440,48 @@ async fn a_bookmark_from_the_future_renews_nothing() {
     behind.advance(Duration::from_secs(3600));
     eventually("a lease, once the clock is right", || sidecar.state.load().lease.is_some()).await;
 }
+
+/// What etcd promises of a watch, looked at frame by frame and resumed at every revision.
+#[tokio::test]
+async fn invariant_01_a_stream_is_ordered_unique_atomic_reliable_resumable_and_bookmarked() {
+    let mut plane = Plane::start(1000).await;
+    let start = plane.index.position().revision.0;
+    let epoch = plane.index.position().epoch.to_string();
+    // Commits of one to three grants each: which revision wrote which keys.
+    let mut written = Vec::new();
+    for n in 0..12_u64 {
+        let grants = 0..=(n % 3);
+        let changes: Vec<Change> =
+            grants.map(|_| plane.estate.grant("agent", "payments/refunds", &["write"], None, 60 + n).1).collect();
+        let keys: Vec<String> = changes.iter().map(|c| c.key.clone()).collect();
+        written.push((plane.commit(changes).revision.0, keys));
+    }
+    let tip = plane.index.position().revision.0;
+    for cut in start..=tip {
+        let cursor = Cursor { epoch: epoch.clone(), revision: cut };
+        let mut at = cut;
+        let mut seen = std::collections::BTreeMap::new();
+        for frame in raw(&plane, Some(cursor), bookmarked).await.unwrap() {
+            match body(&frame) {
+                Body::Delta(delta) => {
+                    assert_eq!(delta.from, at, "ordered: each delta goes on where the last one ended");
+                    at = delta.to;
+                    for object in delta.objects {
+                        assert!((delta.from + 1..=delta.to).contains(&object.revision), "in the delta of its revision");
+                        let twice = seen.insert(object.key.clone(), object.revision);
+                        assert_eq!(twice, None, "unique: `{}` came twice", object.key);
+                    }
+                }
+                Body::Bookmark(bookmark) => assert_eq!(bookmark.revision, at, "a bookmark confirms what was sent"),
+                other => panic!("resumable: no snapshot is needed at {cut}, but {other:?} came"),
+            }
+        }
+        assert_eq!(at, tip, "reliable: the stream reaches the tip");
+        for (revision, keys) in written.iter().filter(|(revision, _)| *revision > cut) {
+            for key in keys {
+                assert_eq!(seen.remove(key), Some(*revision), "atomic: all of revision {revision}");
+            }
+        }
+        assert!(seen.is_empty(), "nothing from before the cursor: {seen:?}");
+    }
+}
