@@ -8,7 +8,7 @@
 //! which denies.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -132,7 +132,7 @@ impl RouteTable {
         }
 
         // Hosts that the same services name share a table.
-        let mut by_host: HashMap<Cow<'_, str>, Vec<usize>> = HashMap::new();
+        let mut by_host: BTreeMap<Cow<'_, str>, Vec<usize>> = BTreeMap::new();
         let mut any_host = Vec::new();
         for (i, service) in services.iter().enumerate() {
             if service.hosts.is_empty() {
@@ -197,7 +197,19 @@ impl RouteTable {
         let mut table = Table::default();
         for &number in routes {
             let Some(route) = self.route(number) else { continue };
-            table.root.overlapping(&route.template, &mut |other| self.check_conflict(number, other))?;
+            // The trie is walked in no particular order; of several conflicts, the same one is always told.
+            let mut first: Option<RouteConflict> = None;
+            table.root.overlapping(&route.template, &mut |other| {
+                if let Err(found) = self.check_conflict(number, other)
+                    && first.as_ref().is_none_or(|told| found.first < told.first)
+                {
+                    first = Some(found);
+                }
+                Ok::<(), RouteConflict>(())
+            })?;
+            if let Some(conflict) = first {
+                return Err(conflict);
+            }
             let methods: Vec<u32> = route.methods.iter().map(|m| table.method_number(m.as_str())).collect();
             table.root.insert(&route.template, number, &methods);
         }

@@ -290,3 +290,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_several_conflicts_the_same_one_is_always_told() {
+    let service: Service = serde_json::from_value(serde_json::json!({"name": "s", "routes": [
+        {"name": "c", "path": "/c/{*}"}, {"name": "a", "path": "/a/{*}"}, {"name": "b", "path": "/b/{*}"},
+        {"name": "wide", "path": "/{*}/7"},
+    ]}))
+    .unwrap();
+    // Each compilation hashes with keys of its own.
+    for _ in 0..20 {
+        let RouteTableError::Conflict(conflict) = RouteTable::compile([&service]).unwrap_err() else {
+            panic!("not a conflict")
+        };
+        assert_eq!((conflict.first.as_str(), conflict.second.as_str()), ("s/a", "s/wide"));
+    }
+}
