@@ -69,6 +69,7 @@ fn verification(c: &mut Criterion) {
     let estate = Estate::new();
     let issuer = estate.changes().into_iter().find(|c| c.kind == Kind::Issuer).and_then(|c| c.body).expect("an issuer");
     let Ok(Object::Issuer(issuer)) = Object::parse(Kind::Issuer, &issuer) else { panic!("an issuer") };
+    let issuer = *issuer;
     let (issuers, _) = IssuerSet::compile([&issuer]);
     let token = estate.token("storefront");
     let now: Timestamp = estate.clock.now().wall;

@@ -25,12 +25,14 @@ pub struct Decision {
     pub reason: Reason,
     /// Present exactly when `reason` is an allow.
     permit: Option<Permit>,
-    /// The authenticated workload's SPIFFE ID; absent when authentication failed.
+    /// The SPIFFE ID of the workload that the credential resolved to; absent when authentication failed.
     pub workload: Option<Arc<str>>,
-    /// The subject of the credential, which is the workload unless it acts for somebody.
+    /// The subject as the credential names it, which is the workload's SPIFFE ID unless the claims were mapped to it.
     pub subject: Option<Arc<str>>,
-    /// Who acts, when it is not the subject.
+    /// The SPIFFE ID of the workload that acts for the subject, when the credential was delegated.
     pub actor: Option<Arc<str>>,
+    /// Who acted before the actor, latest first, as the credential names them. For records only.
+    pub earlier_actors: Option<Arc<[Arc<str>]>>,
     /// The grant that the decision rests on, or that it tells of.
     pub grant: Option<GrantId>,
     /// `service/route`, when the request matched one.
@@ -78,6 +80,7 @@ pub(super) struct Parts {
     pub(super) workload: Option<Arc<str>>,
     pub(super) subject: Option<Arc<str>>,
     pub(super) actor: Option<Arc<str>>,
+    pub(super) earlier_actors: Option<Arc<[Arc<str>]>>,
     pub(super) grant: Option<GrantId>,
     pub(super) resource: Option<Arc<str>>,
     pub(super) action: Option<Arc<str>>,
@@ -102,6 +105,7 @@ impl Decision {
             workload: p.workload,
             subject: p.subject,
             actor: p.actor,
+            earlier_actors: p.earlier_actors,
             grant: p.grant,
             resource: p.resource,
             action: p.action,
@@ -124,6 +128,7 @@ impl Decision {
             workload: None,
             subject: None,
             actor: None,
+            earlier_actors: None,
             grant: None,
             resource: None,
             action: None,
@@ -147,6 +152,7 @@ impl Decision {
             workload: Some(workload.clone()),
             subject: Some(workload),
             actor: None,
+            earlier_actors: None,
             grant: None,
             resource: Some(Arc::from("payments/refunds")),
             action: Some(Arc::from("write")),

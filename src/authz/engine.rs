@@ -10,12 +10,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::decision::{Decision, DecisionId, GrantHint, Parts};
 use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, intake};
+use super::mapping::Unmapped;
 use super::path::CanonicalPath;
 use super::reason::Reason;
 use super::request::Request;
@@ -23,9 +25,9 @@ use super::revocations::TokenMarks;
 use super::route::RouteMatch;
 use super::snapshot::{Registered, Snapshot};
 use crate::clock::{Now, Timestamp};
-use crate::credential::{self, VerifiedToken};
+use crate::credential::{self, SpiffeId, VerifiedToken};
 use crate::grant::{Active, Covering, Standing, WorkloadKey};
-use crate::object::{Freshness, GrantId};
+use crate::object::{Freshness, GrantId, IssuerKind};
 use crate::policy::{Facts, GrantFacts, Outcome, ResourceEntity};
 
 /// What the engine may remember between requests. Everything it is given back is checked again against the snapshot
@@ -45,15 +47,27 @@ pub trait Memo {
 #[derive(Debug, Clone, Copy)]
 pub struct NoMemo;
 
-/// A verified token, with what follows from it alone.
+/// A verified token, with what follows from it and the mappings alone.
 #[derive(Debug)]
 pub struct KnownToken {
+    /// Without its claims, which only resolving needs.
     token: VerifiedToken,
-    subject: Arc<str>,
-    workload: WorkloadKey,
+    workload: Result<Party, &'static str>,
+    /// Who acts, if somebody else does.
+    actor: Option<Result<Party, &'static str>>,
+    earlier_actors: Option<Arc<[Arc<str>]>>,
     marks: TokenMarks,
     /// The version of the issuers it was verified against, read before verification.
     global_version: u64,
+    /// The version of the mappings it was resolved by, when it was.
+    mappings_version: Option<u64>,
+}
+
+/// A workload by name, registered or not.
+#[derive(Debug, Clone)]
+struct Party {
+    id: Arc<str>,
+    key: WorkloadKey,
 }
 
 /// What policy and grants said, with the versions that were read before they were asked.
@@ -103,6 +117,7 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut 
         workload: None,
         subject: None,
         actor: None,
+        earlier_actors: None,
         grant: None,
         resource: None,
         action: None,
@@ -158,6 +173,9 @@ fn steps(
         let t = &known.token;
         format!("token of `{}` from issuer `{}`, key `{}`, until {}", t.subject, t.issuer, t.kid, t.expires_at)
     });
+    if known.token.confirmation.is_some() {
+        return deny(Reason::CredentialPopMissing, "the token has `cnf`, and no proof of possession counts");
+    }
 
     // Revocation, on every request and before any cached answer.
     if let Some(reason) = snapshot.revocations.of_token(&known.marks, known.token.issued_at) {
@@ -174,58 +192,81 @@ fn steps(
     let good_until = fresh(snapshot, lease, now, age, strict, min_revision)?;
     trace.step("freshness", || format!("at {}, confirmed {} ms ago", snapshot.position(), age.as_millis()));
 
-    // Resolve the workload.
-    let Some(workload) = snapshot.workload(&known.workload, &known.token.subject) else {
-        return deny(Reason::CredentialSubject, "the subject is not a registered workload");
-    };
+    // Resolve the workload, and who acts for it.
+    let (workload, key) = registered(&known.workload, snapshot)?;
     parts.workload = Some(Arc::clone(&workload.id));
-    parts.subject = Some(Arc::clone(&known.subject));
+    parts.subject = Some(Arc::clone(&known.token.subject));
     parts.token_id.clone_from(&known.token.jti);
     trace.step("workload", || format!("`{}` is registered", workload.id));
+    let actor = known.actor.as_ref().map(|actor| registered(actor, snapshot)).transpose()?;
+    if let Some((actor, _)) = actor {
+        parts.actor = Some(Arc::clone(&actor.id));
+        parts.earlier_actors.clone_from(&known.earlier_actors);
+        trace.step("actor", || format!("`{}` acts for it", actor.id));
+        if snapshot.revocations.is_delegator_revoked(&workload.id) {
+            return Err((Reason::RevokedDelegator, None));
+        }
+        if let Some(reason) = snapshot.revocations.of_workload(&actor.id) {
+            return deny(reason, "the workload that acts has been revoked");
+        }
+    }
+    if let Some(grant) = known.token.grant.filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {
+        parts.grant = Some(grant);
+        return deny(Reason::RevokedGrant, "the token is tied to a grant that has been revoked");
+    }
 
     // Resource and action.
     let Some(route) = route else { return deny(Reason::PolicyNoMatch, "no route of the service matches") };
     parts.resource = Some(Arc::clone(&route.resource));
     parts.action = Some(Arc::clone(&route.action));
 
-    let question = Question {
-        snapshot,
-        workload,
-        key: known.workload,
-        route,
-        path: &path,
-        method: request.method,
-        host: &host,
-        now: now.wall,
-    };
-    let covering = question.grants();
-    trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(&covering)));
-
+    let (method, host, now) = (request.method, &*host, now.wall);
+    let subject = Question { snapshot, workload, key, route, path: &path, method, host, now };
     let until = good_until.min(known.token.expires_at);
-    let answer = question.cached(&covering, until, memo, &mut parts.cached);
-    let answer = answer.as_ref().map_or_else(|| question.fallback(), |known| known.answer.clone());
+    let mut answer = subject.answer(until, memo, trace, &mut parts.cached);
+    // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
+    if let Some((workload, key)) = actor.filter(|_| answer.reason.is_allow()) {
+        let mut cached = false;
+        let actor = Question { workload, key, ..subject };
+        let of_actor = actor.answer(until, memo, trace, &mut cached);
+        parts.cached &= cached;
+        if !of_actor.reason.is_allow() || answer.reason == Reason::AllowPolicy {
+            answer = of_actor;
+        }
+    }
     parts.grant = answer.grant;
-    trace.step("policy", || format!("{} (policies: {})", answer.reason, answer.policies.join(", ")));
     parts.policies = answer.policies;
     parts.grant_request = answer.grant_request;
     Ok(answer.reason)
 }
 
+/// The registered workload of this name.
+fn registered<'a>(
+    party: &Result<Party, &'static str>,
+    snapshot: &'a Snapshot,
+) -> Result<(&'a Registered, WorkloadKey), Denied> {
+    match party {
+        Ok(party) => match snapshot.workload(&party.key, &party.id) {
+            Some(workload) => Ok((workload, party.key)),
+            None => deny(Reason::CredentialSubject, "the subject is not a registered workload"),
+        },
+        Err(unresolved) => deny(Reason::CredentialSubject, unresolved),
+    }
+}
+
 /// The verified token, from the memo when it is still good.
 fn authenticate(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Result<Arc<KnownToken>, Denied> {
     let digest = credential::token_digest(token);
-    if let Some(known) = memo.token(&digest, |k| k.global_version == snapshot.global_version) {
+    let current = |k: &KnownToken| {
+        k.global_version == snapshot.global_version
+            && k.mappings_version.is_none_or(|version| version == snapshot.mappings.version())
+    };
+    if let Some(known) = memo.token(&digest, current) {
         known.token.check_time(now.wall).map_err(rejected)?;
         return Ok(known);
     }
     let verified = credential::verify(token, &snapshot.issuers, now.wall).map_err(rejected)?;
-    let known = Arc::new(KnownToken {
-        subject: Arc::from(verified.subject.as_str()),
-        workload: WorkloadKey::of(verified.subject.as_str()),
-        marks: TokenMarks::of(&verified),
-        token: verified,
-        global_version: snapshot.global_version,
-    });
+    let known = Arc::new(KnownToken::new(verified, snapshot));
     memo.keep_token(digest, &known);
     Ok(known)
 }
@@ -254,6 +295,7 @@ fn fresh(
 }
 
 /// What policy is asked.
+#[derive(Clone, Copy)]
 struct Question<'a> {
     snapshot: &'a Snapshot,
     workload: &'a Registered,
@@ -266,6 +308,17 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
+    /// What grants and policy say.
+    fn answer(&self, until: Timestamp, memo: &impl Memo, trace: &mut Trace, hit: &mut bool) -> Answer {
+        let covering = self.grants();
+        let route = self.route;
+        trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(&covering)));
+        let answer = self.cached(&covering, until, memo, hit);
+        let answer = answer.as_ref().map_or_else(|| self.fallback(), |known| known.answer.clone());
+        trace.step("policy", || format!("{} (policies: {})", answer.reason, answer.policies.join(", ")));
+        answer
+    }
+
     fn grants(&self) -> Covering {
         let names = [&*self.route.resource, &*self.route.service];
         let revoked = |id| self.snapshot.revocations.is_grant_revoked(id);
@@ -407,6 +460,56 @@ fn describe(covering: &Covering) -> String {
         None => format!("no active grant covers it ({:?})", covering.standing),
     }
 }
+
+// === impl KnownToken ===
+
+impl KnownToken {
+    fn new(mut token: VerifiedToken, snapshot: &Snapshot) -> Self {
+        let claims = token.claims.take();
+        let workload = match (&token.workload, &claims) {
+            (Some(id), _) => Ok(Party::of(id.as_str())),
+            (None, Some(claims)) => Self::mapped(&token, claims, snapshot),
+            (None, None) => Err("the token names no workload"),
+        };
+        let actor = token.actors.first().map(|actor| match token.kind {
+            IssuerKind::Portcullis | IssuerKind::Spiffe => match SpiffeId::parse(&actor.subject) {
+                // A trust domain vouches for its own; the control plane that issued a token has seen both credentials.
+                Ok(id) if token.kind == IssuerKind::Portcullis || token.is_in_trust_domain(&id) => {
+                    Ok(Party::of(id.as_str()))
+                }
+                _ => Err("the actor in `act` is not a workload that the issuer vouches for"),
+            },
+            IssuerKind::Kubernetes | IssuerKind::Oidc | IssuerKind::Github => {
+                Self::mapped(&token, &actor.claims, snapshot)
+            }
+        });
+        let earlier: Arc<[Arc<str>]> = token.actors.iter().skip(1).map(|actor| Arc::clone(&actor.subject)).collect();
+        Self {
+            marks: TokenMarks::of(&token, workload.as_ref().ok().map(|party| &*party.id)),
+            workload,
+            actor,
+            earlier_actors: (!earlier.is_empty()).then_some(earlier),
+            global_version: snapshot.global_version,
+            mappings_version: (!token.kind.names_workload()).then(|| snapshot.mappings.version()),
+            token,
+        }
+    }
+
+    fn mapped(token: &VerifiedToken, claims: &Value, snapshot: &Snapshot) -> Result<Party, &'static str> {
+        let found = snapshot.mappings.resolve(&token.issuer, token.kind, claims, &snapshot.workloads);
+        found.map(|workload| Party::of(&workload.id)).map_err(Unmapped::detail)
+    }
+}
+
+// === impl Party ===
+
+impl Party {
+    fn of(id: &str) -> Self {
+        Self { id: Arc::from(id), key: WorkloadKey::of(id) }
+    }
+}
+
+// === impl Standing ===
 
 impl Standing {
     fn encode(self) -> (u8, Option<GrantId>) {

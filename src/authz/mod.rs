@@ -9,6 +9,7 @@ mod engine;
 mod explain;
 mod freshness;
 mod intake;
+mod mapping;
 mod path;
 pub mod problem;
 mod reason;

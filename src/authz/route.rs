@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use self::trie::{Node, Terminal};
 use super::path::CanonicalPath;
 use super::template::{Relation, Template, TemplateError};
-use crate::object::{Freshness, Method, Route, Service};
+use crate::object::{Authentication, Freshness, Method, Route, Service};
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +44,10 @@ pub struct RouteMatch {
     pub resource: Arc<str>,
     /// The action.
     pub action: Arc<str>,
+    /// Which credentials a request must bring.
+    pub authentication: Authentication,
+    /// The origins that clients know the service by; empty: those of the request.
+    pub origins: Arc<[Box<str>]>,
     /// How fresh the state must be.
     pub freshness: Freshness,
     /// The longest grant on it, in seconds.
@@ -80,6 +84,14 @@ pub enum RouteTableError {
         /// What is wrong with it.
         error: TemplateError,
     },
+}
+
+/// What the routes of one service have in common.
+#[derive(Debug)]
+struct Shared {
+    service: Arc<str>,
+    origins: Arc<[Box<str>]>,
+    authentication: Authentication,
 }
 
 #[derive(Debug)]
@@ -121,11 +133,15 @@ impl RouteTable {
         let mut numbers: Vec<Vec<u32>> = Vec::with_capacity(services.len());
         let mut actions = HashMap::new();
         for service in &services {
-            let name: Arc<str> = Arc::from(service.name.as_str());
+            let shared = Shared {
+                service: Arc::from(service.name.as_str()),
+                origins: service.origins.iter().map(|o| o.as_str().into()).collect(),
+                authentication: service.authentication,
+            };
             let mut of_service = Vec::with_capacity(service.routes.len());
             for route in &service.routes {
                 let index = u32::try_from(table.routes.len()).unwrap_or(u32::MAX);
-                table.routes.push(CompiledRoute::compile(index, &name, route, &mut actions)?);
+                table.routes.push(CompiledRoute::compile(index, &shared, route, &mut actions)?);
                 of_service.push(index);
             }
             numbers.push(of_service);
@@ -248,11 +264,11 @@ impl RouteTable {
 impl CompiledRoute {
     fn compile(
         index: u32,
-        service: &Arc<str>,
+        shared: &Shared,
         route: &Route,
         actions: &mut HashMap<String, Arc<str>>,
     ) -> Result<Self, RouteTableError> {
-        let resource: Arc<str> = Arc::from(format!("{service}/{}", route.name));
+        let resource: Arc<str> = Arc::from(format!("{}/{}", shared.service, route.name));
         let template = Template::parse(&route.path).map_err(|error| RouteTableError::Template {
             route: resource.to_string(),
             path: route.path.clone(),
@@ -269,7 +285,9 @@ impl CompiledRoute {
             .into_iter()
             .map(|action| RouteMatch {
                 index,
-                service: service.clone(),
+                service: Arc::clone(&shared.service),
+                authentication: route.authentication.unwrap_or(shared.authentication),
+                origins: Arc::clone(&shared.origins),
                 resource: resource.clone(),
                 action: actions.entry(action.to_owned()).or_insert_with(|| Arc::from(action)).clone(),
                 freshness: route.freshness,

@@ -11,11 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
+use super::mapping::Mappings;
 use super::revocations::Revocations;
 use super::route::{RouteMatch, RouteTable};
-use crate::credential::{IssuerSet, SpiffeId};
+use crate::credential::IssuerSet;
 use crate::grant::{GrantIndex, ShardedMap, WorkloadKey};
-use crate::object::{FieldError, GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
+use crate::object::{CredentialMapping, FieldError, GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
 use crate::policy::{CompiledPolicies, PrincipalEntity, ResourceEntity};
 use crate::wire::Position;
 
@@ -27,6 +28,7 @@ pub struct Snapshot {
     pub(super) global_version: u64,
     pub(super) issuers: Arc<IssuerSet>,
     pub(super) workloads: ShardedMap<Arc<Registered>>,
+    pub(super) mappings: Mappings,
     pub(super) routes: Arc<Routes>,
     pub(super) policies: Arc<CompiledPolicies>,
     pub(super) grants: GrantIndex,
@@ -109,6 +111,7 @@ impl Builder {
             global_version: version,
             issuers: Arc::default(),
             workloads: ShardedMap::new(version),
+            mappings: Mappings::new(version),
             routes: Arc::default(),
             policies: Arc::default(),
             grants: GrantIndex::new(version),
@@ -177,12 +180,16 @@ impl Builder {
             Object::Grant(g) => self.next.grants.put(&g, version),
             Object::Workload(w) => {
                 let key = WorkloadKey::of(w.id.as_str());
+                let known = self.next.workloads.get(&key.0).cloned();
+                let known = known.as_ref().map(|w| &w.source);
                 match PrincipalEntity::new(&w) {
                     Some(principal) => {
+                        self.next.mappings.replace(known, Some(&w), version);
                         let registered = Registered { id: Arc::from(w.id.as_str()), principal, source: w };
                         self.next.workloads.insert(key.0, Arc::new(registered), version);
                     }
                     None => {
+                        self.next.mappings.replace(known, None, version);
                         self.next.workloads.remove(&key.0, version);
                         self.refuse(Kind::Workload, w.id.as_str(), "cannot be expressed in Cedar".to_owned());
                     }
@@ -191,7 +198,7 @@ impl Builder {
             }
             Object::Issuer(i) => {
                 self.stale.insert(Kind::Issuer);
-                Arc::make_mut(&mut self.next.sources).issuers.insert(i.name.clone(), i);
+                Arc::make_mut(&mut self.next.sources).issuers.insert(i.name.clone(), *i);
             }
             Object::Service(s) => {
                 self.stale.insert(Kind::Service);
@@ -219,7 +226,8 @@ impl Builder {
             }
             Kind::Workload => {
                 let key = WorkloadKey::of(key);
-                self.next.workloads.remove(&key.0, version);
+                let known = self.next.workloads.remove(&key.0, version);
+                self.next.mappings.replace(known.as_ref().map(|w| &w.source), None, version);
                 self.next.grants.touch(&key, version);
             }
             Kind::Issuer => {
@@ -341,14 +349,23 @@ impl Snapshot {
         })
     }
 
-    pub(super) fn workload(&self, key: &WorkloadKey, id: &SpiffeId) -> Option<&Arc<Registered>> {
-        self.workloads.get(&key.0).filter(|w| *w.id == *id.as_str())
+    pub(super) fn workload(&self, key: &WorkloadKey, id: &str) -> Option<&Arc<Registered>> {
+        self.workloads.get(&key.0).filter(|w| *w.id == *id)
     }
 }
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot").field("position", &self.position).field("counts", &self.counts()).finish()
+    }
+}
+
+// === impl Registered ===
+
+impl Registered {
+    /// The credentials that are this workload's although they do not name it.
+    pub(super) fn credentials(&self) -> &[CredentialMapping] {
+        &self.source.credentials
     }
 }
 

@@ -10,7 +10,9 @@ use super::fleet::PointConfig;
 use super::index::{Index, Stored};
 use crate::authz::{Relation, RouteTable, RouteTableError, Template};
 use crate::credential::{self, SpiffeId};
-use crate::object::{FieldError, Grant, GrantTerms, Issuer, Kind, Object, Route, Service, Target, Workload};
+use crate::object::{
+    FieldError, Grant, GrantTerms, Issuer, IssuerKind, Kind, Object, Route, Service, Target, Workload,
+};
 use crate::policy::BUILTIN_ACTIONS;
 
 /// A grant, if `stored` is one.
@@ -40,25 +42,45 @@ pub(super) fn as_workload(stored: &Stored) -> Option<&Workload> {
 /// An issuer, if `stored` is one.
 pub(super) fn as_issuer(stored: &Stored) -> Option<&Issuer> {
     match &stored.object {
-        Some(Object::Issuer(issuer)) => Some(issuer),
+        Some(Object::Issuer(issuer)) => Some(issuer.as_ref()),
         _ => None,
     }
 }
 
-/// Keys can be used; one issuer vouches for a trust domain, and always for the same one.
+/// Keys can be used; one issuer answers for a trust domain or `iss`, and always for the same one and in the same way,
+/// because workloads are mapped and tokens revoked by its name.
 pub(super) fn issuer(index: &Index, new: &Issuer) -> Result<(), FieldError> {
     credential::check_issuer(new)?;
     for stored in index.list(Kind::Issuer) {
         let Some(other) = as_issuer(&stored) else { continue };
-        if other.name == new.name && other.trust_domain != new.trust_domain {
-            let message =
-                format!("is `{}` and cannot change; delete the issuer and create another", other.trust_domain);
-            return Err(FieldError::new("trust_domain", message));
+        let field = if new.kind == IssuerKind::Spiffe { "trust_domain" } else { "issuer" };
+        if other.name == new.name {
+            if other.kind != new.kind {
+                let message = format!("is `{}` and cannot change; delete the issuer and create another", other.kind);
+                return Err(FieldError::new("kind", message));
+            }
+            if other.authority() != new.authority() {
+                let message =
+                    format!("is `{}` and cannot change; delete the issuer and create another", other.authority());
+                return Err(FieldError::new(field, message));
+            }
+        } else if credential::same_tokens(other, new) {
+            let message = format!("issuer `{}` vouches for `{}` already", other.name, new.authority());
+            return Err(FieldError::new(field, message));
         }
-        if other.name != new.name && other.trust_domain == new.trust_domain {
-            let message = format!("issuer `{}` vouches for `{}` already", other.name, new.trust_domain);
-            return Err(FieldError::new("trust_domain", message));
-        }
+    }
+    Ok(())
+}
+
+/// The mappings of a workload are of issuers that exist, and each pins what its kind of issuer demands.
+pub(super) fn mappings(index: &Index, new: &Workload) -> Result<(), FieldError> {
+    for (i, mapping) in new.credentials.iter().enumerate() {
+        let at = |field: &str| format!("credentials[{i}].{field}");
+        let stored = index.get(Kind::Issuer, &mapping.issuer);
+        let Some(issuer) = stored.as_deref().and_then(as_issuer) else {
+            return Err(FieldError::new(at("issuer"), format!("there is no issuer `{}`", mapping.issuer)));
+        };
+        mapping.check_for(issuer.kind).map_err(|e| FieldError::new(at(&e.field), e.message))?;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! The signature algorithms of RFC 7518, sections 3.3 to 3.5: names, key families and who verifies them.
+//! The signature algorithms of RFC 7518, sections 3.3 to 3.5, and RFC 8037: names, key families and who verifies them.
 //!
 //! Pure. A closed list of asymmetric algorithms: `none` and the HMAC family have no value here, so no code path can
 //! be talked into them (RFC 8725, sections 2.1 and 3.1).
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, RSA_PKCS1_2048_8192_SHA256,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
     RSA_PSS_2048_8192_SHA512, VerificationAlgorithm,
 };
@@ -18,6 +18,7 @@ pub(super) enum Family {
     P256,
     P384,
     P521,
+    Ed25519,
 }
 
 // === impl SigningAlgorithm ===
@@ -35,6 +36,8 @@ impl SigningAlgorithm {
             "PS256" => Self::PS256,
             "PS384" => Self::PS384,
             "PS512" => Self::PS512,
+            // RFC 9864 gives the Ed25519 half of `EdDSA` a name of its own.
+            "EdDSA" | "Ed25519" => Self::EdDSA,
             _ => return None,
         })
     }
@@ -46,6 +49,7 @@ impl SigningAlgorithm {
             Self::ES256 => Family::P256,
             Self::ES384 => Family::P384,
             Self::ES512 => Family::P521,
+            Self::EdDSA => Family::Ed25519,
         }
     }
 
@@ -61,6 +65,7 @@ impl SigningAlgorithm {
             Self::ES256 => &ECDSA_P256_SHA256_FIXED,
             Self::ES384 => &ECDSA_P384_SHA384_FIXED,
             Self::ES512 => &ECDSA_P521_SHA512_FIXED,
+            Self::EdDSA => &ED25519,
         }
     }
 }
@@ -68,12 +73,13 @@ impl SigningAlgorithm {
 // === impl Family ===
 
 impl Family {
-    /// The family of this elliptic curve (`crv`), and the length of one of its coordinates in bytes.
+    /// The family of this curve (`crv`), and the length of one of its coordinates in bytes.
     pub(super) fn of_curve(name: &str) -> Option<(Self, usize)> {
         Some(match name {
             "P-256" => (Self::P256, 32),
             "P-384" => (Self::P384, 48),
             "P-521" => (Self::P521, 66),
+            "Ed25519" => (Self::Ed25519, 32),
             _ => return None,
         })
     }

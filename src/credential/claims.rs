@@ -1,15 +1,16 @@
-//! The claims of a JWT-SVID, typed (JWT-SVID, section 3; RFC 7519, section 4.1).
+//! The claims of a token, typed (RFC 7519, section 4.1; RFC 7800; RFC 8693, section 4; RFC 9068, section 2.2).
 //!
 //! Pure. Times are whole, non-negative seconds: a number with a fraction or exponent, a string, `null` or a year past
 //! 9999 is malformed, never rounded and never taken as absent (the class of CVE-2026-25537). Claims that mean nothing
-//! here are skipped with the same strictness, except the two that would narrow what the token allows; see [`Claims`].
+//! here are skipped with the same strictness. Reads every profile's claims; which may occur is for `profile` to say.
 
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
 use smallvec::SmallVec;
 
-use super::json::{Members, Skip, Text};
+use super::json::{Members, Skip, StrictValue, Text};
 use super::rejection::{CredentialReason, Rejection};
 use crate::clock::Timestamp;
 
@@ -23,16 +24,27 @@ const NOT_CLAIMS: &str = "the claims are not a JSON object of distinct members";
 /// What a token says. Nothing of it is true before the signature has been verified.
 #[derive(Debug)]
 pub(super) struct Claims<'a> {
+    pub(super) iss: Option<Text<'a>>,
     pub(super) sub: Text<'a>,
     pub(super) exp: Timestamp,
     pub(super) nbf: Option<Timestamp>,
     pub(super) iat: Option<Timestamp>,
     pub(super) jti: Option<Text<'a>>,
+    /// The OAuth client that an access token was issued to.
+    pub(super) client_id: Option<Text<'a>>,
+    /// What the token is bound to.
+    pub(super) cnf: Option<Value>,
+    /// Who acts for the subject.
+    pub(super) act: Option<Value>,
+    /// Who may act for the subject.
+    pub(super) may_act: Option<Value>,
+    /// What a Kubernetes token is bound to: `kubernetes.io`.
+    pub(super) kubernetes: Option<Value>,
+    /// The grant that a token of the control plane is tied to.
+    pub(super) grant_id: Option<Text<'a>>,
+    /// It has `events`: a security event or logout token, which is nobody's credential (RFC 8417, section 2.2).
+    pub(super) is_event: bool,
     aud: SmallVec<[Text<'a>; 4]>,
-    /// It has `cnf` (RFC 7800): as a bearer token it would be worth more than its issuer meant.
-    bound: bool,
-    /// It has `act` (RFC 8693): somebody else acts, and read as the subject's own they would get all its rights.
-    delegated: bool,
 }
 
 // === impl Claims ===
@@ -47,17 +59,6 @@ impl<'a> Claims<'a> {
             Ok(claims) => Ok(claims),
             Err(_described_by_fault) => Err(CredentialReason::Malformed.because(fault)),
         }
-    }
-
-    /// Refuses what is not a workload's own bearer token.
-    pub(super) fn check_kind(&self) -> Result<(), Rejection> {
-        if self.delegated {
-            return Err(CredentialReason::Typ.because("the token has `act`, and delegated tokens are not accepted"));
-        }
-        if self.bound {
-            return Err(CredentialReason::PopMissing.because("the token has `cnf`, and no proof of possession counts"));
-        }
-        Ok(())
     }
 
     /// Whether the token is meant for `audience`.
@@ -83,16 +84,21 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
     type Value = Claims<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the claims of a JWT-SVID")
+        f.write_str("the claims of a token")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut sub, mut aud, mut jti) = (None, None, None);
+        let (mut iss, mut sub, mut aud, mut jti, mut client_id, mut grant_id) = (None, None, None, None, None, None);
         let (mut exp, mut nbf, mut iat) = (None, None, None);
-        let (mut bound, mut delegated) = (false, false);
+        let (mut cnf, mut act, mut may_act, mut kubernetes) = (None, None, None, None);
+        let mut is_event = false;
         let mut members = Members::default();
         while let Some(name) = members.next(&mut map)? {
             match name {
+                "iss" => {
+                    *self.fault = "`iss` is not a string";
+                    iss = Some(map.next_value::<Text<'de>>()?);
+                }
                 "sub" => {
                     *self.fault = "`sub` is not a string";
                     sub = Some(map.next_value::<Text<'de>>()?);
@@ -121,9 +127,32 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
                         return Err(A::Error::custom("not an id"));
                     }
                 }
+                "client_id" => {
+                    *self.fault = "`client_id` is not a string";
+                    client_id = Some(map.next_value::<Text<'de>>()?);
+                }
+                "grant_id" => {
+                    *self.fault = "`grant_id` is not a string";
+                    grant_id = Some(map.next_value::<Text<'de>>()?);
+                }
+                "cnf" => {
+                    *self.fault = "`cnf` is not a JSON object of distinct members";
+                    cnf = Some(object(&mut map)?);
+                }
+                "act" => {
+                    *self.fault = "`act` is not a JSON object of distinct members";
+                    act = Some(object(&mut map)?);
+                }
+                "may_act" => {
+                    *self.fault = "`may_act` is not a JSON object of distinct members";
+                    may_act = Some(object(&mut map)?);
+                }
+                "kubernetes.io" => {
+                    *self.fault = "`kubernetes.io` is not a JSON object of distinct members";
+                    kubernetes = Some(object(&mut map)?);
+                }
                 other => {
-                    bound |= other == "cnf";
-                    delegated |= other == "act";
+                    is_event |= other == "events";
                     map.next_value_seed(Skip::member())?;
                 }
             }
@@ -134,8 +163,13 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
             return Err(A::Error::custom("missing member"));
         };
         *self.fault = NOT_CLAIMS;
-        Ok(Claims { sub, exp, nbf, iat, jti, aud, bound, delegated })
+        Ok(Claims { iss, sub, exp, nbf, iat, jti, client_id, cnf, act, may_act, kubernetes, grant_id, is_event, aud })
     }
+}
+
+fn object<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Value, A::Error> {
+    let value = map.next_value_seed(StrictValue::member())?;
+    if value.is_object() { Ok(value) } else { Err(A::Error::custom("not an object")) }
 }
 
 fn is_token_id(text: &str) -> bool {

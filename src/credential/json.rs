@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 /// How deep objects and arrays may nest below a member of the outermost object.
@@ -30,6 +31,10 @@ pub(super) struct Members<'a> {
 pub(super) struct Skip {
     depth: u8,
 }
+
+/// Reads any value and keeps it, with the strictness of [`Skip`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StrictValue(Skip);
 
 // === impl Text ===
 
@@ -142,5 +147,80 @@ impl<'de> Visitor<'de> for Skip {
             map.next_value_seed(inner)?;
         }
         Ok(())
+    }
+}
+
+// === impl StrictValue ===
+
+impl StrictValue {
+    /// Reads the value of a member of the outermost object.
+    pub(super) const fn member() -> Self {
+        Self(Skip::member())
+    }
+
+    /// Reads a whole document.
+    pub(super) fn parse(json: &[u8]) -> Result<Value, serde_json::Error> {
+        let mut de = serde_json::Deserializer::from_slice(json);
+        let value = Self(Skip { depth: MAX_DEPTH + 1 }).deserialize(&mut de)?;
+        de.end().map(|()| value)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for StrictValue {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<Value, D::Error> {
+        d.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StrictValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E: Error>(self, v: bool) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_i64<E: Error>(self, v: i64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_u64<E: Error>(self, v: u64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_f64<E: Error>(self, v: f64) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_str<E: Error>(self, v: &str) -> Result<Value, E> {
+        Ok(v.into())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let inner = Self(self.0.deeper()?);
+        let mut values = Vec::new();
+        while let Some(value) = seq.next_element_seed(inner)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let inner = Self(self.0.deeper()?);
+        let mut members = Members::default();
+        let mut object = Map::new();
+        while let Some(name) = members.next(&mut map)?.map(str::to_owned) {
+            object.insert(name, map.next_value_seed(inner)?);
+        }
+        Ok(Value::Object(object))
     }
 }

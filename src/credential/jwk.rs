@@ -1,4 +1,4 @@
-//! One JSON Web Key of a SPIFFE bundle, compiled for verification (RFC 7517; RFC 7518, section 6).
+//! One JSON Web Key of an issuer, compiled for verification (RFC 7517; RFC 7518, section 6; RFC 8037).
 //!
 //! Pure. A key is parsed once per algorithm that it may be used with, so that a check does nothing but verify, and an
 //! algorithm that a key does not have cannot be tried on it. Weak and ill-formed keys are refused, not skipped: RSA
@@ -13,13 +13,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::algorithm::Family;
-use crate::object::{FieldError, SigningAlgorithm};
+use crate::object::{FieldError, IssuerKind, SigningAlgorithm};
 
 /// The longest key id, in bytes.
 const MAX_KID: usize = 256;
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// A public key that signs JWT-SVIDs.
+/// A public key that signs tokens.
 #[derive(Debug)]
 pub(super) struct Key {
     pub(super) kid: Arc<str>,
@@ -30,7 +30,8 @@ pub(super) struct Key {
 #[derive(Debug)]
 pub(super) enum Compiled {
     Key(Key),
-    /// Not for JWT-SVIDs, says the standard (Trust Domain and Bundle, sections 4.1.3 and 4.2.2).
+    /// Not for the issuer's tokens: for another use (Trust Domain and Bundle, section 4.2.2; RFC 7517, section 4.2), of a
+    /// kind that nothing here verifies, or, but in SPIFFE, without a name that a token could call it by.
     Ignored(FieldError),
 }
 
@@ -43,33 +44,62 @@ struct Jwk<'a> {
 // === impl Key ===
 
 impl Key {
-    /// Compiles `jwks.keys[index]` for those of `allowed` that fit it.
-    pub(super) fn compile(index: usize, jwk: &Value, allowed: &[SigningAlgorithm]) -> Result<Compiled, FieldError> {
+    /// Compiles `jwks.keys[index]` of an issuer of this kind, for those of `allowed` that fit it.
+    pub(super) fn compile(
+        index: usize,
+        jwk: &Value,
+        kind: IssuerKind,
+        allowed: &[SigningAlgorithm],
+    ) -> Result<Compiled, FieldError> {
         let Value::Object(members) = jwk else {
             return Err(FieldError::new(format!("jwks.keys[{index}]"), "is not a JSON object"));
         };
         let jwk = Jwk { index, members };
-        match jwk.optional("use")? {
-            Some("jwt-svid") => {}
-            Some(other) => return Ok(Compiled::Ignored(jwk.error("use", format!("is `{other}`, not `jwt-svid`")))),
-            None => return Ok(Compiled::Ignored(jwk.error("use", "is missing; keys of JWT-SVIDs have `jwt-svid`"))),
+        let spiffe = kind == IssuerKind::Spiffe;
+        match (jwk.optional("use")?, spiffe) {
+            (Some("jwt-svid"), true) | (Some("sig") | None, false) => {}
+            (Some(other), true) => {
+                return Ok(Compiled::Ignored(jwk.error("use", format!("is `{other}`, not `jwt-svid`"))));
+            }
+            (None, true) => {
+                return Ok(Compiled::Ignored(jwk.error("use", "is missing; keys of JWT-SVIDs have `jwt-svid`")));
+            }
+            (Some(other), false) => {
+                return Ok(Compiled::Ignored(jwk.error("use", format!("is `{other}`, not `sig`"))));
+            }
         }
         let kty = jwk.required("kty")?;
-        if !matches!(kty, "RSA" | "EC") {
-            return Ok(Compiled::Ignored(jwk.error("kty", format!("is `{kty}`, neither `RSA` nor `EC`"))));
+        let known = match kty {
+            "RSA" | "EC" => true,
+            "OKP" => !spiffe,
+            _ => false,
+        };
+        if !known {
+            return Ok(Compiled::Ignored(jwk.error("kty", format!("is `{kty}`, which no token here is signed with"))));
+        }
+        if !spiffe && kty != "RSA" && jwk.optional("crv")?.is_some_and(|crv| Family::of_curve(crv).is_none()) {
+            return Ok(Compiled::Ignored(jwk.error("crv", "is a curve that no token here is signed with")));
+        }
+        if !spiffe && !members.contains_key("kid") {
+            return Ok(Compiled::Ignored(jwk.error("kid", "is missing, so no token can name the key")));
         }
         let kid = jwk.required("kid")?;
         if !(1..=MAX_KID).contains(&kid.len()) || kid.chars().any(char::is_control) {
             return Err(jwk.error("kid", "must have 1 to 256 bytes and no control character"));
         }
         jwk.check_operations()?;
-        let (family, public) = if kty == "RSA" { (Family::Rsa, jwk.rsa()?) } else { jwk.ec()? };
+        let (family, public) = match kty {
+            "RSA" => (Family::Rsa, jwk.rsa()?),
+            "OKP" => (Family::Ed25519, jwk.okp()?),
+            _ => jwk.ec()?,
+        };
         let only = jwk.algorithm(family)?;
         // Parsed even when no allowed algorithm fits, so that a bad key is found whatever the issuer allows.
         let mut verifiers = Vec::new();
         for algorithm in SigningAlgorithm::ALL.into_iter().filter(|a| a.family() == family) {
             let parsed = ParsedPublicKey::new(algorithm.verification(), &public).map_err(|_rejected| match family {
                 Family::Rsa => jwk.error("n", "is not an RSA public key together with `e`"),
+                Family::Ed25519 => jwk.error("x", "is not an Ed25519 public key"),
                 Family::P256 | Family::P384 | Family::P521 => {
                     jwk.error("x", "is not a point on the curve together with `y`")
                 }
@@ -153,10 +183,24 @@ impl<'a> Jwk<'a> {
         der.map(|der| der.as_ref().to_vec()).map_err(|_opaque| self.error("n", "is not an RSA public key with `e`"))
     }
 
+    /// The 32 bytes of an Ed25519 key (RFC 8037, section 2).
+    fn okp(&self) -> Result<Vec<u8>, FieldError> {
+        let crv = self.required("crv")?;
+        if crv != "Ed25519" {
+            return Err(self.error("crv", format!("`{crv}` is not `Ed25519`")));
+        }
+        let x = self.bytes("x")?;
+        if x.len() != 32 {
+            return Err(self.error("x", format!("has {} bytes; on Ed25519 it has 32", x.len())));
+        }
+        Ok(x)
+    }
+
     /// The uncompressed point of an EC key.
     fn ec(&self) -> Result<(Family, Vec<u8>), FieldError> {
         let crv = self.required("crv")?;
         let (family, length) = Family::of_curve(crv)
+            .filter(|(family, _)| *family != Family::Ed25519)
             .ok_or_else(|| self.error("crv", format!("`{crv}` is none of `P-256`, `P-384` and `P-521`")))?;
         let mut point = Vec::with_capacity(1 + 2 * length);
         point.push(4);

@@ -1,8 +1,9 @@
-//! The compact serialisation of a JWS and its header, as far as a JWT-SVID may use it (RFC 7515, section 3.1).
+//! The compact serialisation of a JWS and its header, as far as a token may use it (RFC 7515, section 3.1).
 //!
-//! Pure. Only `alg`, `kid` and `typ` may occur in the header (JWT-SVID, section 2): a member that could carry or point
-//! to a key (`jwk`, `jku`, `x5c`, `x5u`), change the processing (`crit`, `b64`, `zip`) or the content (`cty`) makes the
-//! token malformed. Base64url is read without padding, white space or stray bits, so that a token has one spelling.
+//! Pure. A header member that could carry or point to a key (`jwk`, `jku`, `x5c`, `x5u`), change the processing (`crit`,
+//! `b64`, `zip`, `enc`) or the content (`cty`) makes any token malformed; in a JWT-SVID only `alg`, `kid` and `typ` may
+//! occur at all (JWT-SVID, section 2), and elsewhere the rest is ignored, as RFC 7515, section 4, has it. Base64url is
+//! read without padding, white space or stray bits, so that a token has one spelling.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 
-use super::json::{Members, Text};
+use super::json::{Members, Skip, Text};
 use super::rejection::{CredentialReason, Rejection};
 use crate::object::SigningAlgorithm;
 
@@ -32,7 +33,12 @@ pub(super) struct Header<'a> {
     alg: Text<'a>,
     typ: Option<Text<'a>>,
     kid: Option<Text<'a>>,
+    /// It has a member that RFC 7515 lets a reader ignore.
+    pub(super) has_others: bool,
 }
+
+/// Header members that change what a token means or which key verifies it.
+const DANGEROUS: [&str; 12] = ["jwk", "jku", "x5c", "x5u", "crit", "b64", "zip", "enc", "cty", "epk", "apu", "apv"];
 
 // === impl Compact ===
 
@@ -70,15 +76,12 @@ impl<'a> Header<'a> {
     /// The algorithm, if it is one of RFC 7518, sections 3.3 to 3.5.
     pub(super) fn algorithm(&self) -> Result<SigningAlgorithm, Rejection> {
         let known = SigningAlgorithm::from_name(&self.alg.0);
-        known.ok_or(CredentialReason::Alg.because("`alg` is not an RSA or ECDSA signature algorithm"))
+        known.ok_or(CredentialReason::Alg.because("`alg` is not a known asymmetric signature algorithm"))
     }
 
-    /// Refuses a `typ` that a JWT-SVID may not have.
-    pub(super) fn check_type(&self) -> Result<(), Rejection> {
-        match self.typ.as_ref().map(|typ| &*typ.0) {
-            None | Some("JWT" | "JOSE") => Ok(()),
-            Some(_) => Err(CredentialReason::Typ.because("`typ` is neither `JWT` nor `JOSE`")),
-        }
+    /// The type as it is written.
+    pub(super) fn typ(&self) -> Option<&str> {
+        self.typ.as_ref().map(|typ| &*typ.0)
     }
 
     /// The key id. The standard leaves it open; here a token without one names no key.
@@ -110,15 +113,21 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let (mut alg, mut typ, mut kid) = (None, None, None);
+        let mut has_others = false;
         let mut members = Members::default();
         while let Some(name) = members.next(&mut map)? {
             let slot = match name {
                 "alg" => &mut alg,
                 "typ" => &mut typ,
                 "kid" => &mut kid,
+                name if DANGEROUS.contains(&name) => {
+                    *self.fault = "the header has a member that carries a key or changes the processing";
+                    return Err(A::Error::custom("dangerous member"));
+                }
                 _ => {
-                    *self.fault = "the header has a member other than `alg`, `kid` and `typ`";
-                    return Err(A::Error::custom("unknown member"));
+                    has_others = true;
+                    map.next_value_seed(Skip::member())?;
+                    continue;
                 }
             };
             *self.fault = "`alg`, `kid` and `typ` are strings";
@@ -129,6 +138,6 @@ impl<'de> Visitor<'de> for HeaderSeed<'_> {
             *self.fault = "the header has no `alg`";
             return Err(A::Error::custom("missing member"));
         };
-        Ok(Header { alg, typ, kid })
+        Ok(Header { alg, typ, kid, has_others })
     }
 }

@@ -1,7 +1,7 @@
-//! Workload credentials: SPIFFE IDs, key sets, and the verification of JWT-SVIDs against them.
+//! Workload credentials: SPIFFE IDs, issuers and their key sets, and the verification of tokens against them.
 //!
-//! Plane: pure. Synchronous, no clock, no I/O; the time is an argument. A token is judged by the key set of the trust
-//! domain that its `sub` names and by no other: key sets are never merged, and no header member can point to a key.
+//! Plane: pure. Synchronous, no clock, no I/O; the time is an argument. A token is judged by the profile and the key set
+//! of exactly one issuer: key sets are never merged, and no header member can point to a key.
 //! What the standards leave open is read strictly, and what does not parse is refused; nothing here repairs input.
 //! Fails closed: an issuer whose keys do not compile has no keys. Rejections hold no byte of the token.
 
@@ -11,6 +11,7 @@ mod issuers;
 mod json;
 mod jwk;
 mod jws;
+mod profile;
 mod rejection;
 mod signer;
 mod spiffe_id;
@@ -19,7 +20,8 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use self::issuers::{IssuerSet, check_issuer};
+pub use self::issuers::{IssuerSet, check_issuer, same_tokens};
+pub use self::profile::Actor;
 pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};
 pub use self::spiffe_id::{MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, SpiffeIdError, check_trust_domain};

@@ -1,31 +1,55 @@
-//! Verification of JWT-SVIDs (JWT-SVID standard; RFC 7515, 7518, 7519, 8725).
+//! Verification of workload tokens (RFC 7515, 7518, 7519, 8725; each kind's own standard is in `profile`).
 //!
 //! Pure; the time is an argument. The order is fixed: everything cheap first, the signature last, and nothing counts
-//! before it. Shape of header → `alg` → `typ` → shape of claims and signature → `cnf`, `act` → `sub` → issuer →
-//! issuer's algorithms → `kid` → key's algorithms → audience → `exp` → `nbf`, `iat` → lifetime → signature. So a client
-//! that retries with an expired token costs no cryptography; the price is that a forged *and* expired token reads as
-//! expired. INVARIANT: keys come only from the set of the trust domain in `sub`. Fails closed.
+//! before it. Shape of header → `alg` → `typ` → shape of claims and signature → issuer → the profile of its kind, `act`,
+//! `cnf` → issuer's algorithms → `kid` → key's algorithms → audience → `exp` → `nbf`, `iat` → lifetime → signature. So a
+//! client that retries with an expired token costs no cryptography; the price is that a forged *and* expired token reads
+//! as expired. INVARIANT: keys come only from the one issuer that the token's own claims pick. Fails closed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+use smallvec::SmallVec;
+
 use super::claims::Claims;
-use super::issuers::IssuerSet;
+use super::issuers::{IssuerSet, TrustedIssuer};
+use super::json::StrictValue;
 use super::jws::{Compact, Header, decode};
+use super::profile::{self, Actor, Profiled, Type};
 use super::rejection::{CredentialReason, Rejection};
 use super::spiffe_id::SpiffeId;
 use crate::clock::Timestamp;
+use crate::object::{GrantId, IssuerKind, ProofPolicy};
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN: usize = 8 * 1024;
 /// How far ahead of our clock an issuer's may be for `nbf` and `iat`. `exp` has no such leeway.
 pub const TOKEN_CLOCK_SKEW: Duration = Duration::from_secs(5);
 
-/// What a token proved. Cheap to clone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a token proved, apart from the possession of a key. Cheap to clone.
+#[derive(Debug, Clone, PartialEq)]
 pub struct VerifiedToken {
-    /// Whom it names.
-    pub subject: SpiffeId,
+    /// Whom it names: `sub`.
+    pub subject: Arc<str>,
+    /// The workload, when the token names it itself. Otherwise the claims have to be mapped to one.
+    pub workload: Option<SpiffeId>,
+    /// Who acts for the subject, current actor first, earlier ones after it.
+    pub actors: SmallVec<[Actor; 1]>,
+    /// What the token is bound to (`cnf`), not read yet: without a proof, a bound token does not count.
+    pub confirmation: Option<Value>,
+    /// What its issuer demands of proofs.
+    pub proof: ProofPolicy,
+    /// Whether it is a WIMSE workload identity token.
+    pub is_wit: bool,
+    /// UIDs of the Kubernetes objects that it is bound to.
+    pub bound_objects: SmallVec<[Arc<str>; 3]>,
+    /// The grant that it is tied to.
+    pub grant: Option<GrantId>,
+    /// All claims, for mapping; only where the token does not name the workload itself.
+    pub claims: Option<Arc<Value>>,
+    /// The kind of its issuer.
+    pub kind: IssuerKind,
     /// The name of the issuer that vouches for it.
     pub issuer: Arc<str>,
     /// Which of the issuer's keys signed it.
@@ -42,21 +66,30 @@ pub struct VerifiedToken {
 
 /// Verifies a token for the audiences of its issuer.
 ///
-/// A `sub` that is a string but not a workload's SPIFFE ID is [`CredentialReason::Subject`]; a missing `kid` is
+/// A proof of possession is not checked here: a token whose `confirmation` is set does not count without one.
+/// A `sub` that should be a workload's SPIFFE ID and is not is [`CredentialReason::Subject`]; a missing `kid` is
 /// [`CredentialReason::KidUnknown`]; a missing `aud` is [`CredentialReason::Malformed`], an empty one
 /// [`CredentialReason::Audience`].
 pub fn verify(token: &str, issuers: &IssuerSet, now: Timestamp) -> Result<VerifiedToken, Rejection> {
     verify_with(token, issuers, None, now)
 }
 
-/// Verifies a token for one of `audiences`, whatever the audiences of its issuer are.
+/// Verifies a bearer token for one of `audiences`, whatever the audiences of its issuer are. For callers that check no
+/// proofs and know no actors: a token that is bound to a key, or delegated, is refused.
 pub fn verify_for_audience(
     token: &str,
     issuers: &IssuerSet,
     audiences: &[&str],
     now: Timestamp,
 ) -> Result<VerifiedToken, Rejection> {
-    verify_with(token, issuers, Some(audiences), now)
+    let token = verify_with(token, issuers, Some(audiences), now)?;
+    if token.confirmation.is_some() {
+        return Err(CredentialReason::PopMissing.because("the token has `cnf`, and no proof of possession counts"));
+    }
+    if !token.actors.is_empty() {
+        return Err(CredentialReason::Typ.because("the token has `act`, and delegated tokens are not accepted"));
+    }
+    Ok(token)
 }
 
 /// SHA-256 of the whole token: its key in a cache, and its name in a record.
@@ -80,29 +113,25 @@ fn verify_with(
     let header = decode(parts.header)?;
     let header = Header::parse(&header)?;
     let algorithm = header.algorithm()?;
-    header.check_type()?;
-    let claims = decode(parts.claims)?;
-    let claims = Claims::parse(&claims)?;
+    let typ = Type::of(&header)?;
+    let payload = decode(parts.claims)?;
+    let claims = Claims::parse(&payload)?;
     if parts.signature.is_empty() {
         return Err(CredentialReason::Malformed.because("the signature is empty"));
     }
     let signature = decode(parts.signature)?;
-    claims.check_kind()?;
 
-    let subject = SpiffeId::parse(&claims.sub.0)
-        .map_err(|_why| CredentialReason::Subject.because("`sub` is not the SPIFFE ID of a workload"))?;
-    let issuer = issuers
-        .of_trust_domain(subject.trust_domain())
-        .ok_or(CredentialReason::IssuerUntrusted.because("no issuer vouches for the trust domain of `sub`"))?;
+    let issuer = profile::issuer(issuers, typ, &claims)?;
+    let profiled = profile::check(issuer, typ, &header, &claims)?;
     if issuer.has_no_keys() {
-        return Err(CredentialReason::IssuerUntrusted.because("the issuer of this trust domain has no keys"));
+        return Err(CredentialReason::IssuerUntrusted.because("the issuer of this token has no keys"));
     }
     if !issuer.allows(algorithm) {
         return Err(CredentialReason::Alg.because("the issuer does not use this algorithm"));
     }
     let key = issuer
         .key(header.kid()?)
-        .ok_or(CredentialReason::KidUnknown.because("the trust domain has no key with this `kid`"))?;
+        .ok_or(CredentialReason::KidUnknown.because("the issuer has no key with this `kid`"))?;
     let verifier = key.verifier(algorithm).ok_or(CredentialReason::Alg.because("the key is not for this algorithm"))?;
 
     let meant_for_us = match audiences {
@@ -116,14 +145,45 @@ fn verify_with(
     if claims.exp.since(claims.iat.unwrap_or(now)) > issuer.max_lifetime {
         return Err(CredentialReason::Lifetime.because("the token lives longer than its issuer may make it"));
     }
+    if issuer.proof.required && claims.cnf.is_none() {
+        return Err(CredentialReason::PopMissing.because("the issuer's tokens have to be bound to a key, with `cnf`"));
+    }
 
     verifier
         .verify_sig(parts.signed.as_bytes(), &signature)
         .map_err(|_opaque| CredentialReason::Signature.because("the signature does not verify"))?;
+    verified(issuer, Arc::clone(&key.kid), typ, claims, profiled, &payload)
+}
+
+/// What the token says, now that it is true.
+fn verified(
+    issuer: &TrustedIssuer,
+    kid: Arc<str>,
+    typ: Type,
+    claims: Claims<'_>,
+    profiled: Profiled,
+    payload: &[u8],
+) -> Result<VerifiedToken, Rejection> {
+    let all = match issuer.kind.names_workload() {
+        true => None,
+        false => Some(Arc::new(
+            StrictValue::parse(payload)
+                .map_err(|_invalid| CredentialReason::Malformed.because("the claims are not JSON"))?,
+        )),
+    };
     Ok(VerifiedToken {
-        subject,
+        subject: Arc::from(claims.sub.0),
+        workload: profiled.workload,
+        actors: profiled.actors,
+        confirmation: claims.cnf,
+        proof: issuer.proof,
+        is_wit: typ == Type::WorkloadIdentityToken,
+        bound_objects: profiled.bound_objects,
+        grant: profiled.grant,
+        claims: all,
+        kind: issuer.kind,
         issuer: Arc::clone(&issuer.name),
-        kid: Arc::clone(&key.kid),
+        kid,
         jti: claims.jti.map(|jti| Arc::from(jti.0)),
         issued_at: claims.iat,
         not_before: claims.nbf,
@@ -153,6 +213,11 @@ fn check_times(
 // === impl VerifiedToken ===
 
 impl VerifiedToken {
+    /// Whether `id` is in the trust domain of the workload that the token names.
+    pub fn is_in_trust_domain(&self, id: &SpiffeId) -> bool {
+        self.workload.as_ref().is_some_and(|workload| workload.trust_domain() == id.trust_domain())
+    }
+
     /// Checks the times again, as a cache does on a hit.
     pub fn check_time(&self, now: Timestamp) -> Result<(), Rejection> {
         check_times(self.expires_at, self.not_before, self.issued_at, now)

@@ -5,6 +5,8 @@
 //! gate under `failure_mode_allow`. Every identity header is either overwritten or removed from the client's request,
 //! in every alias that is found. Envoy removes after it sets, so a header that is set is never listed for removal.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use uuid::fmt::Hyphenated;
 
@@ -54,9 +56,11 @@ fn allow(_permit: Permit, decision: &Decision, request: &Request<'_>, out: &mut 
     let mut grant = [0; Hyphenated::LENGTH];
     let grant = decision.grant.map(|g| &*g.0.hyphenated().encode_lower(&mut grant));
     let [workload_name, subject_name, actor_name, grant_name, id_name] = IDENTITY;
+    // A SPIFFE ID can stand in a header as it is; what another issuer names its subjects need not be able to.
+    let subject = decision.subject.as_deref().map(header_text);
     let identity = [
         (workload_name, decision.workload.as_deref()),
-        (subject_name, decision.subject.as_deref()),
+        (subject_name, subject.as_deref()),
         (actor_name, decision.actor.as_deref()),
         (grant_name, grant),
         (id_name, Some(id)),
@@ -146,6 +150,23 @@ fn header(out: &mut Vec<u8>, number: u32, name: &str, value: &str) {
         put_message(option, 2, |_append_false| {});
         put_varint(option, 3, OVERWRITE);
     });
+}
+
+/// A text as a header value: bytes other than visible ASCII, and `%`, are percent-encoded.
+fn header_text(text: &str) -> Cow<'_, str> {
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'%';
+    if text.bytes().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(text.bytes().fold(String::with_capacity(text.len() * 3), |mut out, b| {
+        if plain(b) {
+            out.push(char::from(b));
+        } else {
+            out.push('%');
+            out.extend([b >> 4, b & 15].iter().filter_map(|n| char::from_digit(u32::from(*n), 16)));
+        }
+        out
+    }))
 }
 
 /// Whether a server that takes `_` for `-` and any case could take this for one of our headers.

@@ -7,6 +7,8 @@
 
 mod grant;
 mod issuer;
+mod key_source;
+mod mapping;
 mod policy_set;
 mod revocation;
 mod service;
@@ -17,10 +19,16 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::grant::{Ending, Grant, GrantId, GrantState, ParseGrantIdError, Vote, VoteKind};
-pub use self::issuer::{Issuer, IssuerKind, Jwks, SigningAlgorithm};
+pub use self::issuer::{
+    Issuer, IssuerKind, Jwks, MAX_DELEGATION_DEPTH, MAX_KEYS, ProofPolicy, SigningAlgorithm, TokenType,
+};
+pub use self::key_source::KeySource;
+pub use self::mapping::{Condition, Conditions, CredentialMapping, MAX_CONDITIONS, MAX_MAPPINGS, Test, claim};
 pub use self::policy_set::{POLICY_SET_KEY, PolicySet};
 pub use self::revocation::{Revocation, Target};
-pub use self::service::{Freshness, GrantTerms, Method, ResourceName, ResourceNameError, Route, Service};
+pub use self::service::{
+    Authentication, Freshness, GrantTerms, Method, ResourceName, ResourceNameError, Route, Service,
+};
 pub use self::workload::{Workload, WorkloadKind};
 
 /// What kind of object a document is. The order is the order in which a snapshot sends them.
@@ -48,7 +56,7 @@ pub enum Object {
     /// See [`Kind::Revocation`].
     Revocation(Revocation),
     /// See [`Kind::Issuer`].
-    Issuer(Issuer),
+    Issuer(Box<Issuer>),
     /// See [`Kind::Workload`].
     Workload(Workload),
     /// See [`Kind::Service`].
@@ -115,7 +123,7 @@ impl Object {
     pub fn parse(kind: Kind, body: &[u8]) -> Result<Self, FieldError> {
         let object = match kind {
             Kind::Revocation => Self::Revocation(from_json(body)?),
-            Kind::Issuer => Self::Issuer(from_json(body)?),
+            Kind::Issuer => Self::Issuer(Box::new(from_json(body)?)),
             Kind::Workload => Self::Workload(from_json(body)?),
             Kind::Service => Self::Service(from_json(body)?),
             Kind::PolicySet => Self::PolicySet(from_json(body)?),

@@ -62,6 +62,13 @@ pub enum Target {
         /// The `kid` of the key.
         kid: String,
     },
+    /// Everything bound to one Kubernetes object, by its UID: a pod, a service account or a node.
+    BoundObject {
+        /// Name of the issuer.
+        issuer: String,
+        /// The UID in the token.
+        uid: String,
+    },
     /// A client certificate, by serial number in lower-case hex.
     Certificate {
         /// Serial number.
@@ -86,6 +93,7 @@ impl Revocation {
         let text = match &self.target {
             Target::Token { issuer, jti } => [("target.issuer", issuer), ("target.jti", jti)],
             Target::Key { issuer, kid } => [("target.issuer", issuer), ("target.kid", kid)],
+            Target::BoundObject { issuer, uid } => [("target.issuer", issuer), ("target.uid", uid)],
             Target::Issuer { issuer } => [("target.issuer", issuer), ("target.issuer", issuer)],
             Target::Certificate { serial } => [("target.serial", serial), ("target.serial", serial)],
             Target::TokensBefore { .. } | Target::Workload { .. } | Target::Grant { .. } | Target::Delegator { .. } => {

@@ -18,6 +18,13 @@ pub struct Service {
     /// The `:authority` values it answers to, lower-case, without port. Empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
+    /// The origins under which clients reach it, as in `https://api.example`: what a DPoP proof's `htu` may start with.
+    /// Empty: the request's own scheme and host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<String>,
+    /// How clients prove who they are, on every route that does not say otherwise.
+    #[serde(default, skip_serializing_if = "Authentication::is_default")]
+    pub authentication: Authentication,
     /// Its routes. A request that matches none is denied.
     pub routes: Vec<Route>,
 }
@@ -37,12 +44,30 @@ pub struct Route {
     /// `write` for every other method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
+    /// How clients prove who they are. Without it, as the service says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<Authentication>,
     /// How fresh the sidecar's state must be.
     #[serde(default)]
     pub freshness: Freshness,
     /// What a JIT grant on it may ask for.
     #[serde(default)]
     pub grants: GrantTerms,
+}
+
+/// Which credentials a request must bring. Peer certificates count only as X.509-SVIDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Authentication {
+    /// A token. The certificate of the connection, which may be a gateway's, says nothing about the workload.
+    #[default]
+    Token,
+    /// A certificate. A token is not needed, and if there is one it must name the same workload.
+    Certificate,
+    /// A token or a certificate; with both, they must name the same workload.
+    Any,
+    /// A token and a certificate that name the same workload.
+    Both,
 }
 
 /// How fresh the state must be for a route to be answered.
@@ -101,6 +126,16 @@ impl Service {
                 ));
             }
         }
+        for (i, origin) in self.origins.iter().enumerate() {
+            let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+            let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_' | b':');
+            if host.is_none_or(|host| host.is_empty() || host.len() > 260 || !host.bytes().all(ok)) {
+                return Err(FieldError::new(
+                    format!("origins[{i}]"),
+                    format!("`{origin}` is not `http://` or `https://` and a host in lower case, without a path"),
+                ));
+            }
+        }
         if self.routes.len() > 10_000 {
             return Err(FieldError::new("routes", "at most 10000 routes are allowed"));
         }
@@ -123,6 +158,15 @@ impl Service {
             }
         }
         Ok(())
+    }
+}
+
+// === impl Authentication ===
+
+impl Authentication {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::mapping::{CredentialMapping, MAX_MAPPINGS};
 use super::{FieldError, check_name, check_text};
 use crate::credential::SpiffeId;
 
@@ -27,6 +28,9 @@ pub struct Workload {
     /// Free labels, tags of the principal in policies.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Credentials that are this workload's although they do not name it: of Kubernetes, OIDC and GitHub issuers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<CredentialMapping>,
 }
 
 /// What a workload is.
@@ -76,6 +80,12 @@ impl Workload {
         for (key, value) in &self.labels {
             check_name("labels", key)?;
             check_text(&format!("labels.{key}"), value, 200)?;
+        }
+        if self.credentials.len() > MAX_MAPPINGS {
+            return Err(FieldError::new("credentials", format!("at most {MAX_MAPPINGS} mappings are allowed")));
+        }
+        for (i, mapping) in self.credentials.iter().enumerate() {
+            mapping.check(&format!("credentials[{i}]"))?;
         }
         Ok(())
     }

@@ -11,13 +11,20 @@ fn route(name: &str, methods: &[&str], path: &str) -> Route {
         methods: methods.iter().map(|m| Method::parse(m).unwrap()).collect(),
         path: path.to_owned(),
         action: None,
+        authentication: None,
         freshness: Freshness::Bounded,
         grants: GrantTerms::default(),
     }
 }
 
 fn service(name: &str, hosts: &[&str], routes: Vec<Route>) -> Service {
-    Service { name: name.to_owned(), hosts: hosts.iter().map(|h| (*h).to_owned()).collect(), routes }
+    Service {
+        name: name.to_owned(),
+        hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
+        origins: Vec::new(),
+        authentication: Authentication::Token,
+        routes,
+    }
 }
 
 fn find<'t>(table: &'t RouteTable, host: &str, method: &str, path: &str) -> Option<&'t str> {

@@ -33,7 +33,7 @@ pub(super) async fn put(
     Document(issuer): Document<Issuer>,
 ) -> Result<Response, Problem> {
     named::same_name("name", &name, &issuer.name)?;
-    let object = Object::Issuer(issuer.clone());
+    let object = Object::Issuer(Box::new(issuer.clone()));
     named::put(&api, &caller, "issuer.put", &precondition, object, |index, _| {
         let since = index.position().revision;
         rules::issuer(index, &issuer)?;

@@ -117,7 +117,9 @@ fn check_target(index: &Index, target: &Target, now: Timestamp) -> Result<(), Fi
             }
             Ok(())
         }
-        Target::Certificate { .. } | Target::Delegator { .. } => {
+        Target::BoundObject { issuer: name, .. } => issuer(name),
+        Target::Delegator { workload: id } => workload(id),
+        Target::Certificate { .. } => {
             Err(FieldError::new("target.kind", "no enforcement point of this version enforces this kind of revocation"))
         }
         Target::Grant { .. } => Ok(()),

@@ -54,7 +54,10 @@ pub(super) async fn put(
             let message = format!("`{id}` has been retired; ids of workloads are not used again");
             return Err(Problem::conflict(message));
         }
-        Ok(Vec::new())
+        let since = index.position().revision;
+        rules::mappings(index, &workload)?;
+        let by_issuers = !workload.credentials.is_empty();
+        Ok(by_issuers.then_some(Guard::KindUnchanged { kind: Kind::Issuer, since }).into_iter().collect())
     })
     .await
 }

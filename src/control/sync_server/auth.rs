@@ -108,12 +108,12 @@ impl Authenticator {
     fn verify_token(&self, token: &str, trust: &Trust, now: Timestamp) -> Result<Principal, Status> {
         let token = verify_for_audience(token, &trust.issuers, &[&self.audience], now)
             .map_err(|e| Status::unauthenticated(format!("the token was refused: {e}")))?;
-        Ok(Principal {
-            identity: token.subject.clone(),
-            expires_at: token.expires_at,
-            token: Some(token),
-            certificate_serial: None,
-        })
+        let Some(identity) = token.workload.clone() else {
+            return Err(Status::unauthenticated(
+                "the token was refused: a sidecar's token names its SPIFFE ID, as those of `spiffe` issuers do",
+            ));
+        };
+        Ok(Principal { identity, expires_at: token.expires_at, token: Some(token), certificate_serial: None })
     }
 }
 
@@ -125,7 +125,7 @@ impl Trust {
         let issuers: Vec<&Issuer> = stored
             .iter()
             .filter_map(|s| match &s.object {
-                Some(Object::Issuer(issuer)) if trusted.contains(&issuer.name) => Some(issuer),
+                Some(Object::Issuer(issuer)) if trusted.contains(&issuer.name) => Some(issuer.as_ref()),
                 _ => None,
             })
             .collect();
@@ -180,7 +180,7 @@ impl Trust {
             return refused("this token");
         }
         // Without `iat` it counts as issued before.
-        if let Some(before) = self.tokens_before.get(&token.subject)
+        if let Some(before) = self.tokens_before.get(&principal.identity)
             && token.issued_at.is_none_or(|iat| iat < *before)
         {
             return refused("this token");

@@ -109,7 +109,7 @@ fn a_set_in_which_no_key_can_be_used_names_the_first() {
         assert!(error.message.contains(message) && error.message.contains("no key of the set"), "{error}");
     }
     let mut only_rsa = issuer("prod", "prod.example", &[ec_jwk()]);
-    only_rsa.algorithms = vec![crate::object::SigningAlgorithm::RS256];
+    only_rsa.algorithms = Some(vec![crate::object::SigningAlgorithm::RS256]);
     assert_eq!(check_issuer(&only_rsa).unwrap_err().field, "jwks.keys[0]");
 }
 

@@ -11,10 +11,11 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as B64;
+use smallvec::SmallVec;
 
 use super::*;
 use crate::credential::jwk::{Compiled, Key};
-use crate::object::SigningAlgorithm;
+use crate::object::{IssuerKind, ProofPolicy, SigningAlgorithm};
 
 static RSA: LazyLock<RsaKeyPair> = LazyLock::new(|| RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
 
@@ -41,6 +42,7 @@ fn sign(algorithm: SigningAlgorithm, header_alg: &str) -> (String, Value) {
         ES256 => (None, Some(("P-256", &ECDSA_P256_SHA256_FIXED_SIGNING))),
         ES384 => (None, Some(("P-384", &ECDSA_P384_SHA384_FIXED_SIGNING))),
         ES512 => (None, Some(("P-521", &ECDSA_P521_SHA512_FIXED_SIGNING))),
+        SigningAlgorithm::EdDSA => panic!("not an algorithm of JWT-SVIDs"),
     };
     let (signature, jwk) = if let Some((crv, signing)) = curve {
         let pair = EcdsaKeyPair::generate(signing).unwrap();
@@ -66,7 +68,16 @@ fn a_good_token_says_who_and_until_when() {
     let f = Fixture::new();
     let token = f.judge(&claims_with("nbf", json!(NOW - 30))).unwrap();
     let expected = VerifiedToken {
-        subject: SpiffeId::parse("spiffe://prod.example/ns/shop/sa/storefront").unwrap(),
+        subject: "spiffe://prod.example/ns/shop/sa/storefront".into(),
+        workload: Some(SpiffeId::parse("spiffe://prod.example/ns/shop/sa/storefront").unwrap()),
+        actors: SmallVec::new(),
+        confirmation: None,
+        proof: ProofPolicy::default(),
+        is_wit: false,
+        bound_objects: SmallVec::new(),
+        grant: None,
+        claims: None,
+        kind: IssuerKind::Spiffe,
         issuer: "prod".into(),
         kid: "k1".into(),
         jti: Some("token-1".into()),
@@ -79,11 +90,11 @@ fn a_good_token_says_who_and_until_when() {
 
 #[test]
 fn every_algorithm_of_the_standard_verifies_and_only_as_itself() {
-    for algorithm in SigningAlgorithm::ALL {
+    for algorithm in SigningAlgorithm::SPIFFE {
         let name = format!("{algorithm:?}");
         let (token, jwk) = sign(algorithm, &name);
         judge_with(&token, jwk).unwrap_or_else(|e| panic!("{name}: {e}"));
-        for other in SigningAlgorithm::ALL.into_iter().filter(|o| *o != algorithm) {
+        for other in SigningAlgorithm::SPIFFE.into_iter().filter(|o| *o != algorithm) {
             let (token, jwk) = sign(algorithm, &format!("{other:?}"));
             let expected =
                 if jwk["kty"] == "RSA" && other.family() == algorithm.family() { "signature" } else { "alg" };
@@ -102,7 +113,7 @@ fn an_algorithm_must_be_the_issuers_and_the_keys() {
     assert_eq!(judge_with(&token, jwk.clone()).unwrap_err().reason, CredentialReason::Alg);
     jwk.as_object_mut().unwrap().remove("alg");
     let mut only_ps = issuer("prod", "prod.example", &[jwk]);
-    only_ps.algorithms = vec![SigningAlgorithm::PS256];
+    only_ps.algorithms = Some(vec![SigningAlgorithm::PS256]);
     let rejection = verify(&token, &compiled(&[only_ps]), Timestamp::from_secs(NOW)).unwrap_err();
     assert_eq!(rejection.reason, CredentialReason::Alg);
 }
@@ -115,7 +126,9 @@ fn known_answer_of_rfc_7515_verifies() {
     let signed = "eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvb\
                   S9pc19yb290Ijp0cnVlfQ";
     let signature = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
-    let Compiled::Key(key) = Key::compile(0, &jwk, &SigningAlgorithm::ALL).unwrap() else { panic!("ignored") };
+    let Compiled::Key(key) = Key::compile(0, &jwk, IssuerKind::Spiffe, &SigningAlgorithm::ALL).unwrap() else {
+        panic!("ignored")
+    };
     let verifier = key.verifier(SigningAlgorithm::ES256).unwrap();
     verifier.verify_sig(signed.as_bytes(), &B64.decode(signature).unwrap()).unwrap();
 }

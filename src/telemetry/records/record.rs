@@ -103,15 +103,11 @@ impl Writer {
         if !record.path.is_empty() {
             field("path", &record.path, out);
         }
+        if let Some(earlier) = &d.earlier_actors {
+            list("earlier_actors", earlier.iter().map(|actor| &**actor), out);
+        }
         if !d.policies.is_empty() {
-            out.extend_from_slice(b",\"policies\":");
-            let mut before = b'[';
-            for policy in d.policies.iter() {
-                out.push(before);
-                string(policy.as_bytes(), out);
-                before = b',';
-            }
-            out.push(b']');
+            list("policies", d.policies.iter().map(|policy| &**policy), out);
         }
         if let Some(position) = d.position {
             out.extend_from_slice(b",\"revision\":\"");
@@ -173,6 +169,20 @@ fn number(mut n: u64, out: &mut Vec<u8>) {
     }
     digits.reverse();
     out.extend_from_slice(&digits);
+}
+
+/// An array of strings, of which there is at least one.
+fn list<'a>(name: &str, values: impl Iterator<Item = &'a str>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    let mut before = b'[';
+    for value in values {
+        out.push(before);
+        string(value.as_bytes(), out);
+        before = b',';
+    }
+    out.push(b']');
 }
 
 fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {

@@ -39,6 +39,7 @@ fn says_everything_about_an_allow() {
     d.behind_ms = 17;
     d.grant = Some(GrantId(uuid::Uuid::nil()));
     d.actor = Some(Arc::from("spiffe://td/actor"));
+    d.earlier_actors = Some(Arc::from([Arc::from("spiffe://td/first")]));
     d.policies = Arc::from([Box::from("grants"), Box::from("catalog \"read\"")]);
     d.token_id = Some(Arc::from("jti-1"));
     d.cached = true;
@@ -49,6 +50,7 @@ fn says_everything_about_an_allow() {
         serde_json::json!({
             "time": "2023-11-14T22:13:20.042Z", "decision_id": id, "decision": "allow", "reason": "allow.grant",
             "door": "ext_authz", "workload": "spiffe://td/w", "subject": "spiffe://td/w", "actor": "spiffe://td/actor",
+            "earlier_actors": ["spiffe://td/first"],
             "resource": "payments/refunds", "action": "write", "token_id": "jti-1",
             "grant_id": "00000000-0000-0000-0000-000000000000", "method": "POST", "path": "/refunds/7",
             "policies": ["grants", "catalog \"read\""], "revision": format!("{epoch}.42"), "behind_ms": 17,
