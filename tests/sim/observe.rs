@@ -16,6 +16,8 @@ use super::hosts::{Edge, MAX_STALENESS, identity};
 /// One of each kind of answer: standing policy, a grant with and without a path, a strict route.
 const REQUESTS: [(&str, &str); 4] =
     [("GET", "/catalog/1"), ("POST", "/refunds/7"), ("POST", "/refunds/8"), ("POST", "/payouts/1")];
+/// How many of the latest tokens are tried.
+const TRIED: usize = 5;
 const WORKLOADS: [&str; 3] = ["storefront", "agent", "ci"];
 /// A message that was under way when a link was cut, and one turn of everybody's.
 const SLACK: Duration = Duration::from_millis(500);
@@ -23,7 +25,8 @@ const SLACK: Duration = Duration::from_millis(500);
 pub(crate) struct Observer {
     seed: u64,
     edges: Vec<Arc<Edge>>,
-    tokens: Vec<String>,
+    /// Every token that is tried: whose, its `jti`, itself.
+    tokens: Vec<(&'static str, String, String)>,
     /// What the state is at each position, built in the obvious order.
     history: BTreeMap<Position, Arc<Snapshot>>,
     revoked: Vec<(Position, Revoked)>,
@@ -36,10 +39,11 @@ pub(crate) struct Observer {
 }
 
 /// What was revoked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Revoked {
     Grant(GrantId),
-    TokenOf(&'static str),
+    /// By its `jti`.
+    Token(String),
 }
 
 #[derive(Debug)]
@@ -52,17 +56,34 @@ struct Promise {
 
 impl Observer {
     pub(crate) fn new(seed: u64, estate: &Estate, edges: Vec<Arc<Edge>>) -> Self {
-        Self {
+        let mut observer = Self {
             seed,
             cut_since: vec![None; edges.len()],
             positions: vec![None; edges.len()],
             edges,
-            tokens: WORKLOADS.iter().map(|w| estate.token(w)).collect(),
+            tokens: Vec::new(),
             history: BTreeMap::new(),
             revoked: Vec::new(),
             promised: Vec::new(),
             trace: Vec::new(),
+        };
+        for workload in WORKLOADS {
+            observer.new_token(estate, workload);
         }
+        observer
+    }
+
+    /// Gives a workload another token.
+    pub(crate) fn new_token(&mut self, estate: &Estate, workload: &'static str) {
+        let jti = format!("jti-{}", self.tokens.len());
+        let mut claims = estate.claims(workload);
+        claims["jti"] = jti.as_str().into();
+        self.tokens.push((workload, jti, estate.signer.sign(&claims).unwrap()));
+    }
+
+    /// The `jti` of the latest token of a workload.
+    pub(crate) fn jti(&self, workload: &str) -> String {
+        self.tokens.iter().rfind(|(of, ..)| *of == workload).expect("a token").1.clone()
     }
 
     pub(crate) fn committed(&mut self, position: Position, changes: Vec<Change>) {
@@ -84,12 +105,12 @@ impl Observer {
             receipt.applied.len(),
             receipt.pending.len()
         ));
-        let what = self.revoked.iter().find(|(at, _)| *at == position).expect("a receipt of a revocation").1;
+        let what = self.revoked.iter().find(|(at, _)| *at == position).expect("a receipt of a revocation").1.clone();
         for (n, edge) in self.edges.iter().enumerate() {
             let name = identity(&edge.name).to_string();
             let applied = receipt.applied.iter().any(|a| a.enforcement_point == name);
             let from = (!applied).then_some(receipt.deny_after);
-            self.promised.push(Promise { edge: n, what, from });
+            self.promised.push(Promise { edge: n, what: what.clone(), from });
         }
     }
 
@@ -116,14 +137,15 @@ impl Observer {
         self.positions[n] = position;
         let is_cut_off = self.cut_since[n].is_some_and(|since| elapsed > since + MAX_STALENESS + SLACK);
         let mut line = format!("{elapsed:?} {} {:?}:", edge.name, position.map(|p| p.revision.0));
-        for (workload, token) in WORKLOADS.iter().zip(&self.tokens) {
+        for (workload, jti, token) in self.tokens.iter().rev().take(TRIED) {
             let headers = [("authorization", format!("Bearer {token}"))];
             for (method, path) in REQUESTS {
                 let request = request(method, path, &headers);
                 let decision = gate.check(&request);
-                line = format!("{line} {}", decision.reason);
                 let what = format!("{at}: {workload} {method} {path}: {}", decision.reason);
                 let allowed = decision.permit().is_some();
+                // Without the code of a denial: which of several grants that ended it tells of hangs on their ids.
+                line = format!("{line} {}", if allowed { decision.reason.code() } else { decision.reason.family() });
                 // Invariant 3: it decides on the state of its revision, whatever order things arrived in.
                 if let Some(position) = position {
                     let inputs =
@@ -138,9 +160,9 @@ impl Observer {
                 // Invariant 2.
                 for promise in self.promised.iter().filter(|p| p.edge == n) {
                     let in_force = promise.from.is_none_or(|from| control_now > from);
-                    let concerned = match promise.what {
-                        Revoked::Grant(id) => decision.grant == Some(id),
-                        Revoked::TokenOf(revoked) => revoked == *workload,
+                    let concerned = match &promise.what {
+                        Revoked::Grant(id) => decision.grant == Some(*id),
+                        Revoked::Token(revoked) => revoked == jti,
                     };
                     assert!(!(allowed && in_force && concerned), "{what}, against the receipt: {promise:?}");
                 }
