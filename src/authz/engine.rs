@@ -18,6 +18,7 @@ use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, intake};
 use super::path::CanonicalPath;
+use super::peer::{KnownCertificate, Settings};
 use super::reason::Reason;
 use super::request::Request;
 use super::route::RouteMatch;
@@ -34,6 +35,13 @@ pub trait Memo {
     fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>>;
     /// Remembers a verified token.
     fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>);
+    /// A certificate that was read before, by the digest of the whole certificate. Whose it is never changes; whether
+    /// it counts is asked each time.
+    fn certificate(&self, _digest: &[u8; 32]) -> Option<Arc<KnownCertificate>> {
+        None
+    }
+    /// Remembers a certificate.
+    fn keep_certificate(&self, _digest: [u8; 32], _certificate: &Arc<KnownCertificate>) {}
     /// An answer that was computed before, by the encoding of all its inputs, if it is still usable.
     fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>>;
     /// Remembers an answer.
@@ -70,6 +78,8 @@ pub struct Inputs<'a> {
     pub lease: Option<Lease>,
     /// The time.
     pub now: Now,
+    /// What the owner of the enforcement point says.
+    pub settings: &'a Settings,
 }
 
 /// Decides.
@@ -97,6 +107,7 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut 
         action: None,
         policies: no_policies(),
         token_id: None,
+        certificate_serial: None,
         grant_request: None,
         position: None,
         behind_ms: 0,
@@ -140,8 +151,9 @@ fn steps(
     let Intake { path, host, min_revision, .. } = &intake;
     trace.step("normalise", || format!("{} {}", request.method, path.as_str()));
 
-    // Authenticate.
-    let caller = authenticate(&intake, snapshot, now, memo)?;
+    // Authenticate. The route is looked up first, because it says which credentials count.
+    let route = snapshot.routes.table.find(host, request.method, path);
+    let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
     trace.step("authenticate", || caller.describe());
     if caller.token().is_some_and(|token| token.confirmation.is_some()) {
         return deny(Reason::CredentialPopMissing, "the token has `cnf`, and no proof of possession counts");
@@ -151,13 +163,14 @@ fn steps(
     if let Some(reason) = caller.revoked(snapshot) {
         return Err((reason, None));
     }
-    trace.step("revocation", || format!("none of {} revocations is about this token", snapshot.revocations.len()));
+    trace.step("revocation", || {
+        format!("none of {} revocations is about these credentials", snapshot.revocations.len())
+    });
 
-    // Freshness. A route is looked up first, because it says how fresh is fresh enough.
+    // Freshness. The route says how fresh is fresh enough.
     if let Some(problem) = &snapshot.denies_everything {
         return deny(Reason::SystemInternal, problem);
     }
-    let route = snapshot.routes.table.find(host, request.method, path);
     let strict = route.is_some_and(|r| r.freshness == Freshness::Strict);
     let good_until = fresh(snapshot, lease, now, age, strict, *min_revision)?;
     trace.step("freshness", || format!("at {}, confirmed {} ms ago", snapshot.position(), age.as_millis()));
@@ -167,6 +180,7 @@ fn steps(
     parts.workload = Some(Arc::clone(&workload.id));
     parts.subject = Some(Arc::clone(caller.subject()));
     parts.token_id = caller.token_id().cloned();
+    parts.certificate_serial = caller.certificate_serial().cloned();
     trace.step("workload", || format!("`{}` is registered", workload.id));
     let actor = caller.actor().map(|actor| registered(actor, snapshot)).transpose()?;
     if let Some((actor, _)) = actor {

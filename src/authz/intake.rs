@@ -23,7 +23,6 @@ pub(super) struct Intake<'a> {
     pub(super) authorization: Option<Authorization<'a>>,
     pub(super) min_revision: Option<Position>,
     /// Credentials beside it, unread.
-    #[expect(dead_code, reason = "until proofs of possession and forwarded certificates are read")]
     pub(super) beside: Beside<'a>,
 }
 
