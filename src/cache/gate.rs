@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use super::memo::{CacheCounters, CacheSizes, MokaMemo};
-use crate::authz::{self, Decision, Inputs, Request, Step};
+use crate::authz::{self, Decision, Inputs, Request, Settings, Step};
 use crate::clock::SharedClock;
-use crate::state::State;
+use crate::state::{State, World};
 
 /// Decides on requests from the current state, through the caches.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub struct Gate {
     state: Arc<State>,
     clock: SharedClock,
     memo: MokaMemo,
+    settings: Settings,
 }
 
 // === impl Gate ===
@@ -22,22 +23,31 @@ pub struct Gate {
 impl Gate {
     /// A gate on `state`.
     pub fn new(state: Arc<State>, clock: SharedClock, sizes: CacheSizes) -> Self {
-        Self { state, clock, memo: MokaMemo::new(sizes) }
+        Self { state, clock, memo: MokaMemo::new(sizes), settings: Settings::default() }
+    }
+
+    /// The same gate with these settings.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
     }
 
     /// Decides. Synchronous: no network, no disk, no wait.
     pub fn check(&self, request: &Request<'_>) -> Decision {
         // The guard is held until the decision stands: who replaces the state can wait for that.
         let world = self.state.load();
-        let inputs = Inputs { snapshot: world.snapshot.as_deref(), lease: world.lease, now: self.clock.now() };
-        authz::decide(request, inputs, &self.memo)
+        authz::decide(request, self.inputs(&world), &self.memo)
     }
 
     /// Decides without the caches and tells each step.
     pub fn explain(&self, request: &Request<'_>) -> (Decision, Vec<Step>) {
         let world = self.state.load();
-        let inputs = Inputs { snapshot: world.snapshot.as_deref(), lease: world.lease, now: self.clock.now() };
-        authz::explain(request, inputs)
+        authz::explain(request, self.inputs(&world))
+    }
+
+    fn inputs<'a>(&'a self, world: &'a World) -> Inputs<'a> {
+        let (snapshot, settings) = (world.snapshot.as_deref(), &self.settings);
+        Inputs { snapshot, lease: world.lease, now: self.clock.now(), settings }
     }
 
     /// The state it decides from.

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 pub use self::raw::{
     RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
-    RawState, RecordOutput,
+    RawState, RawTrustedProxy, RecordOutput,
 };
 use super::load::{self, ConfigError, Environment};
 use super::shared::Telemetry;
-use super::values::{Address, HttpUrl, Identity, Span};
+use super::values::{Address, Cidr, HttpUrl, Identity, Span};
+use crate::authz::TrustedProxy;
 use crate::credential::SpiffeId;
 use crate::object::ResourceName;
 use crate::wire::VerifyKey;
@@ -28,6 +29,8 @@ pub struct SidecarConfig {
     pub control_plane: ControlPlane,
     /// Who it is, and which services it protects.
     pub scope: Scope,
+    /// The proxies that may forward certificates.
+    pub trusted_proxies: Vec<TrustedProxy>,
     /// What it keeps on disk.
     pub state: StateDirectory,
     /// Sizes of its caches.
@@ -191,6 +194,7 @@ impl RawSidecar {
             listeners: self.listeners.validate()?,
             control_plane: self.control_plane.validate()?,
             scope: self.scope.validate()?,
+            trusted_proxies: trusted_proxies(self.trusted_proxies)?,
             state: self.state.validate()?,
             cache: Cache { tokens: self.cache.tokens, decisions: self.cache.decisions },
             limits: self.limits.validate()?,
@@ -297,6 +301,15 @@ pub(super) fn services(key: &str, mut names: Vec<String>) -> Result<Vec<String>,
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+fn trusted_proxies(all: Vec<RawTrustedProxy>) -> Result<Vec<TrustedProxy>, ConfigError> {
+    let each = |(i, proxy): (usize, RawTrustedProxy)| match (proxy.spiffe_id, proxy.network) {
+        (Some(Identity(id)), None) => Ok(TrustedProxy::SpiffeId(id)),
+        (None, Some(Cidr(network))) => Ok(TrustedProxy::Network(network)),
+        _ => Err(ConfigError::value(format!("trusted_proxies[{i}]"), "either `spiffe_id` or `network` is needed")),
+    };
+    all.into_iter().enumerate().map(each).collect()
 }
 
 impl RawState {
