@@ -17,6 +17,7 @@ use super::issuers::{IssuerSet, TrustedIssuer};
 use super::json::StrictValue;
 use super::jws::{Compact, Header, decode};
 use super::profile::{self, Actor, Profiled, Type};
+use super::proof::Confirmation;
 use super::rejection::{CredentialReason, Rejection};
 use super::spiffe_id::SpiffeId;
 use crate::clock::Timestamp;
@@ -36,8 +37,8 @@ pub struct VerifiedToken {
     pub workload: Option<SpiffeId>,
     /// Who acts for the subject, current actor first, earlier ones after it.
     pub actors: SmallVec<[Actor; 1]>,
-    /// What the token is bound to (`cnf`), not read yet: without a proof, a bound token does not count.
-    pub confirmation: Option<Value>,
+    /// What the token is bound to (`cnf`): without a proof, a bound token does not count.
+    pub confirmation: Option<Confirmation>,
     /// What its issuer demands of proofs.
     pub proof: ProofPolicy,
     /// Whether it is a WIMSE workload identity token.
@@ -94,10 +95,14 @@ pub fn verify_for_audience(
 
 /// SHA-256 of the whole token: its key in a cache, and its name in a record.
 pub fn token_digest(token: &str) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest.as_ref());
-    bytes
+    sha256(token.as_bytes())
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest.as_ref());
+    out
 }
 
 fn verify_with(
@@ -164,6 +169,8 @@ fn verified(
     profiled: Profiled,
     payload: &[u8],
 ) -> Result<VerifiedToken, Rejection> {
+    let is_wit = typ == Type::WorkloadIdentityToken;
+    let confirmation = claims.cnf.as_ref().map(|cnf| Confirmation::read(cnf, is_wit)).transpose()?;
     let all = match issuer.kind.names_workload() {
         true => None,
         false => Some(Arc::new(
@@ -175,9 +182,9 @@ fn verified(
         subject: Arc::from(claims.sub.0),
         workload: profiled.workload,
         actors: profiled.actors,
-        confirmation: claims.cnf,
+        confirmation,
         proof: issuer.proof,
-        is_wit: typ == Type::WorkloadIdentityToken,
+        is_wit,
         bound_objects: profiled.bound_objects,
         grant: profiled.grant,
         claims: all,
