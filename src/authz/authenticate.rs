@@ -24,6 +24,8 @@ use crate::object::{GrantId, IssuerKind};
 pub struct KnownToken {
     /// Without its claims, which only resolving needs.
     token: VerifiedToken,
+    /// SHA-256 of the whole token.
+    digest: [u8; 32],
     workload: Named,
     /// Who acts, if somebody else does.
     actor: Option<Named>,
@@ -49,6 +51,16 @@ pub(super) type Named = Result<Party, &'static str>;
 #[derive(Debug)]
 pub(super) struct Caller {
     token: Arc<KnownToken>,
+    /// How the token came.
+    scheme: Scheme,
+}
+
+/// How a token came, for its proof of possession.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Presented<'a> {
+    pub(super) scheme: Scheme,
+    /// SHA-256 of the whole token.
+    pub(super) digest: &'a [u8; 32],
 }
 
 /// Authenticates.
@@ -58,10 +70,24 @@ pub(super) fn authenticate(
     now: Now,
     memo: &impl Memo,
 ) -> Result<Caller, Denied> {
-    let Some(Authorization { scheme: Scheme::Bearer, token }) = intake.authorization else {
+    let Some(Authorization { scheme, token }) = token_of(intake, snapshot)? else {
         return Err((Reason::CredentialMissing, None));
     };
-    Ok(Caller { token: verified(token, snapshot, now, memo)? })
+    Ok(Caller { token: verified(token, snapshot, now, memo)?, scheme })
+}
+
+/// The token of the request. A workload identity token has a header of its own, which is looked at only where an issuer
+/// makes such tokens; the scheme is then that of its proof.
+fn token_of<'a>(intake: &Intake<'a>, snapshot: &Snapshot) -> Result<Option<Authorization<'a>>, Denied> {
+    let wit = intake.beside.wit.filter(|_| snapshot.issuers.makes_wits());
+    match (intake.authorization, wit) {
+        (authorization, None) => Ok(authorization.filter(|a| a.scheme != Scheme::Wpt)),
+        (None | Some(Authorization { scheme: Scheme::Wpt, .. }), Some(wit)) => {
+            let token = std::str::from_utf8(wit).ok().map(|token| Authorization { scheme: Scheme::Wpt, token });
+            token.map_or_else(|| deny(Reason::CredentialMalformed, "the token is not text"), |token| Ok(Some(token)))
+        }
+        (Some(_), Some(_)) => deny(Reason::InputHeaderMismatch, "a workload identity token beside another token"),
+    }
 }
 
 /// The verified token, from the memo when it is still good.
@@ -76,7 +102,7 @@ fn verified(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Res
         return Ok(known);
     }
     let verified = credential::verify(token, &snapshot.issuers, now.wall).map_err(rejected)?;
-    let known = Arc::new(KnownToken::new(verified, snapshot));
+    let known = Arc::new(KnownToken::new(verified, digest, snapshot));
     memo.keep_token(digest, &known);
     Ok(known)
 }
@@ -102,6 +128,17 @@ impl Caller {
     /// The token that counted, if one did: for what binds it to a key.
     pub(super) fn token(&self) -> Option<&VerifiedToken> {
         Some(&self.token.token)
+    }
+
+    /// How that token came.
+    pub(super) fn presented(&self) -> Option<Presented<'_>> {
+        Some(Presented { scheme: self.scheme, digest: &self.token.digest })
+    }
+
+    /// SHA-256 of the DER form of the client's certificate, if it showed one.
+    #[allow(clippy::unused_self, reason = "until peers hand over their certificates")]
+    pub(super) const fn certificate_thumbprint(&self) -> Option<&[u8; 32]> {
+        None
     }
 
     /// Whom the credentials name.
@@ -154,7 +191,7 @@ impl Caller {
 // === impl KnownToken ===
 
 impl KnownToken {
-    fn new(mut token: VerifiedToken, snapshot: &Snapshot) -> Self {
+    fn new(mut token: VerifiedToken, digest: [u8; 32], snapshot: &Snapshot) -> Self {
         let claims = token.claims.take();
         let workload = match (&token.workload, &claims) {
             (Some(id), _) => Ok(Party::of(id.as_str())),
@@ -182,6 +219,7 @@ impl KnownToken {
             global_version: snapshot.global_version,
             mappings_version: (!token.kind.names_workload()).then(|| snapshot.mappings.version()),
             token,
+            digest,
         }
     }
 

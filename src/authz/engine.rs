@@ -1,7 +1,7 @@
 //! The engine: a request, a snapshot and a time become a decision.
 //!
-//! Pure; no clock, no I/O, no runtime. The order is always: normalise, refuse ambiguity, authenticate, revocation,
-//! freshness, resolve workload, grant, Cedar. Default deny; any Cedar error denies. Policy is asked without the grant
+//! Pure; no clock, no I/O, no runtime. The order is always: normalise, refuse ambiguity, authenticate, proof of
+//! possession, revocation, freshness, resolve workload, grant, Cedar. Default deny; any Cedar error denies. Policy is asked without the grant
 //! first and with it second, so that a grant can only ever add: adding a forbid, removing a grant or adding a
 //! revocation never turns a deny into an allow. A [`Memo`] may answer for the two expensive steps, and may not change
 //! any answer.
@@ -18,8 +18,9 @@ use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, intake};
 use super::path::CanonicalPath;
+use super::proof::{self, Challenge, Proving};
 use super::reason::Reason;
-use super::request::Request;
+use super::request::{Door, Request};
 use super::route::RouteMatch;
 use super::snapshot::{Registered, Snapshot};
 use crate::clock::{Now, Timestamp};
@@ -70,21 +71,24 @@ pub struct Inputs<'a> {
     pub lease: Option<Lease>,
     /// The time.
     pub now: Now,
+    /// What is known of proofs of possession. Without it, no proof counts that could be replayed.
+    pub proofs: Option<Proving<'a>>,
 }
 
 /// Decides.
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, &mut Trace::off())
+    // What only asks does not use a proof up.
+    run(request, inputs, memo, request.door == Door::Check, &mut Trace::off())
 }
 
-/// Decides without any memo, and tells each step.
+/// Decides without any memo, and tells each step. Uses no proof up.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
-    let decision = run(request, inputs, &NoMemo, &mut trace);
+    let decision = run(request, inputs, &NoMemo, true, &mut trace);
     (decision, trace.into_steps())
 }
 
-fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut Trace) -> Decision {
+fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, looks_only: bool, trace: &mut Trace) -> Decision {
     let mut parts = Parts {
         id: DecisionId::new(inputs.now.wall),
         reason: Reason::SystemInternal,
@@ -102,8 +106,10 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut 
         behind_ms: 0,
         cached: false,
         detail: None,
+        challenge: Challenge::default(),
+        dpop_nonce: None,
     };
-    let (reason, detail) = match steps(request, inputs, memo, trace, &mut parts) {
+    let (reason, detail) = match steps(request, inputs, memo, looks_only, trace, &mut parts) {
         Ok(reason) => (reason, None),
         Err((reason, detail)) => (reason, detail),
     };
@@ -123,6 +129,7 @@ fn steps(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
+    looks_only: bool,
     trace: &mut Trace,
     parts: &mut Parts,
 ) -> Result<Reason, Denied> {
@@ -141,11 +148,18 @@ fn steps(
     trace.step("normalise", || format!("{} {}", request.method, path.as_str()));
 
     // Authenticate.
+    parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
     let caller = authenticate(&intake, snapshot, now, memo)?;
     trace.step("authenticate", || caller.describe());
-    if caller.token().is_some_and(|token| token.confirmation.is_some()) {
-        return deny(Reason::CredentialPopMissing, "the token has `cnf`, and no proof of possession counts");
-    }
+
+    // Proof of possession: never from a cache. The route is looked up first, because its service says where it is.
+    let route = snapshot.routes.table.find(host, request.method, path);
+    let origins = route.map_or(&[][..], |route| &*route.origins);
+    let mut asked = (parts.challenge, None);
+    let proven = proof::prove(request, &intake, &caller, origins, inputs.proofs, now.wall, &mut asked);
+    (parts.challenge, parts.dpop_nonce) = asked;
+    let proven = proven?;
+    parts.dpop_nonce = proven.nonce;
 
     // Revocation, on every request and before any cached answer.
     if let Some(reason) = caller.revoked(snapshot) {
@@ -153,11 +167,16 @@ fn steps(
     }
     trace.step("revocation", || format!("none of {} revocations is about this token", snapshot.revocations.len()));
 
-    // Freshness. A route is looked up first, because it says how fresh is fresh enough.
+    // Only now is a proof used up: what has been revoked takes no room from others.
+    if let Some(unused) = proven.unused {
+        unused.use_up(inputs.proofs, now.wall, looks_only)?;
+        trace.step("proof", || "the key that the token is bound to was proven".to_owned());
+    }
+
+    // Freshness. The route says how fresh is fresh enough.
     if let Some(problem) = &snapshot.denies_everything {
         return deny(Reason::SystemInternal, problem);
     }
-    let route = snapshot.routes.table.find(host, request.method, path);
     let strict = route.is_some_and(|r| r.freshness == Freshness::Strict);
     let good_until = fresh(snapshot, lease, now, age, strict, *min_revision)?;
     trace.step("freshness", || format!("at {}, confirmed {} ms ago", snapshot.position(), age.as_millis()));

@@ -121,6 +121,11 @@ fn verify_with(
     let typ = Type::of(&header)?;
     let payload = decode(parts.claims)?;
     let claims = Claims::parse(&payload)?;
+    // A workload identity token is for whomever its proof is for (draft-ietf-wimse-workload-creds-02, section 5.1).
+    let needs_audience = typ != Type::WorkloadIdentityToken || claims.has_audience();
+    if needs_audience && !claims.has_audience() {
+        return Err(CredentialReason::Malformed.because("`sub`, `aud` and `exp` are required"));
+    }
     if parts.signature.is_empty() {
         return Err(CredentialReason::Malformed.because("the signature is empty"));
     }
@@ -143,7 +148,7 @@ fn verify_with(
         Some(audiences) => audiences.iter().any(|a| claims.is_for(a)),
         None => issuer.audiences.iter().any(|a| claims.is_for(a)),
     };
-    if !meant_for_us {
+    if needs_audience && !meant_for_us {
         return Err(CredentialReason::Audience.because("`aud` names none of the accepted audiences"));
     }
     check_times(claims.exp, claims.nbf, claims.iat, now)?;
@@ -170,6 +175,9 @@ fn verified(
     payload: &[u8],
 ) -> Result<VerifiedToken, Rejection> {
     let is_wit = typ == Type::WorkloadIdentityToken;
+    if is_wit && claims.cnf.is_none() {
+        return Err(CredentialReason::PopInvalid.because("a workload identity token is bound to a key by `cnf.jwk`"));
+    }
     let confirmation = claims.cnf.as_ref().map(|cnf| Confirmation::read(cnf, is_wit)).transpose()?;
     let all = match issuer.kind.names_workload() {
         true => None,
