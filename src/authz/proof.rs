@@ -202,3 +202,6 @@ impl Unused {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,5 +5,7 @@
 //! be had for real.
 
 mod estate;
+mod holder;
 
 pub use self::estate::{AUDIENCE, Estate, POLICIES, Size, headers, request};
+pub use self::holder::{KeyHolder, changed, digest};
