@@ -44,6 +44,8 @@ pub struct Decision {
     pub policies: Arc<[Box<str>]>,
     /// The `jti` of the token, when it has one.
     pub token_id: Option<Arc<str>>,
+    /// The serial number of the client's certificate, when one counted.
+    pub certificate_serial: Option<Arc<str>>,
     /// What to ask for, on `entitlement.*`.
     pub grant_request: Option<Arc<GrantHint>>,
     /// The state the decision was made on; absent before the first sync.
@@ -91,6 +93,7 @@ pub(super) struct Parts {
     pub(super) action: Option<Arc<str>>,
     pub(super) policies: Arc<[Box<str>]>,
     pub(super) token_id: Option<Arc<str>>,
+    pub(super) certificate_serial: Option<Arc<str>>,
     pub(super) grant_request: Option<Arc<GrantHint>>,
     pub(super) position: Option<Position>,
     pub(super) behind_ms: u64,
@@ -118,6 +121,7 @@ impl Decision {
             action: p.action,
             policies: p.policies,
             token_id: p.token_id,
+            certificate_serial: p.certificate_serial,
             grant_request: p.grant_request,
             position: p.position,
             behind_ms: p.behind_ms,
@@ -143,6 +147,7 @@ impl Decision {
             action: None,
             policies: Arc::from([]),
             token_id: None,
+            certificate_serial: None,
             grant_request: None,
             position: None,
             behind_ms: 0,
@@ -169,6 +174,7 @@ impl Decision {
             action: Some(Arc::from("write")),
             policies: Arc::from([]),
             token_id: None,
+            certificate_serial: None,
             grant_request: None,
             position: None,
             behind_ms: 0,

@@ -18,6 +18,7 @@ use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, intake};
 use super::path::CanonicalPath;
+use super::peer::{self, KnownCertificate, Settings};
 use super::proof::{self, Challenge, Proving};
 use super::reason::Reason;
 use super::request::{Door, Request};
@@ -35,6 +36,13 @@ pub trait Memo {
     fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>>;
     /// Remembers a verified token.
     fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>);
+    /// A certificate that was read before, by the digest of the whole certificate. Whose it is never changes; whether
+    /// it counts is asked each time.
+    fn certificate(&self, _digest: &[u8; 32]) -> Option<Arc<KnownCertificate>> {
+        None
+    }
+    /// Remembers a certificate.
+    fn keep_certificate(&self, _digest: [u8; 32], _certificate: &Arc<KnownCertificate>) {}
     /// An answer that was computed before, by the encoding of all its inputs, if it is still usable.
     fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>>;
     /// Remembers an answer.
@@ -73,6 +81,8 @@ pub struct Inputs<'a> {
     pub now: Now,
     /// What is known of proofs of possession. Without it, no proof counts that could be replayed.
     pub proofs: Option<Proving<'a>>,
+    /// What the owner of the enforcement point says.
+    pub settings: &'a Settings,
 }
 
 /// Decides.
@@ -101,6 +111,7 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, looks_only: 
         action: None,
         policies: no_policies(),
         token_id: None,
+        certificate_serial: None,
         grant_request: None,
         position: None,
         behind_ms: 0,
@@ -147,16 +158,29 @@ fn steps(
     let Intake { path, host, min_revision, .. } = &intake;
     trace.step("normalise", || format!("{} {}", request.method, path.as_str()));
 
-    // Authenticate.
+    // Authenticate. The route is looked up first, because it says which credentials count.
+    let route = snapshot.routes.table.find(host, request.method, path);
     parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
-    let caller = authenticate(&intake, snapshot, now, memo)?;
+    let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
     trace.step("authenticate", || caller.describe());
 
-    // Proof of possession: never from a cache. The route is looked up first, because its service says where it is.
-    let route = snapshot.routes.table.find(host, request.method, path);
+    // Proof of possession: never from a cache. It may be of a certificate that the route does not look at.
+    let certificate = || {
+        let presented = peer::presented(request.peer, &intake, inputs.settings, snapshot, now, memo)?;
+        Ok(presented.map(|presented| presented.thumbprint()))
+    };
     let origins = route.map_or(&[][..], |route| &*route.origins);
+    let claim = proof::Claim {
+        method: request.method,
+        scheme: request.scheme,
+        authority: request.host,
+        intake: &intake,
+        origins,
+        proving: inputs.proofs,
+        now: now.wall,
+    };
     let mut asked = (parts.challenge, None);
-    let proven = proof::prove(request, &intake, &caller, origins, inputs.proofs, now.wall, &mut asked);
+    let proven = proof::prove(&claim, &caller, certificate, &mut asked);
     (parts.challenge, parts.dpop_nonce) = asked;
     let proven = proven?;
     parts.dpop_nonce = proven.nonce;
@@ -165,7 +189,9 @@ fn steps(
     if let Some(reason) = caller.revoked(snapshot) {
         return Err((reason, None));
     }
-    trace.step("revocation", || format!("none of {} revocations is about this token", snapshot.revocations.len()));
+    trace.step("revocation", || {
+        format!("none of {} revocations is about these credentials", snapshot.revocations.len())
+    });
 
     // Only now is a proof used up: what has been revoked takes no room from others.
     if let Some(unused) = proven.unused {
@@ -186,6 +212,7 @@ fn steps(
     parts.workload = Some(Arc::clone(&workload.id));
     parts.subject = Some(Arc::clone(caller.subject()));
     parts.token_id = caller.token_id().cloned();
+    parts.certificate_serial = caller.certificate_serial().cloned();
     trace.step("workload", || format!("`{}` is registered", workload.id));
     let actor = caller.actor().map(|actor| registered(actor, snapshot)).transpose()?;
     if let Some((actor, _)) = actor {

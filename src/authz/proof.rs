@@ -11,7 +11,6 @@ use super::authenticate::Caller;
 use super::engine::{Denied, deny};
 use super::intake::{Intake, Scheme};
 use super::reason::Reason;
-use super::request::Request;
 use super::target::Target;
 use crate::clock::Timestamp;
 use crate::credential::{self, Dpop, Nonces, Proven, Unproven, Wpt};
@@ -75,16 +74,28 @@ pub(super) struct Outcome {
     pub(super) nonce: Option<String>,
 }
 
-/// Checks what the caller's token is bound to. What a denial should ask for goes to `challenge`, with its nonce.
+/// What a proof is judged by.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    pub(super) method: &'a str,
+    pub(super) scheme: &'a str,
+    pub(super) authority: &'a str,
+    pub(super) intake: &'a Intake<'a>,
+    /// Of the service that the request is for; empty: the request's own.
+    pub(super) origins: &'a [Box<str>],
+    pub(super) proving: Option<Proving<'a>>,
+    pub(super) now: Timestamp,
+}
+
+/// Checks what the caller's token is bound to. `certificate` finds the thumbprint of the client's, if it showed one; what
+/// a denial should ask for goes to `asked`, with its nonce.
 pub(super) fn prove(
-    request: &Request<'_>,
-    intake: &Intake<'_>,
+    claim: &Claim<'_>,
     caller: &Caller,
-    origins: &[Box<str>],
-    proving: Option<Proving<'_>>,
-    now: Timestamp,
+    certificate: impl FnOnce() -> Result<Option<[u8; 32]>, Denied>,
     asked: &mut (Challenge, Option<String>),
 ) -> Result<Outcome, Denied> {
+    let Claim { method, scheme, authority, intake, origins, proving, now } = *claim;
     let (Some(token), Some(presented)) = (caller.token(), caller.presented()) else { return Ok(Outcome::default()) };
     if token.is_wit != (presented.scheme == Scheme::Wpt) {
         return match token.is_wit {
@@ -99,17 +110,17 @@ pub(super) fn prove(
         };
     };
     if bound.needs_certificate() {
-        match caller.certificate_thumbprint() {
+        match certificate()? {
             None => {
                 return deny(Reason::CredentialPopMissing, "the token is bound to a certificate, and there is none");
             }
-            Some(presented) if !bound.is_certificate(presented) => {
+            Some(presented) if !bound.is_certificate(&presented) => {
                 return deny(Reason::CredentialPopInvalid, "the token is bound to another certificate");
             }
             Some(_) => {}
         }
     }
-    let target = Target { origins, scheme: request.scheme, authority: request.host, path: &intake.path };
+    let target = Target { origins, scheme, authority, path: &intake.path };
     let is_target = |uri: &str| target.is(uri);
     let proven = if let Some(bound_to) = bound.dpop_thumbprint() {
         asked.0 = Challenge::Dpop;
@@ -124,7 +135,7 @@ pub(super) fn prove(
             (true, None) => return deny(Reason::SystemInternal, "there is no key for nonces"),
         };
         let token_digest = presented.digest;
-        let (method, remembered_since) = (request.method, proving.since);
+        let remembered_since = proving.since;
         let dpop = Dpop { proof, method, is_target: &is_target, token_digest, bound_to, nonces, remembered_since, now };
         credential::check_dpop(&dpop)
     } else if bound.needs_wpt() {

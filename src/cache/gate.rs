@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::memo::{CacheCounters, CacheSizes, MokaMemo};
 use super::replay::ReplayStore;
-use crate::authz::{self, Decision, Inputs, Proving, Request, Step};
+use crate::authz::{self, Decision, Inputs, Proving, Request, Settings, Step};
 use crate::clock::{SharedClock, Timestamp};
 use crate::credential::Nonces;
 use crate::state::{State, World};
@@ -21,6 +21,7 @@ pub struct Gate {
     nonces: Option<Nonces>,
     /// Since when used proofs are remembered.
     since: Timestamp,
+    settings: Settings,
 }
 
 /// How many used proofs of possession are remembered unless the configuration says otherwise.
@@ -35,7 +36,7 @@ impl Gate {
         let replay = ReplayStore::new(DEFAULT_PROOFS);
         // Without a key no proof that needs a nonce counts, and the rest goes on.
         let nonces = Nonces::random().ok();
-        Self { state, clock, memo: MokaMemo::new(sizes), replay, nonces, since }
+        Self { state, clock, memo: MokaMemo::new(sizes), replay, nonces, since, settings: Settings::default() }
     }
 
     /// With room for so many used proofs, and with nonces that others know too, if there are such.
@@ -44,6 +45,12 @@ impl Gate {
         self.replay = ReplayStore::new(capacity);
         self.nonces = nonces.or(self.nonces);
         self
+    }
+
+    /// The same gate with these settings.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
     }
 
     /// Decides. Synchronous: no network, no disk, no wait.
@@ -60,8 +67,9 @@ impl Gate {
     }
 
     fn inputs<'a>(&'a self, world: &'a World) -> Inputs<'a> {
+        let (snapshot, settings) = (world.snapshot.as_deref(), &self.settings);
         let proofs = Some(Proving { replay: &self.replay, nonces: self.nonces.as_ref(), since: self.since });
-        Inputs { snapshot: world.snapshot.as_deref(), lease: world.lease, now: self.clock.now(), proofs }
+        Inputs { snapshot, lease: world.lease, now: self.clock.now(), proofs, settings }
     }
 
     /// The state it decides from.
