@@ -74,7 +74,8 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
     let metrics = Arc::clone(telemetry.metrics());
     client.stats().on_revocation(move |took| metrics.revocation_applied(took));
     let sizes = CacheSizes { tokens: config.cache.tokens, decisions: config.cache.decisions };
-    let gate = Arc::new(Gate::new(Arc::clone(&state), Arc::clone(&deps.clock), sizes));
+    let gate = Gate::new(Arc::clone(&state), Arc::clone(&deps.clock), sizes);
+    let gate = Arc::new(gate.with_proofs(config.cache.proofs, config.nonces.clone()));
     telemetry.metrics().watch(Arc::clone(&gate)).map_err(|e| metrics_error(&e))?;
 
     let mut listeners = Listeners::default();

@@ -222,8 +222,9 @@ fn steps(
         if snapshot.revocations.is_delegator_revoked(&workload.id) {
             return Err((Reason::RevokedDelegator, None));
         }
-        if let Some(reason) = snapshot.revocations.of_workload(&actor.id) {
-            return deny(reason, "the workload that acts has been revoked");
+        let issued_at = caller.token().and_then(|token| token.issued_at);
+        if let Some(reason) = snapshot.revocations.of_actor(&actor.id, issued_at) {
+            return deny(reason, "the workload that acts, or its tokens of that time, have been revoked");
         }
     }
     if let Some(grant) = caller.grant().filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {
