@@ -8,7 +8,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
-use crate::credential::VerifiedToken;
+use crate::credential::{VerifiedToken, certificate_serial};
 use crate::grant::{Key, ShardedMap, WorkloadKey};
 use crate::object::{GrantId, Revocation, Target};
 
@@ -190,7 +190,10 @@ fn digest_of(target: &Target) -> Key {
         Target::Issuer { issuer } => digest("issuer", &[issuer]),
         Target::Key { issuer, kid } => digest("key", &[issuer, kid]),
         Target::BoundObject { issuer, uid } => digest("bound_object", &[issuer, uid]),
-        Target::Certificate { serial } => digest("certificate", &[serial]),
+        // However it is spelt.
+        Target::Certificate { serial } => {
+            digest("certificate", &[&*certificate_serial(serial).unwrap_or_else(|| serial.clone())])
+        }
         Target::Grant { grant } => *grant.0.as_bytes(),
         Target::Delegator { workload } => digest("delegator", &[workload.as_str()]),
     }

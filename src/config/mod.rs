@@ -23,7 +23,7 @@ pub use self::load::{ConfigError, Environment};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
     Cache, ControlPlane, Credential, Limits, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawProof,
-    RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RecordOutput, Records, Scope, SidecarConfig,
-    SidecarListeners, StateDirectory, Transport,
+    RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput, Records, Scope,
+    SidecarConfig, SidecarListeners, StateDirectory, Transport,
 };
-pub use self::values::{Address, FileMode, HttpUrl, Identity, Span};
+pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

@@ -12,11 +12,12 @@ use zeroize::Zeroizing;
 
 pub use self::raw::{
     RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawProof, RawRecords, RawScope, RawSidecar,
-    RawSidecarListeners, RawState, RecordOutput,
+    RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
 };
 use super::load::{self, ConfigError, Environment};
 use super::shared::Telemetry;
-use super::values::{Address, HttpUrl, Identity, Span};
+use super::values::{Address, Cidr, HttpUrl, Identity, Span};
+use crate::authz::TrustedProxy;
 use crate::credential::{Nonces, SpiffeId};
 use crate::object::ResourceName;
 use crate::tls;
@@ -31,6 +32,8 @@ pub struct SidecarConfig {
     pub control_plane: ControlPlane,
     /// Who it is, and which services it protects.
     pub scope: Scope,
+    /// The proxies that may forward certificates.
+    pub trusted_proxies: Vec<TrustedProxy>,
     /// What it keeps on disk.
     pub state: StateDirectory,
     /// Sizes of its caches.
@@ -198,6 +201,7 @@ impl RawSidecar {
             listeners: self.listeners.validate()?,
             control_plane: self.control_plane.validate()?,
             scope: self.scope.validate()?,
+            trusted_proxies: trusted_proxies(self.trusted_proxies)?,
             state: self.state.validate()?,
             cache: self.cache.validate()?,
             nonces: self.proof.validate()?,
@@ -305,6 +309,15 @@ pub(super) fn services(key: &str, mut names: Vec<String>) -> Result<Vec<String>,
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+fn trusted_proxies(all: Vec<RawTrustedProxy>) -> Result<Vec<TrustedProxy>, ConfigError> {
+    let each = |(i, proxy): (usize, RawTrustedProxy)| match (proxy.spiffe_id, proxy.network) {
+        (Some(Identity(id)), None) => Ok(TrustedProxy::SpiffeId(id)),
+        (None, Some(Cidr(network))) => Ok(TrustedProxy::Network(network)),
+        _ => Err(ConfigError::value(format!("trusted_proxies[{i}]"), "either `spiffe_id` or `network` is needed")),
+    };
+    all.into_iter().enumerate().map(each).collect()
 }
 
 impl RawState {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::shared::RawTelemetry;
-use crate::config::values::{Address, FileMode, HttpUrl, Identity, Span};
+use crate::config::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};
 
 /// Configuration of `portcullis sidecar`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -21,6 +21,10 @@ pub struct RawSidecar {
     pub control_plane: RawControlPlane,
     /// Who it is, and which services it protects.
     pub scope: RawScope,
+    /// The proxies whose word about the certificates of their own clients counts: those that end the client's TLS
+    /// before the proxy that asks this sidecar. Only what they set in `x-forwarded-client-cert` (its last element, with
+    /// `Cert`) or `Client-Cert` (RFC 9440) is used, on routes that take certificates. Default: nobody.
+    pub trusted_proxies: Vec<RawTrustedProxy>,
     /// What it keeps on disk.
     pub state: RawState,
     /// Sizes of its caches.
@@ -93,6 +97,20 @@ pub struct RawScope {
     pub identity: Option<Identity>,
     /// Required. Names of the services that it protects.
     pub services: Vec<String>,
+}
+
+/// One proxy, or several; exactly one of the two.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "TrustedProxy")]
+pub struct RawTrustedProxy {
+    /// The SPIFFE ID in the certificate of its connection. Prefer this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe_id: Option<Identity>,
+    /// The addresses that it connects from, as Envoy's `source.address` has them. With `use_remote_address: false` or
+    /// `xff_num_trusted_hops` that is what a header says: then a client could name itself a proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Cidr>,
 }
 
 /// What the sidecar keeps on disk.
