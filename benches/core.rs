@@ -50,6 +50,7 @@ fn decisions(c: &mut Criterion) {
             snapshot: Some(&snapshot),
             lease: Some(estate.lease()),
             now: estate.clock.now(),
+            proofs: None,
             settings: &settings,
         };
 

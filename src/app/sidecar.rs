@@ -77,7 +77,8 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
     let sizes = CacheSizes { tokens: config.cache.tokens, decisions: config.cache.decisions };
     let gate = Gate::new(Arc::clone(&state), Arc::clone(&deps.clock), sizes);
     let settings = Settings { trusted_proxies: config.trusted_proxies.clone() };
-    let gate = Arc::new(gate.with_settings(settings));
+    let gate = gate.with_settings(settings).with_proofs(config.cache.proofs, config.nonces.clone());
+    let gate = Arc::new(gate);
     telemetry.metrics().watch(Arc::clone(&gate)).map_err(|e| metrics_error(&e))?;
 
     let mut listeners = Listeners::default();

@@ -26,6 +26,8 @@ use crate::object::{Authentication, GrantId, IssuerKind};
 pub struct KnownToken {
     /// Without its claims, which only resolving needs.
     token: VerifiedToken,
+    /// SHA-256 of the whole token.
+    digest: [u8; 32],
     workload: Result<Party, &'static str>,
     /// Who acts, if somebody else does.
     actor: Option<Result<Party, &'static str>>,
@@ -51,6 +53,16 @@ pub(super) type Named<'a> = Result<&'a Party, &'static str>;
 #[derive(Debug)]
 pub(super) struct Caller {
     by: By,
+    /// How the token came, if one did.
+    scheme: Option<Scheme>,
+}
+
+/// How a token came, for its proof of possession.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Presented<'a> {
+    pub(super) scheme: Scheme,
+    /// SHA-256 of the whole token.
+    pub(super) digest: &'a [u8; 32],
 }
 
 #[derive(Debug)]
@@ -78,18 +90,14 @@ pub(super) fn authenticate(
     snapshot: &Snapshot,
     memo: &impl Memo,
 ) -> Result<Caller, Denied> {
-    let token = match intake.authorization {
-        Some(Authorization { scheme: Scheme::Bearer, token }) => Some(token),
-        // Not a bearer token, and no proof is checked here.
-        Some(Authorization { scheme: Scheme::Dpop, .. }) => return Err((Reason::CredentialMissing, None)),
-        None => None,
-    };
+    let token = token_of(intake, snapshot)?;
+    let scheme = token.map(|token| token.scheme);
     let reads_certificate = match route {
         Some(Authentication::Token) => false,
         Some(Authentication::Certificate | Authentication::Any | Authentication::Both) => true,
         None => token.is_none(),
     };
-    let token = token.map(|token| verified(token, snapshot, inputs.now, memo)).transpose()?;
+    let token = token.map(|token| verified(token.token, snapshot, inputs.now, memo)).transpose()?;
     let certificate = match reads_certificate {
         true => Certificate::of(peer, intake, inputs, snapshot, memo)?,
         false => None,
@@ -109,7 +117,21 @@ pub(super) fn authenticate(
         (_, None, Some(certificate)) => By::Certificate(certificate),
         (_, None, None) => return Err((Reason::CredentialMissing, None)),
     };
-    Ok(Caller { by })
+    Ok(Caller { by, scheme })
+}
+
+/// The token of the request. A workload identity token has a header of its own, which is looked at only where an issuer
+/// makes such tokens; the scheme is then that of its proof.
+fn token_of<'a>(intake: &Intake<'a>, snapshot: &Snapshot) -> Result<Option<Authorization<'a>>, Denied> {
+    let wit = intake.beside.wit.filter(|_| snapshot.issuers.makes_wits());
+    match (intake.authorization, wit) {
+        (authorization, None) => Ok(authorization.filter(|a| a.scheme != Scheme::Wpt)),
+        (None | Some(Authorization { scheme: Scheme::Wpt, .. }), Some(wit)) => {
+            let token = std::str::from_utf8(wit).ok().map(|token| Authorization { scheme: Scheme::Wpt, token });
+            token.map_or_else(|| deny(Reason::CredentialMalformed, "the token is not text"), |token| Ok(Some(token)))
+        }
+        (Some(_), Some(_)) => deny(Reason::InputHeaderMismatch, "a workload identity token beside another token"),
+    }
 }
 
 /// The verified token, from the memo when it is still good.
@@ -124,7 +146,7 @@ fn verified(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Res
         return Ok(known);
     }
     let verified = credential::verify(token, &snapshot.issuers, now.wall).map_err(rejected)?;
-    let known = Arc::new(KnownToken::new(verified, snapshot));
+    let known = Arc::new(KnownToken::new(verified, digest, snapshot));
     memo.keep_token(digest, &known);
     Ok(known)
 }
@@ -163,6 +185,12 @@ impl Caller {
             By::Certificate(certificate) | By::Both(_, certificate) => Some(certificate),
             By::Token(_) => None,
         }
+    }
+
+    /// How that token came.
+    pub(super) fn presented(&self) -> Option<Presented<'_>> {
+        let digest = &self.known_token()?.digest;
+        self.scheme.map(|scheme| Presented { scheme, digest })
     }
 
     /// Whom the credentials name.
@@ -259,7 +287,7 @@ impl Certificate {
 // === impl KnownToken ===
 
 impl KnownToken {
-    fn new(mut token: VerifiedToken, snapshot: &Snapshot) -> Self {
+    fn new(mut token: VerifiedToken, digest: [u8; 32], snapshot: &Snapshot) -> Self {
         let claims = token.claims.take();
         let workload = match (&token.workload, &claims) {
             (Some(id), _) => Ok(Party::of(id.as_str())),
@@ -287,6 +315,7 @@ impl KnownToken {
             global_version: snapshot.global_version,
             mappings_version: (!token.kind.names_workload()).then(|| snapshot.mappings.version()),
             token,
+            digest,
         }
     }
 

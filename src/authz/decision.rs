@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::proof::Challenge;
 use super::reason::Reason;
 use crate::object::GrantId;
 use crate::wire::Position;
@@ -55,6 +56,10 @@ pub struct Decision {
     pub cached: bool,
     /// More about the reason, for records and explanations; holds no token and no header value.
     pub detail: Option<Arc<str>>,
+    /// What a denied client is asked to bring.
+    pub challenge: Challenge,
+    /// A nonce for the client's next DPoP proof, on an allow as on a denial.
+    pub dpop_nonce: Option<String>,
 }
 
 /// A grant request that would turn the denial into an allow once approved.
@@ -94,6 +99,8 @@ pub(super) struct Parts {
     pub(super) behind_ms: u64,
     pub(super) cached: bool,
     pub(super) detail: Option<Arc<str>>,
+    pub(super) challenge: Challenge,
+    pub(super) dpop_nonce: Option<String>,
 }
 
 // === impl Decision ===
@@ -120,6 +127,8 @@ impl Decision {
             behind_ms: p.behind_ms,
             cached: p.cached,
             detail: p.detail,
+            challenge: p.challenge,
+            dpop_nonce: p.dpop_nonce,
         }
     }
 
@@ -144,6 +153,8 @@ impl Decision {
             behind_ms: 0,
             cached: false,
             detail: Some(Arc::from(detail)),
+            challenge: Challenge::default(),
+            dpop_nonce: None,
         })
     }
 
@@ -169,6 +180,8 @@ impl Decision {
             behind_ms: 0,
             cached: false,
             detail: None,
+            challenge: Challenge::default(),
+            dpop_nonce: None,
         })
     }
 

@@ -1,7 +1,7 @@
 //! The engine: a request, a snapshot and a time become a decision.
 //!
-//! Pure; no clock, no I/O, no runtime. The order is always: normalise, refuse ambiguity, authenticate, revocation,
-//! freshness, resolve workload, grant, Cedar. Default deny; any Cedar error denies. Policy is asked without the grant
+//! Pure; no clock, no I/O, no runtime. The order is always: normalise, refuse ambiguity, authenticate, proof of
+//! possession, revocation, freshness, resolve workload, grant, Cedar. Default deny; any Cedar error denies. Policy is asked without the grant
 //! first and with it second, so that a grant can only ever add: adding a forbid, removing a grant or adding a
 //! revocation never turns a deny into an allow. A [`Memo`] may answer for the two expensive steps, and may not change
 //! any answer.
@@ -18,9 +18,10 @@ use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, intake};
 use super::path::CanonicalPath;
-use super::peer::{KnownCertificate, Settings};
+use super::peer::{self, KnownCertificate, Settings};
+use super::proof::{self, Challenge, Proving};
 use super::reason::Reason;
-use super::request::Request;
+use super::request::{Door, Request};
 use super::route::RouteMatch;
 use super::snapshot::{Registered, Snapshot};
 use crate::clock::{Now, Timestamp};
@@ -78,23 +79,26 @@ pub struct Inputs<'a> {
     pub lease: Option<Lease>,
     /// The time.
     pub now: Now,
+    /// What is known of proofs of possession. Without it, no proof counts that could be replayed.
+    pub proofs: Option<Proving<'a>>,
     /// What the owner of the enforcement point says.
     pub settings: &'a Settings,
 }
 
 /// Decides.
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, &mut Trace::off())
+    // What only asks does not use a proof up.
+    run(request, inputs, memo, request.door == Door::Check, &mut Trace::off())
 }
 
-/// Decides without any memo, and tells each step.
+/// Decides without any memo, and tells each step. Uses no proof up.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
-    let decision = run(request, inputs, &NoMemo, &mut trace);
+    let decision = run(request, inputs, &NoMemo, true, &mut trace);
     (decision, trace.into_steps())
 }
 
-fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut Trace) -> Decision {
+fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, looks_only: bool, trace: &mut Trace) -> Decision {
     let mut parts = Parts {
         id: DecisionId::new(inputs.now.wall),
         reason: Reason::SystemInternal,
@@ -113,8 +117,10 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut 
         behind_ms: 0,
         cached: false,
         detail: None,
+        challenge: Challenge::default(),
+        dpop_nonce: None,
     };
-    let (reason, detail) = match steps(request, inputs, memo, trace, &mut parts) {
+    let (reason, detail) = match steps(request, inputs, memo, looks_only, trace, &mut parts) {
         Ok(reason) => (reason, None),
         Err((reason, detail)) => (reason, detail),
     };
@@ -134,6 +140,7 @@ fn steps(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
+    looks_only: bool,
     trace: &mut Trace,
     parts: &mut Parts,
 ) -> Result<Reason, Denied> {
@@ -153,11 +160,30 @@ fn steps(
 
     // Authenticate. The route is looked up first, because it says which credentials count.
     let route = snapshot.routes.table.find(host, request.method, path);
+    parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
     let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
     trace.step("authenticate", || caller.describe());
-    if caller.token().is_some_and(|token| token.confirmation.is_some()) {
-        return deny(Reason::CredentialPopMissing, "the token has `cnf`, and no proof of possession counts");
-    }
+
+    // Proof of possession: never from a cache. It may be of a certificate that the route does not look at.
+    let certificate = || {
+        let presented = peer::presented(request.peer, &intake, inputs.settings, snapshot, now, memo)?;
+        Ok(presented.map(|presented| presented.thumbprint()))
+    };
+    let origins = route.map_or(&[][..], |route| &*route.origins);
+    let claim = proof::Claim {
+        method: request.method,
+        scheme: request.scheme,
+        authority: request.host,
+        intake: &intake,
+        origins,
+        proving: inputs.proofs,
+        now: now.wall,
+    };
+    let mut asked = (parts.challenge, None);
+    let proven = proof::prove(&claim, &caller, certificate, &mut asked);
+    (parts.challenge, parts.dpop_nonce) = asked;
+    let proven = proven?;
+    parts.dpop_nonce = proven.nonce;
 
     // Revocation, on every request and before any cached answer.
     if let Some(reason) = caller.revoked(snapshot) {
@@ -166,6 +192,12 @@ fn steps(
     trace.step("revocation", || {
         format!("none of {} revocations is about these credentials", snapshot.revocations.len())
     });
+
+    // Only now is a proof used up: what has been revoked takes no room from others.
+    if let Some(unused) = proven.unused {
+        unused.use_up(inputs.proofs, now.wall, looks_only)?;
+        trace.step("proof", || "the key that the token is bound to was proven".to_owned());
+    }
 
     // Freshness. The route says how fresh is fresh enough.
     if let Some(problem) = &snapshot.denies_everything {
@@ -190,8 +222,9 @@ fn steps(
         if snapshot.revocations.is_delegator_revoked(&workload.id) {
             return Err((Reason::RevokedDelegator, None));
         }
-        if let Some(reason) = snapshot.revocations.of_workload(&actor.id) {
-            return deny(reason, "the workload that acts has been revoked");
+        let issued_at = caller.token().and_then(|token| token.issued_at);
+        if let Some(reason) = snapshot.revocations.of_actor(&actor.id, issued_at) {
+            return deny(reason, "the workload that acts, or its tokens of that time, have been revoked");
         }
     }
     if let Some(grant) = caller.grant().filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {

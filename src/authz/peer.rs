@@ -145,7 +145,6 @@ pub(super) fn rejected(rejection: Rejection) -> Denied {
 
 impl Presented<'_> {
     /// SHA-256 of it: what a token that is bound to a certificate names (RFC 8705).
-    #[expect(dead_code, reason = "until bound tokens are checked")]
     pub(super) fn thumbprint(&self) -> [u8; 32] {
         credential::certificate_thumbprint(&self.der)
     }

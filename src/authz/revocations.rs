@@ -107,6 +107,18 @@ impl Revocations {
         !self.targets.is_empty() && self.targets.get(&digest("delegator", &[workload])).is_some()
     }
 
+    /// Why a workload may not act by a token of this time, if so: a token is in its actor's hands as well.
+    pub(super) fn of_actor(&self, actor: &str, issued_at: Option<Timestamp>) -> Option<Reason> {
+        if self.targets.is_empty() {
+            return None;
+        }
+        let ended = self.targets.get(&digest("tokens_before", &[actor]));
+        if ended.is_some_and(|mark| issued_at.is_none_or(|at| at < mark.before)) {
+            return Some(Reason::RevokedToken);
+        }
+        self.of_workload(actor)
+    }
+
     /// Why a workload does not count any more, whatever it shows, if so.
     pub(super) fn of_workload(&self, workload: &str) -> Option<Reason> {
         let revoked = !self.targets.is_empty() && self.targets.get(&digest("workload", &[workload])).is_some();

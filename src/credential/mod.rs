@@ -14,6 +14,7 @@ mod json;
 mod jwk;
 mod jws;
 mod profile;
+mod proof;
 mod rejection;
 mod signer;
 mod spiffe_id;
@@ -27,6 +28,10 @@ mod tests;
 pub use self::client_cert::certificate_from_client_cert;
 pub use self::issuers::{IssuerSet, check_issuer, same_tokens};
 pub use self::profile::Actor;
+pub use self::proof::{
+    Confirmation, DPOP_ALGORITHMS, DPOP_WINDOW, Dpop, MAX_PROOF, NONCE_PERIOD, NonceKeyError, Nonces, Proven, Unproven,
+    WPT_MAX_LIFETIME, Wpt, check_dpop, check_wpt,
+};
 pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};
 pub use self::spiffe_id::{MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, SpiffeIdError, check_trust_domain};

@@ -7,5 +7,7 @@
 #[cfg(test)]
 pub(crate) mod certificates;
 mod estate;
+mod holder;
 
 pub use self::estate::{AUDIENCE, Estate, POLICIES, Size, headers, request};
+pub use self::holder::{KeyHolder, changed, digest};

@@ -8,16 +8,19 @@ mod raw;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 pub use self::raw::{
-    RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
-    RawState, RawTrustedProxy, RecordOutput,
+    RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawProof, RawRecords, RawScope, RawSidecar,
+    RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
 };
 use super::load::{self, ConfigError, Environment};
 use super::shared::Telemetry;
 use super::values::{Address, Cidr, HttpUrl, Identity, Span};
 use crate::authz::TrustedProxy;
-use crate::credential::SpiffeId;
+use crate::credential::{Nonces, SpiffeId};
 use crate::object::ResourceName;
+use crate::tls;
 use crate::wire::VerifyKey;
 
 /// A sidecar's configuration, validated.
@@ -35,6 +38,8 @@ pub struct SidecarConfig {
     pub state: StateDirectory,
     /// Sizes of its caches.
     pub cache: Cache,
+    /// The key of nonces that other enforcement points share, if they do.
+    pub nonces: Option<Nonces>,
     /// What it puts up with.
     pub limits: Limits,
     /// Decision records.
@@ -127,6 +132,8 @@ pub struct Cache {
     pub tokens: u64,
     /// Decisions.
     pub decisions: u64,
+    /// Used proofs of possession; at least 1.
+    pub proofs: u64,
 }
 
 /// What a sidecar puts up with. Every value is at least 1.
@@ -196,7 +203,8 @@ impl RawSidecar {
             scope: self.scope.validate()?,
             trusted_proxies: trusted_proxies(self.trusted_proxies)?,
             state: self.state.validate()?,
-            cache: Cache { tokens: self.cache.tokens, decisions: self.cache.decisions },
+            cache: self.cache.validate()?,
+            nonces: self.proof.validate()?,
             limits: self.limits.validate()?,
             records: self.records.validate()?,
             telemetry: self.telemetry.validate(),
@@ -319,6 +327,26 @@ impl RawState {
         }
         positive("state.max_staleness", self.max_staleness)?;
         Ok(StateDirectory { directory: self.directory, max_staleness: self.max_staleness.0 })
+    }
+}
+
+impl RawCache {
+    fn validate(self) -> Result<Cache, ConfigError> {
+        if self.proofs == 0 {
+            return Err(ConfigError::value("cache.proofs", "must be at least 1"));
+        }
+        Ok(Cache { tokens: self.tokens, decisions: self.decisions, proofs: self.proofs })
+    }
+}
+
+impl RawProof {
+    fn validate(self) -> Result<Option<Nonces>, ConfigError> {
+        let Some(path) = self.nonce_key_file else { return Ok(None) };
+        let key = "proof.nonce_key_file";
+        let bytes = Zeroizing::new(load::read_named(key, &path)?);
+        tls::warn_if_exposed(&path);
+        let text = std::str::from_utf8(&bytes).map_err(|_not_utf8| ConfigError::file(key, &path, "it is not text"))?;
+        Nonces::with_key(text).map(Some).map_err(|e| ConfigError::file(key, &path, format!("it is {e}")))
     }
 }
 

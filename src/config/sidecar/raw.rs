@@ -29,6 +29,8 @@ pub struct RawSidecar {
     pub state: RawState,
     /// Sizes of its caches.
     pub cache: RawCache,
+    /// Proofs of possession.
+    pub proof: RawProof,
     /// What it puts up with from its clients.
     pub limits: RawLimits,
     /// Decision records.
@@ -131,6 +133,19 @@ pub struct RawCache {
     pub tokens: u64,
     /// Decisions. 0 evaluates each time.
     pub decisions: u64,
+    /// Used proofs of possession, each remembered for as long as it would hold: a minute for DPoP. No cache: when it is
+    /// full, proofs are answered `system.overload`.
+    pub proofs: u64,
+}
+
+/// Proofs of possession.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Proof")]
+pub struct RawProof {
+    /// File with 32 to 1024 random bytes in base64, mode 0600: the key of the nonces for DPoP proofs. The same for all
+    /// enforcement points behind one load balancer. Without it: a random key of this process.
+    pub nonce_key_file: Option<PathBuf>,
 }
 
 /// What the sidecar puts up with from its clients.
@@ -215,7 +230,7 @@ impl Default for RawState {
 
 impl Default for RawCache {
     fn default() -> Self {
-        Self { tokens: 100_000, decisions: 100_000 }
+        Self { tokens: 100_000, decisions: 100_000, proofs: 100_000 }
     }
 }
 
