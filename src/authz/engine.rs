@@ -38,7 +38,28 @@ pub trait Memo {
     fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>>;
     /// Remembers an answer.
     fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>);
+
+    /// Whether a public-key operation may run now. Asked before each of them; when not, nothing is decided:
+    /// [`Deferred`].
+    fn admits_verification(&self) -> bool {
+        true
+    }
+    /// Whether the signature of this token, by the digest of the whole, was found bad under issuers of this version.
+    fn is_forged(&self, _digest: &[u8; 32], _global_version: u64) -> bool {
+        false
+    }
+    /// Remembers that it was.
+    fn keep_forged(&self, _digest: [u8; 32], _global_version: u64) {}
 }
+
+/// No decision was made, because it takes a public-key operation and the caller did not admit one. No answer at all,
+/// least of all an allow: whoever gets it decides again where there is time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "nothing has been decided"]
+pub struct Deferred;
+
+/// Another memo, which admits no public-key operation.
+struct Unverifying<'a, M>(&'a M);
 
 /// Remembers nothing.
 #[derive(Debug, Clone, Copy)]
@@ -72,19 +93,29 @@ pub struct Inputs<'a> {
     pub now: Now,
 }
 
-/// Decides.
+/// Decides. Verifies what has to be verified; a memo that does not admit it gets a denial.
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, &mut Trace::off())
+    run(request, inputs, memo, &mut Trace::off()).unwrap_or_else(|Deferred| undecided(inputs))
+}
+
+/// Decides, unless that takes a public-key operation: for a thread that others wait for. [`decide`] then gives the
+/// same answer that this would have given.
+pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Result<Decision, Deferred> {
+    run(request, inputs, &Unverifying(memo), &mut Trace::off())
 }
 
 /// Decides without any memo, and tells each step.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
-    let decision = run(request, inputs, &NoMemo, &mut trace);
+    let decision = run(request, inputs, &NoMemo, &mut trace).unwrap_or_else(|Deferred| undecided(inputs));
     (decision, trace.into_steps())
 }
 
-fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut Trace) -> Decision {
+fn undecided(inputs: Inputs<'_>) -> Decision {
+    Decision::refuse(DecisionId::new(inputs.now.wall), Reason::SystemInternal, "verification was not admitted")
+}
+
+fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut Trace) -> Result<Decision, Deferred> {
     let mut parts = Parts {
         id: DecisionId::new(inputs.now.wall),
         reason: Reason::SystemInternal,
@@ -105,18 +136,26 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut 
     };
     let (reason, detail) = match steps(request, inputs, memo, trace, &mut parts) {
         Ok(reason) => (reason, None),
-        Err((reason, detail)) => (reason, detail),
+        Err(Halt::Denied((reason, detail))) => (reason, detail),
+        Err(Halt::Deferred) => return Err(Deferred),
     };
     parts.reason = reason;
     parts.detail = detail;
     trace.step("answer", || format!("{reason}: {}", reason.title()));
-    Decision::new(parts)
+    Ok(Decision::new(parts))
 }
 
 pub(super) type Denied = (Reason, Option<Arc<str>>);
 
-pub(super) fn deny<T>(reason: Reason, detail: &str) -> Result<T, Denied> {
-    Err((reason, Some(Arc::from(detail))))
+/// Why a decision goes no further: it is a denial, or it is none yet.
+#[derive(Debug)]
+pub(super) enum Halt {
+    Denied(Denied),
+    Deferred,
+}
+
+pub(super) fn deny<T, E: From<Denied>>(reason: Reason, detail: &str) -> Result<T, E> {
+    Err((reason, Some(Arc::from(detail))).into())
 }
 
 fn steps(
@@ -125,10 +164,10 @@ fn steps(
     memo: &impl Memo,
     trace: &mut Trace,
     parts: &mut Parts,
-) -> Result<Reason, Denied> {
+) -> Result<Reason, Halt> {
     let (Some(snapshot), Some(lease)) = (inputs.snapshot, inputs.lease) else {
         trace.step("freshness", || "no state yet".to_owned());
-        return Err((Reason::SystemNotReady, None));
+        return Err((Reason::SystemNotReady, None).into());
     };
     let now = inputs.now;
     let age = lease.age(now);
@@ -149,7 +188,7 @@ fn steps(
 
     // Revocation, on every request and before any cached answer.
     if let Some(reason) = caller.revoked(snapshot) {
-        return Err((reason, None));
+        return Err((reason, None).into());
     }
     trace.step("revocation", || format!("none of {} revocations is about this token", snapshot.revocations.len()));
 
@@ -174,7 +213,7 @@ fn steps(
         parts.earlier_actors = caller.earlier_actors().cloned();
         trace.step("actor", || format!("`{}` acts for it", actor.id));
         if snapshot.revocations.is_delegator_revoked(&workload.id) {
-            return Err((Reason::RevokedDelegator, None));
+            return Err((Reason::RevokedDelegator, None).into());
         }
         if let Some(reason) = snapshot.revocations.of_workload(&actor.id) {
             return deny(reason, "the workload that acts has been revoked");
@@ -416,6 +455,46 @@ impl Standing {
             Self::Pending(id) => (Reason::EntitlementGrantPending, Some(id)),
             Self::NotYetValid(id) => (Reason::EntitlementGrantNotYetValid, Some(id)),
         }
+    }
+}
+
+// === impl Halt ===
+
+impl From<Denied> for Halt {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+// === impl Unverifying ===
+
+impl<M: Memo> Memo for Unverifying<'_, M> {
+    fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>> {
+        self.0.token(digest, usable)
+    }
+
+    fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>) {
+        self.0.keep_token(digest, token);
+    }
+
+    fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>> {
+        self.0.answer(key, usable)
+    }
+
+    fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>) {
+        self.0.keep_answer(key, answer);
+    }
+
+    fn admits_verification(&self) -> bool {
+        false
+    }
+
+    fn is_forged(&self, digest: &[u8; 32], global_version: u64) -> bool {
+        self.0.is_forged(digest, global_version)
+    }
+
+    fn keep_forged(&self, digest: [u8; 32], global_version: u64) {
+        self.0.keep_forged(digest, global_version);
     }
 }
 

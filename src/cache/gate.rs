@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::memo::{CacheCounters, CacheSizes, MokaMemo};
-use crate::authz::{self, Decision, Inputs, Request, Step};
+use crate::authz::{self, Decision, Deferred, Inputs, Request, Step};
 use crate::clock::SharedClock;
 use crate::state::State;
 
@@ -25,12 +25,20 @@ impl Gate {
         Self { state, clock, memo: MokaMemo::new(sizes) }
     }
 
-    /// Decides. Synchronous: no network, no disk, no wait.
+    /// Decides. Synchronous: no network, no disk, no wait. Verifies a token that it does not know.
     pub fn check(&self, request: &Request<'_>) -> Decision {
         // The guard is held until the decision stands: who replaces the state can wait for that.
         let world = self.state.load();
         let inputs = Inputs { snapshot: world.snapshot.as_deref(), lease: world.lease, now: self.clock.now() };
         authz::decide(request, inputs, &self.memo)
+    }
+
+    /// Decides, unless that takes the verification of a signature: [`Self::check`] then decides, on a thread of a
+    /// [`VerificationPool`](super::VerificationPool).
+    pub fn check_unless_costly(&self, request: &Request<'_>) -> Result<Decision, Deferred> {
+        let world = self.state.load();
+        let inputs = Inputs { snapshot: world.snapshot.as_deref(), lease: world.lease, now: self.clock.now() };
+        authz::decide_unless_costly(request, inputs, &self.memo)
     }
 
     /// Decides without the caches and tells each step.
