@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::authenticate::Caller;
-use super::engine::{Denied, deny};
+use super::engine::{Denied, Halt, deny};
 use super::intake::{Intake, Scheme};
 use super::reason::Reason;
 use super::target::Target;
@@ -88,13 +88,14 @@ pub(super) struct Claim<'a> {
 }
 
 /// Checks what the caller's token is bound to. `certificate` finds the thumbprint of the client's, if it showed one; what
-/// a denial should ask for goes to `asked`, with its nonce.
+/// a denial should ask for goes to `asked`, with its nonce. `admits` says whether a signature may be verified now.
 pub(super) fn prove(
     claim: &Claim<'_>,
     caller: &Caller,
     certificate: impl FnOnce() -> Result<Option<[u8; 32]>, Denied>,
+    admits: impl Fn() -> bool,
     asked: &mut (Challenge, Option<String>),
-) -> Result<Outcome, Denied> {
+) -> Result<Outcome, Halt> {
     let Claim { method, scheme, authority, intake, origins, proving, now } = *claim;
     let (Some(token), Some(presented)) = (caller.token(), caller.presented()) else { return Ok(Outcome::default()) };
     if token.is_wit != (presented.scheme == Scheme::Wpt) {
@@ -134,6 +135,9 @@ pub(super) fn prove(
             (true, Some(nonces)) => Some(nonces),
             (true, None) => return deny(Reason::SystemInternal, "there is no key for nonces"),
         };
+        if !admits() {
+            return Err(Halt::Deferred);
+        }
         let token_digest = presented.digest;
         let remembered_since = proving.since;
         let dpop = Dpop { proof, method, is_target: &is_target, token_digest, bound_to, nonces, remembered_since, now };
@@ -142,6 +146,9 @@ pub(super) fn prove(
         let Some(proof) = wpt(intake)? else {
             return deny(Reason::CredentialPopMissing, "the workload identity token has no proof beside it");
         };
+        if !admits() {
+            return Err(Halt::Deferred);
+        }
         let transaction = intake.beside.txn_token;
         let token_digest = presented.digest;
         credential::check_wpt(&Wpt {

@@ -135,6 +135,7 @@ impl Observer {
         let at = format!("seed {}, {elapsed:?}, {} at {position:?}", self.seed, edge.name);
         assert!(position >= self.positions[n], "{at}: fell back from {:?}", self.positions[n]);
         self.positions[n] = position;
+        let settings = authz::Settings::default();
         let is_cut_off = self.cut_since[n].is_some_and(|since| elapsed > since + MAX_STALENESS + SLACK);
         let mut line = format!("{elapsed:?} {} {:?}:", edge.name, position.map(|p| p.revision.0));
         for (workload, jti, token) in self.tokens.iter().rev().take(TRIED) {
@@ -148,8 +149,13 @@ impl Observer {
                 line = format!("{line} {}", if allowed { decision.reason.code() } else { decision.reason.family() });
                 // Invariant 3: it decides on the state of its revision, whatever order things arrived in.
                 if let Some(position) = position {
-                    let inputs =
-                        Inputs { snapshot: Some(&self.history[&position]), lease: world.lease, now: edge.clock.now() };
+                    let inputs = Inputs {
+                        snapshot: Some(&self.history[&position]),
+                        lease: world.lease,
+                        now: edge.clock.now(),
+                        proofs: None,
+                        settings: &settings,
+                    };
                     let expected = authz::decide(&request, inputs, &NoMemo);
                     assert_eq!((decision.reason, decision.grant), (expected.reason, expected.grant), "{what}");
                 } else {
