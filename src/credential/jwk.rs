@@ -41,6 +41,18 @@ struct Jwk<'a> {
     members: &'a Map<String, Value>,
 }
 
+/// The points of Ed25519 whose order divides 8, without the sign of x; the last two are spelt past the prime. RFC 8032,
+/// section 5.1.7, lets them pass, and a signature under one of them says nothing.
+const SMALL_ORDER: [&str; 7] = [
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "JuiVj8KyJ7BFw_SJ8u-Y8NXfrAXTxjM5sTgCiG1T_AU",
+    "xxdqcD1N2E-6PAt2DRBnDyogU_osOczGTsf9d5KsA3o",
+    "7P_______________________________________38",
+    "7f_______________________________________38",
+    "7v_______________________________________38",
+];
+
 // === impl Key ===
 
 impl Key {
@@ -192,6 +204,13 @@ impl<'a> Jwk<'a> {
         let x = self.bytes("x")?;
         if x.len() != 32 {
             return Err(self.error("x", format!("has {} bytes; on Ed25519 it has 32", x.len())));
+        }
+        let mut unsigned = x.clone();
+        if let Some(last) = unsigned.last_mut() {
+            *last &= 0x7f;
+        }
+        if SMALL_ORDER.contains(&&*URL_SAFE_NO_PAD.encode(unsigned)) {
+            return Err(self.error("x", "is a point of small order, under which anybody can sign"));
         }
         Ok(x)
     }
