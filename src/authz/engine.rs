@@ -139,7 +139,7 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut 
     Decision::new(parts)
 }
 
-type Denied = (Reason, Option<Arc<str>>);
+pub(super) type Denied = (Reason, Option<Arc<str>>);
 
 fn deny<T>(reason: Reason, detail: &str) -> Result<T, Denied> {
     Err((reason, Some(Arc::from(detail))))
@@ -464,7 +464,7 @@ fn describe(covering: &Covering) -> String {
 // === impl KnownToken ===
 
 impl KnownToken {
-    fn new(mut token: VerifiedToken, snapshot: &Snapshot) -> Self {
+    pub(super) fn new(mut token: VerifiedToken, snapshot: &Snapshot) -> Self {
         let claims = token.claims.take();
         let workload = match (&token.workload, &claims) {
             (Some(id), _) => Ok(Party::of(id.as_str())),
@@ -493,6 +493,12 @@ impl KnownToken {
             mappings_version: (!token.kind.names_workload()).then(|| snapshot.mappings.version()),
             token,
         }
+    }
+
+    /// The registered workload, and who acts for it.
+    pub(super) fn parties(&self, snapshot: &Snapshot) -> Result<(Arc<str>, Option<Arc<str>>), Denied> {
+        let id = |party| registered(party, snapshot).map(|(workload, _)| Arc::clone(&workload.id));
+        Ok((id(&self.workload)?, self.actor.as_ref().map(id).transpose()?))
     }
 
     fn mapped(token: &VerifiedToken, claims: &Value, snapshot: &Snapshot) -> Result<Party, &'static str> {

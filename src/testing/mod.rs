@@ -5,5 +5,7 @@
 //! be had for real.
 
 mod estate;
+mod signing_key;
 
 pub use self::estate::{AUDIENCE, Estate, POLICIES, Size, headers, request};
+pub use self::signing_key::SigningKey;
