@@ -9,9 +9,12 @@
 )]
 
 mod cli;
+mod credentials;
+mod cve_classes;
 mod decisions;
 mod end_to_end;
 mod envoy;
 mod envoy_config;
 mod failure_mode;
 mod running;
+mod token_verify;
