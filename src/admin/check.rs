@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::Sidecar;
-use crate::authz::{Decision, Door, Header, Request};
+use crate::authz::{Decision, Door, Header, Peer, Request};
 use crate::cache::Step;
 
 /// The request to decide on.
@@ -130,7 +130,8 @@ fn request(asked: &CheckBody) -> Request<'_> {
         .flat_map(|(name, values)| values.as_slice().iter().map(move |value| Header { name, value: value.as_bytes() }))
         .collect();
     let (method, path, host) = (&asked.method, &asked.path, &asked.host);
-    Request { door: Door::Check, method, path, host, headers, partial_body: false }
+    let (scheme, peer) = ("https", Peer::default());
+    Request { door: Door::Check, method, path, host, scheme, headers, partial_body: false, peer }
 }
 
 fn bad_request(error: &serde_path_to_error::Error<serde_json::Error>) -> Response {

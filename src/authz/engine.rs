@@ -1,7 +1,7 @@
 //! The engine: a request, a snapshot and a time become a decision.
 //!
-//! Pure; no clock, no I/O, no runtime. The order is always: normalise, refuse ambiguity, authenticate, revocation,
-//! freshness, resolve workload, grant, Cedar. Default deny; any Cedar error denies. Policy is asked without the grant
+//! Pure; no clock, no I/O, no runtime. The order is always: normalise, refuse ambiguity, authenticate, proof of
+//! possession, revocation, freshness, resolve workload, grant, Cedar. Default deny; any Cedar error denies. Policy is asked without the grant
 //! first and with it second, so that a grant can only ever add: adding a forbid, removing a grant or adding a
 //! revocation never turns a deny into an allow. A [`Memo`] may answer for the two expensive steps, and may not change
 //! any answer.
@@ -10,24 +10,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
 use smallvec::SmallVec;
 
+use super::authenticate::{KnownToken, authenticate, registered};
 use super::decision::{Decision, DecisionId, GrantHint, Parts};
 use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, intake};
-use super::mapping::Unmapped;
 use super::path::CanonicalPath;
+use super::peer::{self, KnownCertificate, Settings};
+use super::proof::{self, Challenge, Proving};
 use super::reason::Reason;
-use super::request::Request;
-use super::revocations::TokenMarks;
+use super::request::{Door, Request};
 use super::route::RouteMatch;
 use super::snapshot::{Registered, Snapshot};
 use crate::clock::{Now, Timestamp};
-use crate::credential::{self, SpiffeId, VerifiedToken};
 use crate::grant::{Active, Covering, Standing, WorkloadKey};
-use crate::object::{Freshness, GrantId, IssuerKind};
+use crate::object::{Freshness, GrantId};
 use crate::policy::{Facts, GrantFacts, Outcome, ResourceEntity};
 
 /// What the engine may remember between requests. Everything it is given back is checked again against the snapshot
@@ -37,6 +36,13 @@ pub trait Memo {
     fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>>;
     /// Remembers a verified token.
     fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>);
+    /// A certificate that was read before, by the digest of the whole certificate. Whose it is never changes; whether
+    /// it counts is asked each time.
+    fn certificate(&self, _digest: &[u8; 32]) -> Option<Arc<KnownCertificate>> {
+        None
+    }
+    /// Remembers a certificate.
+    fn keep_certificate(&self, _digest: [u8; 32], _certificate: &Arc<KnownCertificate>) {}
     /// An answer that was computed before, by the encoding of all its inputs, if it is still usable.
     fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>>;
     /// Remembers an answer.
@@ -46,29 +52,6 @@ pub trait Memo {
 /// Remembers nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct NoMemo;
-
-/// A verified token, with what follows from it and the mappings alone.
-#[derive(Debug)]
-pub struct KnownToken {
-    /// Without its claims, which only resolving needs.
-    token: VerifiedToken,
-    workload: Result<Party, &'static str>,
-    /// Who acts, if somebody else does.
-    actor: Option<Result<Party, &'static str>>,
-    earlier_actors: Option<Arc<[Arc<str>]>>,
-    marks: TokenMarks,
-    /// The version of the issuers it was verified against, read before verification.
-    global_version: u64,
-    /// The version of the mappings it was resolved by, when it was.
-    mappings_version: Option<u64>,
-}
-
-/// A workload by name, registered or not.
-#[derive(Debug, Clone)]
-struct Party {
-    id: Arc<str>,
-    key: WorkloadKey,
-}
 
 /// What policy and grants said, with the versions that were read before they were asked.
 #[derive(Debug)]
@@ -96,21 +79,26 @@ pub struct Inputs<'a> {
     pub lease: Option<Lease>,
     /// The time.
     pub now: Now,
+    /// What is known of proofs of possession. Without it, no proof counts that could be replayed.
+    pub proofs: Option<Proving<'a>>,
+    /// What the owner of the enforcement point says.
+    pub settings: &'a Settings,
 }
 
 /// Decides.
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, &mut Trace::off())
+    // What only asks does not use a proof up.
+    run(request, inputs, memo, request.door == Door::Check, &mut Trace::off())
 }
 
-/// Decides without any memo, and tells each step.
+/// Decides without any memo, and tells each step. Uses no proof up.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
-    let decision = run(request, inputs, &NoMemo, &mut trace);
+    let decision = run(request, inputs, &NoMemo, true, &mut trace);
     (decision, trace.into_steps())
 }
 
-fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut Trace) -> Decision {
+fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, looks_only: bool, trace: &mut Trace) -> Decision {
     let mut parts = Parts {
         id: DecisionId::new(inputs.now.wall),
         reason: Reason::SystemInternal,
@@ -123,13 +111,16 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut 
         action: None,
         policies: no_policies(),
         token_id: None,
+        certificate_serial: None,
         grant_request: None,
         position: None,
         behind_ms: 0,
         cached: false,
         detail: None,
+        challenge: Challenge::default(),
+        dpop_nonce: None,
     };
-    let (reason, detail) = match steps(request, inputs, memo, trace, &mut parts) {
+    let (reason, detail) = match steps(request, inputs, memo, looks_only, trace, &mut parts) {
         Ok(reason) => (reason, None),
         Err((reason, detail)) => (reason, detail),
     };
@@ -141,7 +132,7 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut 
 
 pub(super) type Denied = (Reason, Option<Arc<str>>);
 
-fn deny<T>(reason: Reason, detail: &str) -> Result<T, Denied> {
+pub(super) fn deny<T>(reason: Reason, detail: &str) -> Result<T, Denied> {
     Err((reason, Some(Arc::from(detail))))
 }
 
@@ -149,6 +140,7 @@ fn steps(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
+    looks_only: bool,
     trace: &mut Trace,
     parts: &mut Parts,
 ) -> Result<Reason, Denied> {
@@ -163,45 +155,69 @@ fn steps(
 
     // Normalise, refuse ambiguity.
     let intake = intake(request).map_err(|(reason, detail)| (reason, Some(Arc::from(detail))))?;
-    let Intake { path, host, token, min_revision } = intake;
+    let Intake { path, host, min_revision, .. } = &intake;
     trace.step("normalise", || format!("{} {}", request.method, path.as_str()));
 
-    // Authenticate.
-    let Some(token) = token else { return Err((Reason::CredentialMissing, None)) };
-    let known = authenticate(token, snapshot, now, memo)?;
-    trace.step("authenticate", || {
-        let t = &known.token;
-        format!("token of `{}` from issuer `{}`, key `{}`, until {}", t.subject, t.issuer, t.kid, t.expires_at)
-    });
-    if known.token.confirmation.is_some() {
-        return deny(Reason::CredentialPopMissing, "the token has `cnf`, and no proof of possession counts");
-    }
+    // Authenticate. The route is looked up first, because it says which credentials count.
+    let route = snapshot.routes.table.find(host, request.method, path);
+    parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
+    let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
+    trace.step("authenticate", || caller.describe());
+
+    // Proof of possession: never from a cache. It may be of a certificate that the route does not look at.
+    let certificate = || {
+        let presented = peer::presented(request.peer, &intake, inputs.settings, snapshot, now, memo)?;
+        Ok(presented.map(|presented| presented.thumbprint()))
+    };
+    let origins = route.map_or(&[][..], |route| &*route.origins);
+    let claim = proof::Claim {
+        method: request.method,
+        scheme: request.scheme,
+        authority: request.host,
+        intake: &intake,
+        origins,
+        proving: inputs.proofs,
+        now: now.wall,
+    };
+    let mut asked = (parts.challenge, None);
+    let proven = proof::prove(&claim, &caller, certificate, &mut asked);
+    (parts.challenge, parts.dpop_nonce) = asked;
+    let proven = proven?;
+    parts.dpop_nonce = proven.nonce;
 
     // Revocation, on every request and before any cached answer.
-    if let Some(reason) = snapshot.revocations.of_token(&known.marks, known.token.issued_at) {
+    if let Some(reason) = caller.revoked(snapshot) {
         return Err((reason, None));
     }
-    trace.step("revocation", || format!("none of {} revocations is about this token", snapshot.revocations.len()));
+    trace.step("revocation", || {
+        format!("none of {} revocations is about these credentials", snapshot.revocations.len())
+    });
 
-    // Freshness. A route is looked up first, because it says how fresh is fresh enough.
+    // Only now is a proof used up: what has been revoked takes no room from others.
+    if let Some(unused) = proven.unused {
+        unused.use_up(inputs.proofs, now.wall, looks_only)?;
+        trace.step("proof", || "the key that the token is bound to was proven".to_owned());
+    }
+
+    // Freshness. The route says how fresh is fresh enough.
     if let Some(problem) = &snapshot.denies_everything {
         return deny(Reason::SystemInternal, problem);
     }
-    let route = snapshot.routes.table.find(&host, request.method, &path);
     let strict = route.is_some_and(|r| r.freshness == Freshness::Strict);
-    let good_until = fresh(snapshot, lease, now, age, strict, min_revision)?;
+    let good_until = fresh(snapshot, lease, now, age, strict, *min_revision)?;
     trace.step("freshness", || format!("at {}, confirmed {} ms ago", snapshot.position(), age.as_millis()));
 
     // Resolve the workload, and who acts for it.
-    let (workload, key) = registered(&known.workload, snapshot)?;
+    let (workload, key) = registered(caller.workload(), snapshot)?;
     parts.workload = Some(Arc::clone(&workload.id));
-    parts.subject = Some(Arc::clone(&known.token.subject));
-    parts.token_id.clone_from(&known.token.jti);
+    parts.subject = Some(Arc::clone(caller.subject()));
+    parts.token_id = caller.token_id().cloned();
+    parts.certificate_serial = caller.certificate_serial().cloned();
     trace.step("workload", || format!("`{}` is registered", workload.id));
-    let actor = known.actor.as_ref().map(|actor| registered(actor, snapshot)).transpose()?;
+    let actor = caller.actor().map(|actor| registered(actor, snapshot)).transpose()?;
     if let Some((actor, _)) = actor {
         parts.actor = Some(Arc::clone(&actor.id));
-        parts.earlier_actors.clone_from(&known.earlier_actors);
+        parts.earlier_actors = caller.earlier_actors().cloned();
         trace.step("actor", || format!("`{}` acts for it", actor.id));
         if snapshot.revocations.is_delegator_revoked(&workload.id) {
             return Err((Reason::RevokedDelegator, None));
@@ -210,7 +226,7 @@ fn steps(
             return deny(reason, "the workload that acts has been revoked");
         }
     }
-    if let Some(grant) = known.token.grant.filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {
+    if let Some(grant) = caller.grant().filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {
         parts.grant = Some(grant);
         return deny(Reason::RevokedGrant, "the token is tied to a grant that has been revoked");
     }
@@ -220,9 +236,9 @@ fn steps(
     parts.resource = Some(Arc::clone(&route.resource));
     parts.action = Some(Arc::clone(&route.action));
 
-    let (method, host, now) = (request.method, &*host, now.wall);
-    let subject = Question { snapshot, workload, key, route, path: &path, method, host, now };
-    let until = good_until.min(known.token.expires_at);
+    let (method, host, now) = (request.method, &**host, now.wall);
+    let subject = Question { snapshot, workload, key, route, path, method, host, now };
+    let until = good_until.min(caller.until());
     let mut answer = subject.answer(until, memo, trace, &mut parts.cached);
     // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
     if let Some((workload, key)) = actor.filter(|_| answer.reason.is_allow()) {
@@ -238,41 +254,6 @@ fn steps(
     parts.policies = answer.policies;
     parts.grant_request = answer.grant_request;
     Ok(answer.reason)
-}
-
-/// The registered workload of this name.
-fn registered<'a>(
-    party: &Result<Party, &'static str>,
-    snapshot: &'a Snapshot,
-) -> Result<(&'a Registered, WorkloadKey), Denied> {
-    match party {
-        Ok(party) => match snapshot.workload(&party.key, &party.id) {
-            Some(workload) => Ok((workload, party.key)),
-            None => deny(Reason::CredentialSubject, "the subject is not a registered workload"),
-        },
-        Err(unresolved) => deny(Reason::CredentialSubject, unresolved),
-    }
-}
-
-/// The verified token, from the memo when it is still good.
-fn authenticate(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Result<Arc<KnownToken>, Denied> {
-    let digest = credential::token_digest(token);
-    let current = |k: &KnownToken| {
-        k.global_version == snapshot.global_version
-            && k.mappings_version.is_none_or(|version| version == snapshot.mappings.version())
-    };
-    if let Some(known) = memo.token(&digest, current) {
-        known.token.check_time(now.wall).map_err(rejected)?;
-        return Ok(known);
-    }
-    let verified = credential::verify(token, &snapshot.issuers, now.wall).map_err(rejected)?;
-    let known = Arc::new(KnownToken::new(verified, snapshot));
-    memo.keep_token(digest, &known);
-    Ok(known)
-}
-
-fn rejected(rejection: credential::Rejection) -> Denied {
-    (Reason::from(rejection.reason), Some(Arc::from(rejection.detail)))
 }
 
 /// Until when the state is fresh enough for the route; an error when it is not.
@@ -458,60 +439,6 @@ fn describe(covering: &Covering) -> String {
     match covering.active.first() {
         Some(Active { id, not_after, .. }) => format!("grant {id} covers it until {not_after}"),
         None => format!("no active grant covers it ({:?})", covering.standing),
-    }
-}
-
-// === impl KnownToken ===
-
-impl KnownToken {
-    pub(super) fn new(mut token: VerifiedToken, snapshot: &Snapshot) -> Self {
-        let claims = token.claims.take();
-        let workload = match (&token.workload, &claims) {
-            (Some(id), _) => Ok(Party::of(id.as_str())),
-            (None, Some(claims)) => Self::mapped(&token, claims, snapshot),
-            (None, None) => Err("the token names no workload"),
-        };
-        let actor = token.actors.first().map(|actor| match token.kind {
-            IssuerKind::Portcullis | IssuerKind::Spiffe => match SpiffeId::parse(&actor.subject) {
-                // A trust domain vouches for its own; the control plane that issued a token has seen both credentials.
-                Ok(id) if token.kind == IssuerKind::Portcullis || token.is_in_trust_domain(&id) => {
-                    Ok(Party::of(id.as_str()))
-                }
-                _ => Err("the actor in `act` is not a workload that the issuer vouches for"),
-            },
-            IssuerKind::Kubernetes | IssuerKind::Oidc | IssuerKind::Github => {
-                Self::mapped(&token, &actor.claims, snapshot)
-            }
-        });
-        let earlier: Arc<[Arc<str>]> = token.actors.iter().skip(1).map(|actor| Arc::clone(&actor.subject)).collect();
-        Self {
-            marks: TokenMarks::of(&token, workload.as_ref().ok().map(|party| &*party.id)),
-            workload,
-            actor,
-            earlier_actors: (!earlier.is_empty()).then_some(earlier),
-            global_version: snapshot.global_version,
-            mappings_version: (!token.kind.names_workload()).then(|| snapshot.mappings.version()),
-            token,
-        }
-    }
-
-    /// The registered workload, and who acts for it.
-    pub(super) fn parties(&self, snapshot: &Snapshot) -> Result<(Arc<str>, Option<Arc<str>>), Denied> {
-        let id = |party| registered(party, snapshot).map(|(workload, _)| Arc::clone(&workload.id));
-        Ok((id(&self.workload)?, self.actor.as_ref().map(id).transpose()?))
-    }
-
-    fn mapped(token: &VerifiedToken, claims: &Value, snapshot: &Snapshot) -> Result<Party, &'static str> {
-        let found = snapshot.mappings.resolve(&token.issuer, token.kind, claims, &snapshot.workloads);
-        found.map(|workload| Party::of(&workload.id)).map_err(Unmapped::detail)
-    }
-}
-
-// === impl Party ===
-
-impl Party {
-    fn of(id: &str) -> Self {
-        Self { id: Arc::from(id), key: WorkloadKey::of(id) }
     }
 }
 

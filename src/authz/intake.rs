@@ -20,8 +20,45 @@ pub(super) struct Intake<'a> {
     pub(super) path: CanonicalPath<'a>,
     /// Lower-case, without port; empty when it is no host name.
     pub(super) host: Cow<'a, str>,
-    pub(super) token: Option<&'a str>,
+    pub(super) authorization: Option<Authorization<'a>>,
     pub(super) min_revision: Option<Position>,
+    /// Credentials beside it, unread.
+    pub(super) beside: Beside<'a>,
+}
+
+/// A token and the scheme it came under.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Authorization<'a> {
+    pub(super) scheme: Scheme,
+    pub(super) token: &'a str,
+}
+
+/// The schemes that carry a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    /// RFC 6750.
+    Bearer,
+    /// RFC 9449.
+    Dpop,
+    /// draft-ietf-wimse-wpt-02: the proof of the workload identity token beside it.
+    Wpt,
+}
+
+/// Headers that may carry a credential, or a proof of one, beside `Authorization`. Each is absent or single.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beside<'a> {
+    /// `DPoP` (RFC 9449).
+    pub(super) dpop: Option<&'a [u8]>,
+    /// `Workload-Identity-Token` (WIMSE).
+    pub(super) wit: Option<&'a [u8]>,
+    /// `Workload-Proof-Token` (WIMSE).
+    pub(super) wpt: Option<&'a [u8]>,
+    /// `Txn-Token`.
+    pub(super) txn_token: Option<&'a [u8]>,
+    /// `Client-Cert` (RFC 9440).
+    pub(super) client_cert: Option<&'a [u8]>,
+    /// `X-Forwarded-Client-Cert`, which is a list: its last line.
+    pub(super) xfcc: Option<&'a [u8]>,
 }
 
 /// A refusal, with what was wrong.
@@ -37,45 +74,101 @@ pub(super) fn intake<'a>(request: &Request<'a>) -> Result<Intake<'a>, Refusal> {
     }
     let mut authorization = None;
     let mut min_revision = None;
+    let mut beside = Beside::default();
     for header in &request.headers {
-        let slot = if is_header(header.name, "authorization") {
-            &mut authorization
-        } else if is_header(header.name, MIN_REVISION_HEADER) {
-            &mut min_revision
-        } else {
-            continue;
+        let slot = match Name::of(header.name) {
+            Some(Name::Authorization) => &mut authorization,
+            Some(Name::MinRevision) => &mut min_revision,
+            Some(Name::Dpop) => &mut beside.dpop,
+            Some(Name::Wit) => &mut beside.wit,
+            Some(Name::Wpt) => &mut beside.wpt,
+            Some(Name::TxnToken) => &mut beside.txn_token,
+            Some(Name::ClientCert) => &mut beside.client_cert,
+            // Several lines are one list (RFC 9110, section 5.3), of which only the end counts.
+            Some(Name::Xfcc) => {
+                beside.xfcc = Some(header.value);
+                continue;
+            }
+            None => continue,
         };
         if slot.replace(header.value).is_some() {
             return Err((Reason::InputDuplicateHeader, "a header that must be single occurs more than once".into()));
         }
     }
+    // No token and no certificate of these has a comma: it is how a proxy joins two headers.
+    let single = [beside.dpop, beside.wit, beside.wpt, beside.txn_token, beside.client_cert];
+    if single.into_iter().flatten().any(|value| value.contains(&b',')) {
+        return Err((Reason::InputDuplicateHeader, "two headers of which one is allowed, joined by a comma".into()));
+    }
     let path = CanonicalPath::parse(request.path).map_err(|e| (Reason::InputAmbiguousPath, e.to_string().into()))?;
     Ok(Intake {
         path,
         host: host_name(request.host).unwrap_or_default(),
-        token: authorization.map(bearer).transpose()?.flatten(),
+        authorization: authorization.map(token).transpose()?.flatten(),
         min_revision: min_revision.map(position).transpose()?,
+        beside,
     })
 }
 
-/// Compares a header name as every server along the way may: case-insensitively, `_` for `-`.
-fn is_header(name: &str, canonical: &str) -> bool {
-    name.len() == canonical.len()
-        && name.bytes().zip(canonical.bytes()).all(|(a, b)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-'))
+/// The headers that are looked at.
+#[derive(Debug, Clone, Copy)]
+enum Name {
+    Authorization,
+    MinRevision,
+    Dpop,
+    Wit,
+    Wpt,
+    TxnToken,
+    ClientCert,
+    Xfcc,
 }
 
-/// The token of an `Authorization: Bearer` header (RFC 6750, section 2.1); `None` for another scheme.
-fn bearer(value: &[u8]) -> Result<Option<&str>, Refusal> {
+/// The token of an `Authorization` header and its scheme (RFC 6750, section 2.1; RFC 9449, section 7.1); `None` for
+/// another scheme.
+fn token(value: &[u8]) -> Result<Option<Authorization<'_>>, Refusal> {
     if value.contains(&b',') {
         return Err((Reason::InputDuplicateHeader, "two Authorization headers, joined by a comma".into()));
     }
     let value =
         std::str::from_utf8(value).map_err(|_not_utf8| (Reason::InputMalformed, "Authorization is not text".into()))?;
     let Some((scheme, token)) = value.split_once(' ') else { return Ok(None) };
-    Ok(scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start_matches(' ')))
+    let scheme = match scheme {
+        s if s.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
+        s if s.eq_ignore_ascii_case("dpop") => Scheme::Dpop,
+        s if s.eq_ignore_ascii_case("wpt") => Scheme::Wpt,
+        _ => return Ok(None),
+    };
+    Ok(Some(Authorization { scheme, token: token.trim_start_matches(' ') }))
 }
 
 fn position(value: &[u8]) -> Result<Position, Refusal> {
     let text = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
     text.ok_or((Reason::InputMalformed, "x-portcullis-min-revision is not EPOCH.REVISION".into()))
+}
+
+// === impl Name ===
+
+impl Name {
+    /// Most headers are none of these, which their length tells.
+    #[inline]
+    fn of(name: &str) -> Option<Self> {
+        let (canonical, this) = match name.len() {
+            4 => ("dpop", Self::Dpop),
+            9 => ("txn-token", Self::TxnToken),
+            11 => ("client-cert", Self::ClientCert),
+            13 => ("authorization", Self::Authorization),
+            20 => ("workload-proof-token", Self::Wpt),
+            23 if is_header(name, "workload-identity-token") => ("workload-identity-token", Self::Wit),
+            23 => ("x-forwarded-client-cert", Self::Xfcc),
+            25 => (MIN_REVISION_HEADER, Self::MinRevision),
+            _ => return None,
+        };
+        is_header(name, canonical).then_some(this)
+    }
+}
+
+/// Compares a header name as every server along the way may: case-insensitively, `_` for `-`.
+fn is_header(name: &str, canonical: &str) -> bool {
+    name.len() == canonical.len()
+        && name.bytes().zip(canonical.bytes()).all(|(a, b)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-'))
 }

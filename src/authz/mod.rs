@@ -4,6 +4,7 @@
 //! Default deny: allowed means that Cedar says so, without an evaluation error. Adding a forbid, removing a grant or
 //! adding a revocation never turns a deny into an allow.
 
+mod authenticate;
 mod decision;
 mod engine;
 mod explain;
@@ -12,23 +13,29 @@ mod identify;
 mod intake;
 mod mapping;
 mod path;
+mod peer;
 pub mod problem;
+mod proof;
 mod reason;
 mod request;
 mod revocations;
 mod route;
 mod snapshot;
+mod target;
 mod template;
 
+pub use self::authenticate::KnownToken;
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
-pub use self::engine::{Inputs, KnownAnswer, KnownToken, Memo, NoMemo, decide, explain};
+pub use self::engine::{Inputs, KnownAnswer, Memo, NoMemo, decide, explain};
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::identify::{Identity, identify};
 pub use self::intake::MIN_REVISION_HEADER;
 pub use self::path::{AmbiguousPath, CanonicalPath, MAX_PATH};
+pub use self::peer::{KnownCertificate, Network, NetworkError, Settings, TrustedProxy};
+pub use self::proof::{Challenge, Proving, Registered, Replay};
 pub use self::reason::{GrpcStatus, Reason};
-pub use self::request::{Door, Header, Request};
+pub use self::request::{Door, Header, Peer, Request};
 pub use self::route::{RouteConflict, RouteMatch, RouteTable, RouteTableError};
 pub use self::snapshot::{BadObject, Builder, Change, Snapshot};
 pub use self::template::{MAX_SEGMENTS, MAX_TEMPLATE, Relation, Template, TemplateError};

@@ -3,6 +3,8 @@
 //! Pure. A door only copies fields; what they mean, and what is refused, is decided here and in `engine`, so that
 //! doors cannot disagree.
 
+use core::net::IpAddr;
+
 use smallvec::SmallVec;
 
 /// Where a request came in. A closed list: it is a metric label.
@@ -35,10 +37,26 @@ pub struct Request<'a> {
     pub path: &'a str,
     /// `:authority` or `Host`, as sent.
     pub host: &'a str,
+    /// `:scheme` as the proxy saw it, for the target that a proof of possession names.
+    pub scheme: &'a str,
     /// Every header, duplicates included, pseudo-headers excluded.
     pub headers: SmallVec<[Header<'a>; 32]>,
     /// The enforcing proxy says that it only sent part of the body.
     pub partial_body: bool,
+    /// Who is at the other end of the connection, as the proxy says.
+    pub peer: Peer<'a>,
+}
+
+/// The other end of the connection on which a request came to the enforcing proxy, unparsed. Absent where the
+/// connection has no TLS, or where the proxy does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Peer<'a> {
+    /// The identity in its certificate: Envoy's `source.principal`.
+    pub principal: Option<&'a str>,
+    /// Its certificate, as URL-encoded PEM: Envoy's `source.certificate`.
+    pub certificate: Option<&'a str>,
+    /// Its address: Envoy's `source.address`.
+    pub address: Option<IpAddr>,
 }
 
 impl Door {

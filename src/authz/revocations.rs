@@ -114,7 +114,6 @@ impl Revocations {
     }
 
     /// Why a certificate does not count any more, if so.
-    #[expect(dead_code, reason = "until doors hand certificates over")]
     pub(super) fn of_certificate(&self, workload: &str, serial: &str, issuer: &str) -> Option<Reason> {
         if self.targets.is_empty() {
             return None;

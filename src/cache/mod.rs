@@ -1,4 +1,4 @@
-//! The two caches, and the gate that every door calls.
+//! The two caches, the memory of used proofs, and the gate that every door calls.
 //!
 //! Plane: shared, on the request path: synchronous, no runtime. The token cache is keyed by the digest of the whole
 //! token, the decision cache by every input that the policies can read. INVARIANT: a cached answer equals the answer
@@ -7,10 +7,11 @@
 
 mod gate;
 mod memo;
+mod replay;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::gate::Gate;
+pub use self::gate::{DEFAULT_PROOFS, Gate};
 pub use self::memo::{CacheCounters, CacheSizes};
 pub use crate::authz::Step;

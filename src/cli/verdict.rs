@@ -94,12 +94,12 @@ impl Verifier {
         verdict.subject = Some(token.subject.to_string());
         verdict.workload = token.workload.as_ref().map(ToString::to_string);
         verdict.actors = token.actors.iter().map(|actor| actor.subject.to_string()).collect();
-        let methods = token.confirmation.as_ref().and_then(Value::as_object);
-        verdict.confirmation = methods.into_iter().flat_map(|m| m.keys().cloned()).collect();
         verdict.issued_at = token.issued_at;
         verdict.not_before = token.not_before;
         verdict.expires_at = Some(token.expires_at);
         verdict.claims = claims(text);
+        let methods = verdict.claims.as_ref().and_then(|claims| claims.get("cnf")?.as_object());
+        verdict.confirmation = methods.into_iter().flat_map(|m| m.keys().cloned()).collect();
         if token.confirmation.is_some() && !self.without_proof {
             let detail = "the token has `cnf`: it does not count without a proof of possession";
             return verdict.refuse(CredentialReason::PopMissing.code(), detail);

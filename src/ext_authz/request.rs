@@ -1,15 +1,17 @@
 //! `CheckRequest` → [`authz::Request`], borrowed from the message, in one pass.
 //!
-//! Pure; hot path. Reads the fields of `attributes.request.http` that a decision can depend on and skips the rest.
+//! Pure; hot path. Reads the fields of `attributes.request.http` and `attributes.source` that a decision can depend on and skips the rest.
 //! INVARIANT: what cannot be read with certainty (not protobuf, a field that occurs twice, more headers than the
 //! limits allow) is an error, and the caller denies. What the fields mean is left to the engine. With
 //! `encode_raw_headers` Envoy sends `header_map`, where duplicates are visible: it is then used exclusively. In the
 //! `headers` map Envoy joins duplicates with a comma, so the engine treats a comma in a bearer token as a duplicate.
 
+use core::net::IpAddr;
+
 use smallvec::SmallVec;
 
 use super::wire::{NotProtobuf, Reader};
-use crate::authz::{Door, Header, Request};
+use crate::authz::{Door, Header, Peer, Request};
 
 /// Set by Envoy when it sends the body to the check.
 const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
@@ -45,7 +47,8 @@ pub(super) fn decode(message: &[u8], limits: HeaderLimits) -> Result<Request<'_>
     let attributes = only(message, 1)?.ok_or(Unreadable::NoHttp)?;
     let request = only(attributes, 4)?.ok_or(Unreadable::NoHttp)?;
     let http = only(request, 2)?.ok_or(Unreadable::NoHttp)?;
-    decode_http(http, limits)
+    let peer = only(attributes, 1)?.map(decode_peer).transpose()?.unwrap_or_default();
+    decode_http(http, peer, limits)
 }
 
 /// The single message field `number` of `message`.
@@ -60,8 +63,37 @@ fn only(message: &[u8], number: u32) -> Result<Option<&[u8]>, Unreadable> {
     Ok(found)
 }
 
-fn decode_http(http: &[u8], limits: HeaderLimits) -> Result<Request<'_>, Unreadable> {
-    let (mut method, mut path, mut host, mut header_map) = (None, None, None, None);
+/// An `AttributeContext.Peer`. Empty text means that Envoy has nothing to say.
+fn decode_peer(message: &[u8]) -> Result<Peer<'_>, Unreadable> {
+    let (mut address, mut principal, mut certificate) = (None, None, None);
+    let mut reader = Reader::new(message);
+    while let Some((field, value)) = reader.field()? {
+        let twice = match field {
+            1 => address.replace(value.bytes()?).is_some(),
+            4 => principal.replace(value.text()?).is_some(),
+            5 => certificate.replace(value.text()?).is_some(),
+            _ => false,
+        };
+        if twice {
+            return Err(Unreadable::Twice);
+        }
+    }
+    Ok(Peer {
+        principal: principal.filter(|text| !text.is_empty()),
+        certificate: certificate.filter(|text| !text.is_empty()),
+        address: address.map(ip_address).transpose()?.flatten(),
+    })
+}
+
+/// The IP of an `envoy.config.core.v3.Address`; `None` for a pipe or an internal listener.
+fn ip_address(message: &[u8]) -> Result<Option<IpAddr>, Unreadable> {
+    let Some(socket_address) = only(message, 1)? else { return Ok(None) };
+    let Some(text) = only(socket_address, 2)? else { return Ok(None) };
+    Ok(std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()))
+}
+
+fn decode_http<'a>(http: &'a [u8], peer: Peer<'a>, limits: HeaderLimits) -> Result<Request<'a>, Unreadable> {
+    let (mut method, mut path, mut host, mut scheme, mut header_map) = (None, None, None, None, None);
     let mut headers = Headers { found: SmallVec::new(), count: 0, bytes: 0, partial_body: false, limits };
     let mut reader = Reader::new(http);
     while let Some((field, value)) = reader.field()? {
@@ -74,6 +106,7 @@ fn decode_http(http: &[u8], limits: HeaderLimits) -> Result<Request<'_>, Unreada
             }
             4 => path.replace(value.text()?).is_some(),
             5 => host.replace(value.text()?).is_some(),
+            6 => scheme.replace(value.text()?).is_some(),
             13 => header_map.replace(value.bytes()?).is_some(),
             _ => false,
         };
@@ -96,8 +129,10 @@ fn decode_http(http: &[u8], limits: HeaderLimits) -> Result<Request<'_>, Unreada
         method: method.unwrap_or_default(),
         path: path.unwrap_or_default(),
         host: host.unwrap_or_default(),
+        scheme: scheme.unwrap_or_default(),
         headers: headers.found,
         partial_body: headers.partial_body,
+        peer,
     })
 }
 

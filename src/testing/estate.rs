@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
-use crate::authz::{Builder, Change, Door, Header, Lease, Request, Snapshot};
+use crate::authz::{Builder, Change, Door, Header, Lease, Peer, Request, Snapshot};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::credential::SpiffeId;
 use crate::credential::TokenSigner;
@@ -287,8 +287,10 @@ pub fn request<'a>(method: &'a str, path: &'a str, headers: &'a [(&'a str, Strin
         method,
         path,
         host: "shop.example",
+        scheme: "https",
         headers: self::headers(headers),
         partial_body: false,
+        peer: Peer::default(),
     }
 }
 

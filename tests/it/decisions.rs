@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_client::Authorizati
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
-use portcullis::authz::{Door, Header, Reason, Request};
+use portcullis::authz::{Door, Header, Peer, Reason, Request};
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::Clock;
 use portcullis::credential::TokenSigner;
@@ -261,8 +261,10 @@ async fn every_case_gets_its_decision_at_every_door() {
                 method: &case.method,
                 path: &case.path,
                 host: &case.host,
+                scheme: "https",
                 headers: headers.iter().map(|(n, v)| Header { name: n, value: v.as_bytes() }).collect(),
                 partial_body: partial,
+                peer: Peer::default(),
             };
             let (evaluated, steps) = gate.explain(&request);
             assert_eq!(evaluated.reason, case.reason, "{name}: {:?} {steps:#?}", evaluated.detail);

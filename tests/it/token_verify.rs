@@ -133,7 +133,7 @@ fn workloads_proofs_and_audiences_count_when_they_are_given() {
         site.verdict(&[&now[..], &["--workloads", "workloads.yaml", &site.token(json!({}))]].concat());
     assert_eq!((status, &verdict["workload"]), (0, &json!("spiffe://prod.example/web")));
 
-    let bound = site.token(json!({"cnf": {"jkt": "x"}}));
+    let bound = site.token(json!({"cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}));
     let (status, verdict) = site.verdict(&[&now[..], &[&bound]].concat());
     assert_eq!(
         (status, &verdict["reason"], &verdict["confirmation"]),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::super::failure::Failure;
 use super::super::files;
 use crate::admin::CheckAnswer;
-use crate::authz::{Door, Header, Request};
+use crate::authz::{Door, Header, Peer, Request};
 use crate::cache::{CacheSizes, Gate};
 use crate::clock::{SharedClock, SystemClock};
 use crate::state::State;
@@ -44,7 +44,8 @@ pub(super) fn decide(
     }
     let gate = Gate::new(state, clock, CacheSizes { tokens: 0, decisions: 0 });
     let headers = headers.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect();
-    let request = Request { door: Door::Check, method, path, host, headers, partial_body: false };
+    let (scheme, peer) = ("https", Peer::default());
+    let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body: false, peer };
     let (decision, steps) = gate.explain(&request);
     let steps = if explain { steps } else { Vec::new() };
     serde_json::to_value(CheckAnswer::new(&decision, &steps, None)).map_err(|e| Failure::error(e.to_string()))

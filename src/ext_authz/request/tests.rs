@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::authz;
 use crate::ext_authz::wire::{put_bytes, put_message};
 
 const LIMITS: HeaderLimits = HeaderLimits { count: 256, bytes: 65_536 };
@@ -99,7 +100,10 @@ proptest! {
             // We do not look into what we skip, so prost may refuse more.
             if let Ok(theirs) = CheckRequest::decode(&message[..]) {
                 let http = theirs.attributes.unwrap().request.unwrap().http.unwrap();
-                prop_assert_eq!((ours.method, ours.path, ours.host), (&*http.method, &*http.path, &*http.host));
+                prop_assert_eq!(
+                    (ours.method, ours.path, ours.host, ours.scheme),
+                    (&*http.method, &*http.path, &*http.host, &*http.scheme)
+                );
             }
         }
     }
@@ -159,6 +163,54 @@ fn partial_body_is_told_in_either_form() {
 }
 
 #[test]
+fn the_source_and_not_the_destination_is_the_peer() {
+    use envoy_types::pb::envoy::config::core::v3::{Address, Pipe, SocketAddress, address};
+    let at = |text: &str| {
+        let socket = SocketAddress { address: text.to_owned(), ..SocketAddress::default() };
+        Address { address: Some(address::Address::SocketAddress(socket)) }
+    };
+    let pipe = Address { address: Some(address::Address::Pipe(Pipe { path: "/run/x".to_owned(), mode: 0 })) };
+    let cases = [
+        (Some(at("10.1.2.3")), Some("10.1.2.3")),
+        (Some(at("2001:db8::1")), Some("2001:db8::1")),
+        (Some(at("not an address")), None),
+        (Some(pipe), None),
+        (None, None),
+    ];
+    for (address, expected) in cases {
+        let mut check = check(HttpRequest { scheme: "https".to_owned(), ..HttpRequest::default() });
+        let attributes = check.attributes.as_mut().unwrap();
+        attributes.source = Some(Peer {
+            address,
+            principal: "spiffe://td/client".to_owned(),
+            certificate: "-----BEGIN".to_owned(),
+            ..Peer::default()
+        });
+        let message = check.encode_to_vec();
+        let request = decode(&message, LIMITS).unwrap();
+        let expected = authz::Peer {
+            principal: Some("spiffe://td/client"),
+            certificate: Some("-----BEGIN"),
+            address: expected.map(|ip| ip.parse().unwrap()),
+        };
+        assert_eq!((request.peer, request.scheme), (expected, "https"));
+    }
+    let mut silent = check(HttpRequest::default());
+    silent.attributes.as_mut().unwrap().source = Some(Peer::default());
+    assert_eq!(decode(&silent.encode_to_vec(), LIMITS).unwrap().peer, authz::Peer::default());
+    let with_source = |times: usize| {
+        let mut message = Vec::new();
+        put_message(&mut message, 1, |attributes| {
+            put_message(attributes, 1, |source| (0..times).for_each(|_| put_bytes(source, 5, b"pem")));
+            put_message(attributes, 4, |request| put_message(request, 2, |_| ()));
+        });
+        message
+    };
+    assert_eq!(decode(&with_source(1), LIMITS).unwrap().peer.certificate, Some("pem"));
+    assert_eq!(decode(&with_source(2), LIMITS).unwrap_err(), Unreadable::Twice);
+}
+
+#[test]
 fn what_is_not_an_http_check_is_refused() {
     let mut no_http = check(HttpRequest::default());
     no_http.attributes.as_mut().unwrap().request.as_mut().unwrap().http = None;
@@ -185,7 +237,7 @@ fn a_field_that_occurs_twice_is_refused() {
             put_bytes(http, number, b"a");
         })
     };
-    for number in [2, 4, 5] {
+    for number in [2, 4, 5, 6] {
         assert_eq!(decode(&twice(number), LIMITS).unwrap_err(), Unreadable::Twice, "field {number}");
     }
     let whole = check(HttpRequest::default()).encode_to_vec();
@@ -204,7 +256,7 @@ fn a_field_that_occurs_twice_is_refused() {
 
 #[test]
 fn text_that_is_not_text_is_refused() {
-    for number in [2, 4, 5] {
+    for number in [2, 4, 5, 6] {
         let message = with_http(|http| put_bytes(http, number, b"\xff"));
         assert_eq!(decode(&message, LIMITS).unwrap_err(), Unreadable::NotProtobuf(NotProtobuf));
     }

@@ -13,7 +13,7 @@ use prost::Message;
 use smallvec::SmallVec;
 
 use super::*;
-use crate::authz::{DecisionId, Door, Header, Reason};
+use crate::authz::{DecisionId, Door, Header, Peer, Reason};
 use crate::clock::Timestamp;
 use crate::object::GrantId;
 use crate::wire::{Epoch, Position, Revision};
@@ -24,7 +24,16 @@ fn id() -> DecisionId {
 
 fn request<'a>(headers: &[(&'a str, &'a [u8])]) -> Request<'a> {
     let headers: SmallVec<_> = headers.iter().map(|&(name, value)| Header { name, value }).collect();
-    Request { door: Door::ExtAuthz, method: "GET", path: "/", host: "h", headers, partial_body: false }
+    Request {
+        door: Door::ExtAuthz,
+        method: "GET",
+        path: "/",
+        host: "h",
+        scheme: "https",
+        headers,
+        partial_body: false,
+        peer: Peer::default(),
+    }
 }
 
 fn read(message: &Bytes) -> CheckResponse {
