@@ -134,5 +134,5 @@ fn apply(c: &mut Criterion) {
     c.bench_function("clock", |b| b.iter(|| black_box(clock.now())));
 }
 
-criterion_group!(benches, decisions, verification, apply);
+criterion_group!(benches, verification, decisions, apply);
 criterion_main!(benches);

@@ -103,6 +103,13 @@ impl Key {
         if !spiffe && kty != "RSA" && jwk.optional("crv")?.is_some_and(|crv| Family::of_curve(crv).is_none()) {
             return Ok(Compiled::Ignored(jwk.error("crv", "is a curve that no token here is signed with")));
         }
+        // Providers publish keys for encryption beside those for signatures, and not every one says so in `use`.
+        if !spiffe && jwk.optional("alg")?.is_some_and(|alg| SigningAlgorithm::from_name(alg).is_none()) {
+            return Ok(Compiled::Ignored(jwk.error("alg", "is none that a token here is signed with")));
+        }
+        if !spiffe && jwk.check_operations().is_err() && members.get("key_ops").is_some_and(Value::is_array) {
+            return Ok(Compiled::Ignored(jwk.error("key_ops", "does not name `verify`")));
+        }
         if !spiffe && !members.contains_key("kid") {
             return Ok(Compiled::Ignored(jwk.error("kid", "is missing, so no token can name the key")));
         }
