@@ -11,6 +11,8 @@
 #[path = "../../src/testing/certificates.rs"]
 mod certificates;
 mod cli;
+mod credentials;
+mod cve_classes;
 mod decisions;
 mod end_to_end;
 mod envoy;
@@ -18,3 +20,4 @@ mod envoy_config;
 mod failure_mode;
 mod mtls;
 mod running;
+mod token_verify;
