@@ -45,7 +45,14 @@ fn decisions(c: &mut Criterion) {
         let headers = [("authorization", format!("Bearer {}", estate.token("storefront")))];
         let read = request("GET", "/catalog/1", &headers);
         let refund = request("POST", "/refunds/7", &headers);
-        let inputs = || Inputs { snapshot: Some(&snapshot), lease: Some(estate.lease()), now: estate.clock.now() };
+        let settings = authz::Settings::default();
+        let inputs = || Inputs {
+            snapshot: Some(&snapshot),
+            lease: Some(estate.lease()),
+            now: estate.clock.now(),
+            proofs: None,
+            settings: &settings,
+        };
 
         let state = estate.state();
         let gate = Gate::new(state, Arc::clone(&estate.clock) as _, CacheSizes { tokens: 100_000, decisions: 100_000 });

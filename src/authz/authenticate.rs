@@ -1,6 +1,6 @@
-//! Authentication: the credentials of a request become a caller, or a refusal.
+//! Authentication: the credentials of a request, as the route demands them, become a caller or a refusal.
 //!
-//! Pure. Second step of a decision, after intake. A caller is what the credentials prove and nothing more: whether the
+//! Pure. Second step of a decision, after intake. A route that wants tokens does not look at certificates at all. A caller is what the credentials prove and nothing more: whether the
 //! workload is registered, revoked or allowed anything is for the steps that follow. INVARIANT: what a memo gives back
 //! counts only for the issuers and mappings it was made with, and its times are checked again. Fails closed.
 
@@ -8,25 +8,29 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::engine::{Denied, Halt, Memo, deny};
+use super::engine::{Denied, Halt, Inputs, Memo, deny};
 use super::intake::{Authorization, Intake, Scheme};
 use super::mapping::Unmapped;
+use super::peer::{KnownCertificate, presented};
 use super::reason::Reason;
+use super::request::Peer;
 use super::revocations::TokenMarks;
 use super::snapshot::{Registered, Snapshot};
 use crate::clock::{Now, Timestamp};
-use crate::credential::{self, Rejection, SpiffeId, VerifiedToken};
+use crate::credential::{self, Rejection, SpiffeId, VerifiedToken, X509Svid};
 use crate::grant::WorkloadKey;
-use crate::object::{GrantId, IssuerKind};
+use crate::object::{Authentication, GrantId, IssuerKind};
 
 /// A verified token, with what follows from it and the mappings alone.
 #[derive(Debug)]
 pub struct KnownToken {
     /// Without its claims, which only resolving needs.
     token: VerifiedToken,
-    workload: Named,
+    /// SHA-256 of the whole token.
+    digest: [u8; 32],
+    workload: Result<Party, &'static str>,
     /// Who acts, if somebody else does.
-    actor: Option<Named>,
+    actor: Option<Result<Party, &'static str>>,
     earlier_actors: Option<Arc<[Arc<str>]>>,
     marks: TokenMarks,
     /// The version of the issuers it was verified against, read before verification.
@@ -43,25 +47,91 @@ pub(super) struct Party {
 }
 
 /// The workload that a credential names, or why it names none.
-pub(super) type Named = Result<Party, &'static str>;
+pub(super) type Named<'a> = Result<&'a Party, &'static str>;
 
-/// Who is asking, as far as the credentials prove it.
+/// Who is asking, as far as the credentials prove it: by a token, a certificate, or both.
 #[derive(Debug)]
 pub(super) struct Caller {
-    token: Arc<KnownToken>,
+    by: By,
+    /// How the token came, if one did.
+    scheme: Option<Scheme>,
 }
 
-/// Authenticates.
+/// How a token came, for its proof of possession.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Presented<'a> {
+    pub(super) scheme: Scheme,
+    /// SHA-256 of the whole token.
+    pub(super) digest: &'a [u8; 32],
+}
+
+#[derive(Debug)]
+enum By {
+    Token(Arc<KnownToken>),
+    Certificate(Certificate),
+    Both(Arc<KnownToken>, Certificate),
+}
+
+/// A certificate that counts.
+#[derive(Debug)]
+struct Certificate {
+    known: Arc<KnownCertificate>,
+    issuer: Arc<str>,
+    forwarded: bool,
+}
+
+/// Authenticates by what the route demands. Without a route everything will be denied, but not before somebody has shown
+/// a credential: a token or, without one, a certificate.
 pub(super) fn authenticate(
+    peer: Peer<'_>,
     intake: &Intake<'_>,
+    route: Option<Authentication>,
+    inputs: Inputs<'_>,
     snapshot: &Snapshot,
-    now: Now,
     memo: &impl Memo,
 ) -> Result<Caller, Halt> {
-    let Some(Authorization { scheme: Scheme::Bearer, token }) = intake.authorization else {
-        return Err((Reason::CredentialMissing, None).into());
+    let token = token_of(intake, snapshot)?;
+    let scheme = token.map(|token| token.scheme);
+    let reads_certificate = match route {
+        Some(Authentication::Token) => false,
+        Some(Authentication::Certificate | Authentication::Any | Authentication::Both) => true,
+        None => token.is_none(),
     };
-    Ok(Caller { token: verified(token, snapshot, now, memo)? })
+    let token = token.map(|token| verified(token.token, snapshot, inputs.now, memo)).transpose()?;
+    let certificate = match reads_certificate {
+        true => Certificate::of(peer, intake, inputs, snapshot, memo)?,
+        false => None,
+    };
+    let by = match (route, token, certificate) {
+        (Some(Authentication::Both), Some(_), None) | (Some(Authentication::Certificate), _, None) => {
+            return deny(Reason::CredentialMissing, "the route demands a client certificate");
+        }
+        (Some(Authentication::Both), None, Some(_)) => {
+            return deny(Reason::CredentialMissing, "the route demands a token beside the certificate");
+        }
+        (_, Some(token), Some(certificate)) => {
+            token.agrees_with(&certificate)?;
+            By::Both(token, certificate)
+        }
+        (_, Some(token), None) => By::Token(token),
+        (_, None, Some(certificate)) => By::Certificate(certificate),
+        (_, None, None) => return Err((Reason::CredentialMissing, None).into()),
+    };
+    Ok(Caller { by, scheme })
+}
+
+/// The token of the request. A workload identity token has a header of its own, which is looked at only where an issuer
+/// makes such tokens; the scheme is then that of its proof.
+fn token_of<'a>(intake: &Intake<'a>, snapshot: &Snapshot) -> Result<Option<Authorization<'a>>, Denied> {
+    let wit = intake.beside.wit.filter(|_| snapshot.issuers.makes_wits());
+    match (intake.authorization, wit) {
+        (authorization, None) => Ok(authorization.filter(|a| a.scheme != Scheme::Wpt)),
+        (None | Some(Authorization { scheme: Scheme::Wpt, .. }), Some(wit)) => {
+            let token = std::str::from_utf8(wit).ok().map(|token| Authorization { scheme: Scheme::Wpt, token });
+            token.map_or_else(|| deny(Reason::CredentialMalformed, "the token is not text"), |token| Ok(Some(token)))
+        }
+        (Some(_), Some(_)) => deny(Reason::InputHeaderMismatch, "a workload identity token beside another token"),
+    }
 }
 
 /// The verified token, from the memo when it is still good.
@@ -89,13 +159,16 @@ fn verified(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Res
             memo.keep_forged(digest, snapshot.global_version);
         }
     })?;
-    let known = Arc::new(KnownToken::new(verified, snapshot));
+    let known = Arc::new(KnownToken::new(verified, digest, snapshot));
     memo.keep_token(digest, &known);
     Ok(known)
 }
 
 /// The registered workload of this name.
-pub(super) fn registered<'a>(named: &Named, snapshot: &'a Snapshot) -> Result<(&'a Registered, WorkloadKey), Denied> {
+pub(super) fn registered<'a>(
+    named: Named<'_>,
+    snapshot: &'a Snapshot,
+) -> Result<(&'a Registered, WorkloadKey), Denied> {
     match named {
         Ok(party) => match snapshot.workload(&party.key, &party.id) {
             Some(workload) => Ok((workload, party.key)),
@@ -118,60 +191,124 @@ impl From<Rejection> for Halt {
 impl Caller {
     /// The token that counted, if one did: for what binds it to a key.
     pub(super) fn token(&self) -> Option<&VerifiedToken> {
-        Some(&self.token.token)
+        self.known_token().map(|known| &known.token)
+    }
+
+    fn known_token(&self) -> Option<&KnownToken> {
+        match &self.by {
+            By::Token(token) | By::Both(token, _) => Some(token),
+            By::Certificate(_) => None,
+        }
+    }
+
+    fn certificate(&self) -> Option<&Certificate> {
+        match &self.by {
+            By::Certificate(certificate) | By::Both(_, certificate) => Some(certificate),
+            By::Token(_) => None,
+        }
+    }
+
+    /// How that token came.
+    pub(super) fn presented(&self) -> Option<Presented<'_>> {
+        let digest = &self.known_token()?.digest;
+        self.scheme.map(|scheme| Presented { scheme, digest })
     }
 
     /// Whom the credentials name.
-    pub(super) fn workload(&self) -> &Named {
-        &self.token.workload
+    pub(super) fn workload(&self) -> Named<'_> {
+        match &self.by {
+            By::Token(token) | By::Both(token, _) => token.workload.as_ref().map_err(|why| *why),
+            By::Certificate(certificate) => Ok(&certificate.known.party),
+        }
     }
 
     /// The subject as the credential spells it.
     pub(super) fn subject(&self) -> &Arc<str> {
-        &self.token.token.subject
+        match &self.by {
+            By::Token(token) | By::Both(token, _) => &token.token.subject,
+            By::Certificate(certificate) => &certificate.known.party.id,
+        }
     }
 
     /// Who acts for the workload, if somebody else does.
-    pub(super) fn actor(&self) -> Option<&Named> {
-        self.token.actor.as_ref()
+    pub(super) fn actor(&self) -> Option<Named<'_>> {
+        self.known_token()?.actor.as_ref().map(|actor| actor.as_ref().map_err(|why| *why))
     }
 
     /// Who acted before that, latest first.
     pub(super) fn earlier_actors(&self) -> Option<&Arc<[Arc<str>]>> {
-        self.token.earlier_actors.as_ref()
+        self.known_token()?.earlier_actors.as_ref()
     }
 
     /// The grant that the token is tied to.
     pub(super) fn grant(&self) -> Option<GrantId> {
-        self.token.token.grant
+        self.token()?.grant
     }
 
     /// The token's id.
     pub(super) fn token_id(&self) -> Option<&Arc<str>> {
-        self.token.token.jti.as_ref()
+        self.token()?.jti.as_ref()
+    }
+
+    /// The serial number of the certificate, if one counted.
+    pub(super) fn certificate_serial(&self) -> Option<&Arc<str>> {
+        self.certificate().map(|certificate| &certificate.known.svid.serial)
     }
 
     /// When the first of the credentials ends.
     pub(super) fn until(&self) -> Timestamp {
-        self.token.token.expires_at
+        let token = self.token().map_or(Timestamp::MAX, |token| token.expires_at);
+        self.certificate().map_or(token, |certificate| token.min(certificate.known.svid.not_after))
     }
 
     /// Why a credential does not count any more, if so.
     pub(super) fn revoked(&self, snapshot: &Snapshot) -> Option<Reason> {
-        snapshot.revocations.of_token(&self.token.marks, self.token.token.issued_at)
+        let revocations = &snapshot.revocations;
+        let token = self.known_token().and_then(|known| revocations.of_token(&known.marks, known.token.issued_at));
+        token.or_else(|| {
+            let Certificate { known, issuer, .. } = self.certificate()?;
+            revocations.of_certificate(&known.party.id, &known.svid.serial, issuer)
+        })
     }
 
     /// For explanations.
     pub(super) fn describe(&self) -> String {
-        let t = &self.token.token;
-        format!("token of `{}` from issuer `{}`, key `{}`, until {}", t.subject, t.issuer, t.kid, t.expires_at)
+        let token = self.token().map(|t| {
+            format!("token of `{}` from issuer `{}`, key `{}`, until {}", t.subject, t.issuer, t.kid, t.expires_at)
+        });
+        let certificate = self.certificate().map(|Certificate { known, issuer, forwarded }| {
+            let X509Svid { id, serial, not_after, .. } = &known.svid;
+            let by = if *forwarded { ", forwarded by a listed proxy" } else { "" };
+            format!("certificate of `{id}` from issuer `{issuer}`, serial `{serial}`, until {not_after}{by}")
+        });
+        [token, certificate].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+}
+
+// === impl Certificate ===
+
+impl Certificate {
+    /// The client's, if it has one.
+    fn of(
+        peer: Peer<'_>,
+        intake: &Intake<'_>,
+        inputs: Inputs<'_>,
+        snapshot: &Snapshot,
+        memo: &impl Memo,
+    ) -> Result<Option<Self>, Denied> {
+        let now = inputs.now;
+        let Some(presented) = presented(peer, intake, inputs.settings, snapshot, now, memo)? else {
+            return Ok(None);
+        };
+        let (known, issuer) = presented.verify(snapshot, now, memo)?;
+        Ok(Some(Self { known, issuer, forwarded: presented.forwarded }))
     }
 }
 
 // === impl KnownToken ===
 
 impl KnownToken {
-    fn new(mut token: VerifiedToken, snapshot: &Snapshot) -> Self {
+    fn new(mut token: VerifiedToken, digest: [u8; 32], snapshot: &Snapshot) -> Self {
         let claims = token.claims.take();
         let workload = match (&token.workload, &claims) {
             (Some(id), _) => Ok(Party::of(id.as_str())),
@@ -199,10 +336,20 @@ impl KnownToken {
             global_version: snapshot.global_version,
             mappings_version: (!token.kind.names_workload()).then(|| snapshot.mappings.version()),
             token,
+            digest,
         }
     }
 
-    fn mapped(token: &VerifiedToken, claims: &Value, snapshot: &Snapshot) -> Named {
+    /// Whoever holds the connection presents the token: the actor, if there is one.
+    fn agrees_with(&self, certificate: &Certificate) -> Result<(), Denied> {
+        match self.actor.as_ref().unwrap_or(&self.workload) {
+            Ok(party) if party.id == certificate.known.party.id => Ok(()),
+            Ok(_) => deny(Reason::CredentialSubject, "token and certificate are not of the same workload"),
+            Err(unresolved) => deny(Reason::CredentialSubject, unresolved),
+        }
+    }
+
+    fn mapped(token: &VerifiedToken, claims: &Value, snapshot: &Snapshot) -> Result<Party, &'static str> {
         let found = snapshot.mappings.resolve(&token.issuer, token.kind, claims, &snapshot.workloads);
         found.map(|workload| Party::of(&workload.id)).map_err(Unmapped::detail)
     }
@@ -211,7 +358,7 @@ impl KnownToken {
 // === impl Party ===
 
 impl Party {
-    fn of(id: &str) -> Self {
+    pub(super) fn of(id: &str) -> Self {
         Self { id: Arc::from(id), key: WorkloadKey::of(id) }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::proof::Challenge;
 use super::reason::Reason;
 use crate::object::GrantId;
 use crate::wire::Position;
@@ -43,6 +44,8 @@ pub struct Decision {
     pub policies: Arc<[Box<str>]>,
     /// The `jti` of the token, when it has one.
     pub token_id: Option<Arc<str>>,
+    /// The serial number of the client's certificate, when one counted.
+    pub certificate_serial: Option<Arc<str>>,
     /// What to ask for, on `entitlement.*`.
     pub grant_request: Option<Arc<GrantHint>>,
     /// The state the decision was made on; absent before the first sync.
@@ -53,6 +56,10 @@ pub struct Decision {
     pub cached: bool,
     /// More about the reason, for records and explanations; holds no token and no header value.
     pub detail: Option<Arc<str>>,
+    /// What a denied client is asked to bring.
+    pub challenge: Challenge,
+    /// A nonce for the client's next DPoP proof, on an allow as on a denial.
+    pub dpop_nonce: Option<String>,
 }
 
 /// A grant request that would turn the denial into an allow once approved.
@@ -86,11 +93,14 @@ pub(super) struct Parts {
     pub(super) action: Option<Arc<str>>,
     pub(super) policies: Arc<[Box<str>]>,
     pub(super) token_id: Option<Arc<str>>,
+    pub(super) certificate_serial: Option<Arc<str>>,
     pub(super) grant_request: Option<Arc<GrantHint>>,
     pub(super) position: Option<Position>,
     pub(super) behind_ms: u64,
     pub(super) cached: bool,
     pub(super) detail: Option<Arc<str>>,
+    pub(super) challenge: Challenge,
+    pub(super) dpop_nonce: Option<String>,
 }
 
 // === impl Decision ===
@@ -111,11 +121,14 @@ impl Decision {
             action: p.action,
             policies: p.policies,
             token_id: p.token_id,
+            certificate_serial: p.certificate_serial,
             grant_request: p.grant_request,
             position: p.position,
             behind_ms: p.behind_ms,
             cached: p.cached,
             detail: p.detail,
+            challenge: p.challenge,
+            dpop_nonce: p.dpop_nonce,
         }
     }
 
@@ -134,11 +147,14 @@ impl Decision {
             action: None,
             policies: Arc::from([]),
             token_id: None,
+            certificate_serial: None,
             grant_request: None,
             position: None,
             behind_ms: 0,
             cached: false,
             detail: Some(Arc::from(detail)),
+            challenge: Challenge::default(),
+            dpop_nonce: None,
         })
     }
 
@@ -158,11 +174,14 @@ impl Decision {
             action: Some(Arc::from("write")),
             policies: Arc::from([]),
             token_id: None,
+            certificate_serial: None,
             grant_request: None,
             position: None,
             behind_ms: 0,
             cached: false,
             detail: None,
+            challenge: Challenge::default(),
+            dpop_nonce: None,
         })
     }
 

@@ -1,7 +1,7 @@
 //! The engine: a request, a snapshot and a time become a decision.
 //!
-//! Pure; no clock, no I/O, no runtime. The order is always: normalise, refuse ambiguity, authenticate, revocation,
-//! freshness, resolve workload, grant, Cedar. Default deny; any Cedar error denies. Policy is asked without the grant
+//! Pure; no clock, no I/O, no runtime. The order is always: normalise, refuse ambiguity, authenticate, proof of
+//! possession, revocation, freshness, resolve workload, grant, Cedar. Default deny; any Cedar error denies. Policy is asked without the grant
 //! first and with it second, so that a grant can only ever add: adding a forbid, removing a grant or adding a
 //! revocation never turns a deny into an allow. A [`Memo`] may answer for the two expensive steps, and may not change
 //! any answer.
@@ -18,8 +18,10 @@ use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, intake};
 use super::path::CanonicalPath;
+use super::peer::{self, KnownCertificate, Settings};
+use super::proof::{self, Challenge, Proving};
 use super::reason::Reason;
-use super::request::Request;
+use super::request::{Door, Request};
 use super::route::RouteMatch;
 use super::snapshot::{Registered, Snapshot};
 use crate::clock::{Now, Timestamp};
@@ -34,6 +36,13 @@ pub trait Memo {
     fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>>;
     /// Remembers a verified token.
     fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>);
+    /// A certificate that was read before, by the digest of the whole certificate. Whose it is never changes; whether
+    /// it counts is asked each time.
+    fn certificate(&self, _digest: &[u8; 32]) -> Option<Arc<KnownCertificate>> {
+        None
+    }
+    /// Remembers a certificate.
+    fn keep_certificate(&self, _digest: [u8; 32], _certificate: &Arc<KnownCertificate>) {}
     /// An answer that was computed before, by the encoding of all its inputs, if it is still usable.
     fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>>;
     /// Remembers an answer.
@@ -91,23 +100,29 @@ pub struct Inputs<'a> {
     pub lease: Option<Lease>,
     /// The time.
     pub now: Now,
+    /// What is known of proofs of possession. Without it, no proof counts that could be replayed.
+    pub proofs: Option<Proving<'a>>,
+    /// What the owner of the enforcement point says.
+    pub settings: &'a Settings,
 }
 
 /// Decides. Verifies what has to be verified; a memo that does not admit it gets a denial.
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, &mut Trace::off()).unwrap_or_else(|Deferred| undecided(inputs))
+    // What only asks does not use a proof up.
+    let looks_only = request.door == Door::Check;
+    run(request, inputs, memo, looks_only, &mut Trace::off()).unwrap_or_else(|Deferred| undecided(inputs))
 }
 
 /// Decides, unless that takes a public-key operation: for a thread that others wait for. [`decide`] then gives the
 /// same answer that this would have given.
 pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Result<Decision, Deferred> {
-    run(request, inputs, &Unverifying(memo), &mut Trace::off())
+    run(request, inputs, &Unverifying(memo), request.door == Door::Check, &mut Trace::off())
 }
 
-/// Decides without any memo, and tells each step.
+/// Decides without any memo, and tells each step. Uses no proof up.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
-    let decision = run(request, inputs, &NoMemo, &mut trace).unwrap_or_else(|Deferred| undecided(inputs));
+    let decision = run(request, inputs, &NoMemo, true, &mut trace).unwrap_or_else(|Deferred| undecided(inputs));
     (decision, trace.into_steps())
 }
 
@@ -115,7 +130,13 @@ fn undecided(inputs: Inputs<'_>) -> Decision {
     Decision::refuse(DecisionId::new(inputs.now.wall), Reason::SystemInternal, "verification was not admitted")
 }
 
-fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut Trace) -> Result<Decision, Deferred> {
+fn run(
+    request: &Request<'_>,
+    inputs: Inputs<'_>,
+    memo: &impl Memo,
+    looks_only: bool,
+    trace: &mut Trace,
+) -> Result<Decision, Deferred> {
     let mut parts = Parts {
         id: DecisionId::new(inputs.now.wall),
         reason: Reason::SystemInternal,
@@ -128,13 +149,16 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, trace: &mut 
         action: None,
         policies: no_policies(),
         token_id: None,
+        certificate_serial: None,
         grant_request: None,
         position: None,
         behind_ms: 0,
         cached: false,
         detail: None,
+        challenge: Challenge::default(),
+        dpop_nonce: None,
     };
-    let (reason, detail) = match steps(request, inputs, memo, trace, &mut parts) {
+    let (reason, detail) = match steps(request, inputs, memo, looks_only, trace, &mut parts) {
         Ok(reason) => (reason, None),
         Err(Halt::Denied((reason, detail))) => (reason, detail),
         Err(Halt::Deferred) => return Err(Deferred),
@@ -162,6 +186,7 @@ fn steps(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
+    looks_only: bool,
     trace: &mut Trace,
     parts: &mut Parts,
 ) -> Result<Reason, Halt> {
@@ -179,24 +204,51 @@ fn steps(
     let Intake { path, host, min_revision, .. } = &intake;
     trace.step("normalise", || format!("{} {}", request.method, path.as_str()));
 
-    // Authenticate.
-    let caller = authenticate(&intake, snapshot, now, memo)?;
+    // Authenticate. The route is looked up first, because it says which credentials count.
+    let route = snapshot.routes.table.find(host, request.method, path);
+    parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
+    let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
     trace.step("authenticate", || caller.describe());
-    if caller.token().is_some_and(|token| token.confirmation.is_some()) {
-        return deny(Reason::CredentialPopMissing, "the token has `cnf`, and no proof of possession counts");
-    }
+
+    // Proof of possession: never from a cache. It may be of a certificate that the route does not look at.
+    let certificate = || {
+        let presented = peer::presented(request.peer, &intake, inputs.settings, snapshot, now, memo)?;
+        Ok(presented.map(|presented| presented.thumbprint()))
+    };
+    let origins = route.map_or(&[][..], |route| &*route.origins);
+    let claim = proof::Claim {
+        method: request.method,
+        scheme: request.scheme,
+        authority: request.host,
+        intake: &intake,
+        origins,
+        proving: inputs.proofs,
+        now: now.wall,
+    };
+    let mut asked = (parts.challenge, None);
+    let proven = proof::prove(&claim, &caller, certificate, || memo.admits_verification(), &mut asked);
+    (parts.challenge, parts.dpop_nonce) = asked;
+    let proven = proven?;
+    parts.dpop_nonce = proven.nonce;
 
     // Revocation, on every request and before any cached answer.
     if let Some(reason) = caller.revoked(snapshot) {
         return Err((reason, None).into());
     }
-    trace.step("revocation", || format!("none of {} revocations is about this token", snapshot.revocations.len()));
+    trace.step("revocation", || {
+        format!("none of {} revocations is about these credentials", snapshot.revocations.len())
+    });
 
-    // Freshness. A route is looked up first, because it says how fresh is fresh enough.
+    // Only now is a proof used up: what has been revoked takes no room from others.
+    if let Some(unused) = proven.unused {
+        unused.use_up(inputs.proofs, now.wall, looks_only)?;
+        trace.step("proof", || "the key that the token is bound to was proven".to_owned());
+    }
+
+    // Freshness. The route says how fresh is fresh enough.
     if let Some(problem) = &snapshot.denies_everything {
         return deny(Reason::SystemInternal, problem);
     }
-    let route = snapshot.routes.table.find(host, request.method, path);
     let strict = route.is_some_and(|r| r.freshness == Freshness::Strict);
     let good_until = fresh(snapshot, lease, now, age, strict, *min_revision)?;
     trace.step("freshness", || format!("at {}, confirmed {} ms ago", snapshot.position(), age.as_millis()));
@@ -206,6 +258,7 @@ fn steps(
     parts.workload = Some(Arc::clone(&workload.id));
     parts.subject = Some(Arc::clone(caller.subject()));
     parts.token_id = caller.token_id().cloned();
+    parts.certificate_serial = caller.certificate_serial().cloned();
     trace.step("workload", || format!("`{}` is registered", workload.id));
     let actor = caller.actor().map(|actor| registered(actor, snapshot)).transpose()?;
     if let Some((actor, _)) = actor {
@@ -215,8 +268,9 @@ fn steps(
         if snapshot.revocations.is_delegator_revoked(&workload.id) {
             return Err((Reason::RevokedDelegator, None).into());
         }
-        if let Some(reason) = snapshot.revocations.of_workload(&actor.id) {
-            return deny(reason, "the workload that acts has been revoked");
+        let issued_at = caller.token().and_then(|token| token.issued_at);
+        if let Some(reason) = snapshot.revocations.of_actor(&actor.id, issued_at) {
+            return deny(reason, "the workload that acts, or its tokens of that time, have been revoked");
         }
     }
     if let Some(grant) = caller.grant().filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {

@@ -23,7 +23,6 @@ pub(super) struct Intake<'a> {
     pub(super) authorization: Option<Authorization<'a>>,
     pub(super) min_revision: Option<Position>,
     /// Credentials beside it, unread.
-    #[expect(dead_code, reason = "until proofs of possession and forwarded certificates are read")]
     pub(super) beside: Beside<'a>,
 }
 
@@ -41,6 +40,8 @@ pub(super) enum Scheme {
     Bearer,
     /// RFC 9449.
     Dpop,
+    /// draft-ietf-wimse-wpt-02: the proof of the workload identity token beside it.
+    Wpt,
 }
 
 /// Headers that may carry a credential, or a proof of one, beside `Authorization`. Each is absent or single.
@@ -134,6 +135,7 @@ fn token(value: &[u8]) -> Result<Option<Authorization<'_>>, Refusal> {
     let scheme = match scheme {
         s if s.eq_ignore_ascii_case("bearer") => Scheme::Bearer,
         s if s.eq_ignore_ascii_case("dpop") => Scheme::Dpop,
+        s if s.eq_ignore_ascii_case("wpt") => Scheme::Wpt,
         _ => return Ok(None),
     };
     Ok(Some(Authorization { scheme, token: token.trim_start_matches(' ') }))

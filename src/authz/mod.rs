@@ -12,13 +12,18 @@ mod freshness;
 mod intake;
 mod mapping;
 mod path;
+mod peer;
 pub mod problem;
+mod proof;
 mod reason;
 mod request;
 mod revocations;
 mod route;
 mod snapshot;
+mod target;
 mod template;
+#[cfg(test)]
+mod tests;
 
 pub use self::authenticate::KnownToken;
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
@@ -27,6 +32,8 @@ pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::intake::MIN_REVISION_HEADER;
 pub use self::path::{AmbiguousPath, CanonicalPath, MAX_PATH};
+pub use self::peer::{KnownCertificate, Network, NetworkError, Settings, TrustedProxy};
+pub use self::proof::{Challenge, Proving, Registered, Replay};
 pub use self::reason::{GrpcStatus, Reason};
 pub use self::request::{Door, Header, Peer, Request};
 pub use self::route::{RouteConflict, RouteMatch, RouteTable, RouteTableError};

@@ -10,13 +10,17 @@ use serde::Serialize;
 use smallvec::{SmallVec, smallvec};
 
 use super::decision::{Decision, GrantHint};
+use super::proof::Challenge;
 use super::reason::Reason;
+use crate::credential::DPOP_ALGORITHMS;
 
 #[cfg(test)]
 mod tests;
 
 /// The media type of [`body`].
 pub const CONTENT_TYPE: &str = "application/problem+json";
+
+const BEARER: &str = r#"Bearer realm="portcullis""#;
 
 /// Seconds, the same for every reason of the family.
 const RETRY_AFTER: &str = "1";
@@ -56,9 +60,12 @@ pub fn headers(decision: &Decision) -> DenyHeaders {
         ("x-portcullis-decision-id", Cow::Owned(decision.id.to_string())),
     ];
     match decision.reason.http_status() {
-        401 => headers.push(("www-authenticate", Cow::Borrowed(challenge(decision.reason)))),
+        401 => headers.push(("www-authenticate", challenge(decision))),
         503 => headers.push(("retry-after", Cow::Borrowed(RETRY_AFTER))),
         _ => {}
+    }
+    if let Some(nonce) = &decision.dpop_nonce {
+        headers.push(("dpop-nonce", Cow::Owned(nonce.clone())));
     }
     headers
 }
@@ -115,10 +122,27 @@ fn family_title(family: &str) -> &'static str {
     }
 }
 
-/// RFC 6750, section 3: no error code for a request without a credential.
-const fn challenge(reason: Reason) -> &'static str {
-    match reason {
-        Reason::CredentialMissing => r#"Bearer realm="portcullis""#,
-        _ => r#"Bearer realm="portcullis", error="invalid_token""#,
+/// RFC 6750, section 3, and RFC 9449, section 7.1: no error code for a request without a credential. A bad proof is
+/// `invalid_token` like a bad token, so that who found a token does not learn that it is good; only the need for a nonce
+/// has to be told (RFC 9449, section 9).
+fn challenge(decision: &Decision) -> Cow<'static, str> {
+    let error = match (decision.challenge, decision.reason) {
+        (Challenge::DpopNonce, _) => r#", error="use_dpop_nonce""#,
+        (_, Reason::CredentialMissing) => "",
+        _ => r#", error="invalid_token""#,
+    };
+    match decision.challenge {
+        Challenge::Bearer => match error {
+            "" => Cow::Borrowed(BEARER),
+            error => Cow::Owned(format!("{BEARER}{error}")),
+        },
+        Challenge::Dpop | Challenge::DpopNonce => Cow::Owned(dpop(error)),
+        Challenge::Either => Cow::Owned(format!("{}, {BEARER}{error}", dpop(error))),
+        // The draft defines no parameters (draft-ietf-wimse-wpt-02, section 2.1).
+        Challenge::Wpt => Cow::Borrowed("WPT"),
     }
+}
+
+fn dpop(error: &str) -> String {
+    format!(r#"DPoP realm="portcullis", algs="{DPOP_ALGORITHMS}"{error}"#)
 }

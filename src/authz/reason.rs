@@ -136,6 +136,7 @@ impl From<CredentialReason> for Reason {
             CredentialReason::Lifetime => Self::CredentialLifetime,
             CredentialReason::Subject => Self::CredentialSubject,
             CredentialReason::PopMissing => Self::CredentialPopMissing,
+            CredentialReason::PopInvalid => Self::CredentialPopInvalid,
         }
     }
 }

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use super::memo::{CacheCounters, CacheSizes, MokaMemo};
-use crate::authz::{self, Decision, Deferred, Inputs, Request, Step};
-use crate::clock::SharedClock;
-use crate::state::State;
+use super::replay::ReplayStore;
+use crate::authz::{self, Decision, Deferred, Inputs, Proving, Request, Settings, Step};
+use crate::clock::{SharedClock, Timestamp};
+use crate::credential::Nonces;
+use crate::state::{State, World};
 
 /// Decides on requests from the current state, through the caches.
 #[derive(Debug)]
@@ -15,37 +17,66 @@ pub struct Gate {
     state: Arc<State>,
     clock: SharedClock,
     memo: MokaMemo,
+    replay: ReplayStore,
+    nonces: Option<Nonces>,
+    /// Since when used proofs are remembered.
+    since: Timestamp,
+    settings: Settings,
 }
+
+/// How many used proofs of possession are remembered unless the configuration says otherwise.
+pub const DEFAULT_PROOFS: u64 = 100_000;
 
 // === impl Gate ===
 
 impl Gate {
     /// A gate on `state`.
     pub fn new(state: Arc<State>, clock: SharedClock, sizes: CacheSizes) -> Self {
-        Self { state, clock, memo: MokaMemo::new(sizes) }
+        let since = clock.now().wall;
+        let replay = ReplayStore::new(DEFAULT_PROOFS);
+        // Without a key no proof that needs a nonce counts, and the rest goes on.
+        let nonces = Nonces::random().ok();
+        Self { state, clock, memo: MokaMemo::new(sizes), replay, nonces, since, settings: Settings::default() }
+    }
+
+    /// With room for so many used proofs, and with nonces that others know too, if there are such.
+    #[must_use]
+    pub fn with_proofs(mut self, capacity: u64, nonces: Option<Nonces>) -> Self {
+        self.replay = ReplayStore::new(capacity);
+        self.nonces = nonces.or(self.nonces);
+        self
+    }
+
+    /// The same gate with these settings.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
     }
 
     /// Decides. Synchronous: no network, no disk, no wait. Verifies a token that it does not know.
     pub fn check(&self, request: &Request<'_>) -> Decision {
         // The guard is held until the decision stands: who replaces the state can wait for that.
         let world = self.state.load();
-        let inputs = Inputs { snapshot: world.snapshot.as_deref(), lease: world.lease, now: self.clock.now() };
-        authz::decide(request, inputs, &self.memo)
+        authz::decide(request, self.inputs(&world), &self.memo)
     }
 
     /// Decides, unless that takes the verification of a signature: [`Self::check`] then decides, on a thread of a
     /// [`VerificationPool`](super::VerificationPool).
     pub fn check_unless_costly(&self, request: &Request<'_>) -> Result<Decision, Deferred> {
         let world = self.state.load();
-        let inputs = Inputs { snapshot: world.snapshot.as_deref(), lease: world.lease, now: self.clock.now() };
-        authz::decide_unless_costly(request, inputs, &self.memo)
+        authz::decide_unless_costly(request, self.inputs(&world), &self.memo)
     }
 
-    /// Decides without the caches and tells each step.
+    /// Decides without the caches and tells each step. Uses no proof up.
     pub fn explain(&self, request: &Request<'_>) -> (Decision, Vec<Step>) {
         let world = self.state.load();
-        let inputs = Inputs { snapshot: world.snapshot.as_deref(), lease: world.lease, now: self.clock.now() };
-        authz::explain(request, inputs)
+        authz::explain(request, self.inputs(&world))
+    }
+
+    fn inputs<'a>(&'a self, world: &'a World) -> Inputs<'a> {
+        let (snapshot, settings) = (world.snapshot.as_deref(), &self.settings);
+        let proofs = Some(Proving { replay: &self.replay, nonces: self.nonces.as_ref(), since: self.since });
+        Inputs { snapshot, lease: world.lease, now: self.clock.now(), proofs, settings }
     }
 
     /// The state it decides from.
@@ -66,5 +97,10 @@ impl Gate {
     /// Counters of the decision cache.
     pub fn decision_cache(&self) -> CacheCounters {
         self.memo.answers()
+    }
+
+    /// Counters of the used proofs: replays are hits, first uses misses.
+    pub fn used_proofs(&self) -> CacheCounters {
+        self.replay.counters()
     }
 }

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::authz::{KnownAnswer, KnownToken, Memo};
+use crate::authz::{KnownAnswer, KnownCertificate, KnownToken, Memo};
 
 /// Sizes of the two caches, in entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheSizes {
-    /// Verified tokens.
+    /// Verified tokens, and certificates that were read.
     pub tokens: u64,
     /// Decisions.
     pub decisions: u64,
@@ -36,14 +36,21 @@ pub struct CacheCounters {
 
 /// The two caches.
 pub(super) struct MokaMemo {
-    tokens: Counted<[u8; 32], KnownToken>,
-    answers: Counted<Box<[u8]>, KnownAnswer>,
+    credentials: Counted<[u8; 32], Credential>,
+    answers: Counted<Box<[u8]>, Arc<KnownAnswer>>,
     /// The version of the issuers under which the signature of a token was found bad.
     forged: Cache<[u8; 32], u64, foldhash::fast::RandomState>,
 }
 
+/// What the first cache holds. The kind is in the entry, not only in its key: neither can pass for the other.
+#[derive(Debug, Clone)]
+enum Credential {
+    Token(Arc<KnownToken>),
+    Certificate(Arc<KnownCertificate>),
+}
+
 struct Counted<K, V> {
-    cache: Cache<K, Arc<V>, foldhash::fast::RandomState>,
+    cache: Cache<K, V, foldhash::fast::RandomState>,
     hits: AtomicU64,
     misses: AtomicU64,
     evictions: Arc<AtomicU64>,
@@ -61,11 +68,11 @@ impl MokaMemo {
             .max_capacity(MAX_FORGED)
             .time_to_live(MAX_AGE)
             .build_with_hasher(foldhash::fast::RandomState::default());
-        Self { tokens: Counted::new(sizes.tokens), answers: Counted::new(sizes.decisions), forged }
+        Self { credentials: Counted::new(sizes.tokens), answers: Counted::new(sizes.decisions), forged }
     }
 
     pub(super) fn tokens(&self) -> CacheCounters {
-        self.tokens.counters()
+        self.credentials.counters()
     }
 
     pub(super) fn answers(&self) -> CacheCounters {
@@ -75,11 +82,27 @@ impl MokaMemo {
 
 impl Memo for MokaMemo {
     fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>> {
-        self.tokens.count(self.tokens.cache.get(digest).filter(|k| usable(k)))
+        let found = self.credentials.cache.get(digest).and_then(|known| match known {
+            Credential::Token(token) if usable(&token) => Some(token),
+            Credential::Token(_) | Credential::Certificate(_) => None,
+        });
+        self.credentials.count(found)
     }
 
     fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>) {
-        self.tokens.cache.insert(digest, Arc::clone(token));
+        self.credentials.cache.insert(digest, Credential::Token(Arc::clone(token)));
+    }
+
+    fn certificate(&self, digest: &[u8; 32]) -> Option<Arc<KnownCertificate>> {
+        let found = self.credentials.cache.get(digest).and_then(|known| match known {
+            Credential::Certificate(certificate) => Some(certificate),
+            Credential::Token(_) => None,
+        });
+        self.credentials.count(found)
+    }
+
+    fn keep_certificate(&self, digest: [u8; 32], certificate: &Arc<KnownCertificate>) {
+        self.credentials.cache.insert(digest, Credential::Certificate(Arc::clone(certificate)));
     }
 
     fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>> {
@@ -110,7 +133,7 @@ impl fmt::Debug for MokaMemo {
 impl<K, V> Counted<K, V>
 where
     K: std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
 {
     fn new(capacity: u64) -> Self {
         let evictions = Arc::new(AtomicU64::new(0));
@@ -127,7 +150,7 @@ where
         Self { cache, hits: AtomicU64::new(0), misses: AtomicU64::new(0), evictions }
     }
 
-    fn count(&self, found: Option<Arc<V>>) -> Option<Arc<V>> {
+    fn count<T>(&self, found: Option<T>) -> Option<T> {
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found

@@ -1,4 +1,4 @@
-//! The two caches, the gate that every door calls, and the threads that verify signatures for it.
+//! The two caches, the memory of used proofs, the gate that every door calls, and the threads that verify signatures.
 //!
 //! Plane: shared, on the request path: synchronous, no runtime. The token cache is keyed by the digest of the whole
 //! token, the decision cache by every input that the policies can read. INVARIANT: a cached answer equals the answer
@@ -7,12 +7,13 @@
 
 mod gate;
 mod memo;
+mod replay;
 mod verification;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::gate::Gate;
+pub use self::gate::{DEFAULT_PROOFS, Gate};
 pub use self::memo::{CacheCounters, CacheSizes};
 pub use self::verification::{QueueFull, Turn, VerificationLimits, VerificationPool};
 pub use crate::authz::Step;

@@ -75,10 +75,10 @@ pub(super) enum RevokeCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// A client certificate.
-    #[command(after_help = "Example:\n  portcullis revoke certificate 0a1b2c3d --wait 5s")]
+    /// Every client certificate with a serial number.
+    #[command(after_help = "Example:\n  portcullis revoke certificate 0A1B2C3D --wait 5s")]
     Certificate {
-        /// Its serial number, in lower-case hex.
+        /// The serial number, in hex, as `openssl x509 -serial` prints it after the `=`.
         serial: String,
         #[command(flatten)]
         common: Common,

@@ -44,7 +44,7 @@ pub(super) struct Claims<'a> {
     pub(super) grant_id: Option<Text<'a>>,
     /// It has `events`: a security event or logout token, which is nobody's credential (RFC 8417, section 2.2).
     pub(super) is_event: bool,
-    aud: SmallVec<[Text<'a>; 4]>,
+    aud: Option<SmallVec<[Text<'a>; 4]>>,
 }
 
 // === impl Claims ===
@@ -63,7 +63,12 @@ impl<'a> Claims<'a> {
 
     /// Whether the token is meant for `audience`.
     pub(super) fn is_for(&self, audience: &str) -> bool {
-        self.aud.iter().any(|aud| aud.0 == audience)
+        self.aud.iter().flatten().any(|aud| aud.0 == audience)
+    }
+
+    /// Whether it says whom it is meant for.
+    pub(super) const fn has_audience(&self) -> bool {
+        self.aud.is_some()
     }
 }
 
@@ -159,7 +164,7 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
             *self.fault = NOT_CLAIMS;
         }
         *self.fault = "`sub`, `aud` and `exp` are required";
-        let (Some(sub), Some(aud), Some(exp)) = (sub, aud, exp) else {
+        let (Some(sub), Some(exp)) = (sub, exp) else {
             return Err(A::Error::custom("missing member"));
         };
         *self.fault = NOT_CLAIMS;

@@ -18,6 +18,10 @@ use crate::object::{FieldError, Issuer, IssuerKind, ProofPolicy, SigningAlgorith
 pub struct IssuerSet {
     by_authority: HashMap<Authority, Arc<TrustedIssuer>>,
     kinds: HashMap<Arc<str>, IssuerKind>,
+    /// Some issuer's tokens need a DPoP proof.
+    demands_dpop: bool,
+    /// Some issuer makes WIMSE workload identity tokens.
+    makes_wits: bool,
 }
 
 /// What a token shows of its issuer.
@@ -93,6 +97,8 @@ impl IssuerSet {
             let field = authority.field();
             let trusted = TrustedIssuer::new(issuer, keys);
             set.kinds.insert(Arc::clone(&trusted.name), issuer.kind);
+            set.demands_dpop |= issuer.proof.dpop_nonce || (issuer.proof.required && !issuer.proof.wimse);
+            set.makes_wits |= issuer.proof.wimse;
             match set.by_authority.entry(authority) {
                 Entry::Vacant(free) => {
                     free.insert(Arc::new(trusted));
@@ -121,6 +127,16 @@ impl IssuerSet {
     pub fn of_certificates(&self, trust_domain: &str) -> Option<&Arc<str>> {
         let issuer = self.find(&Authority::TrustDomain(trust_domain.into()))?;
         (!issuer.is_empty).then_some(&issuer.name)
+    }
+
+    /// Whether some issuer's tokens need a DPoP proof, as a client without a token has to be told.
+    pub const fn demands_dpop(&self) -> bool {
+        self.demands_dpop
+    }
+
+    /// Whether some issuer makes WIMSE workload identity tokens.
+    pub const fn makes_wits(&self) -> bool {
+        self.makes_wits
     }
 
     pub(super) fn find(&self, authority: &Authority) -> Option<&TrustedIssuer> {

@@ -1,4 +1,5 @@
-//! One JSON Web Key of an issuer, compiled for verification (RFC 7517; RFC 7518, section 6; RFC 8037).
+//! One JSON Web Key, of an issuer or of a client that proves possession of it, compiled for verification (RFC 7517; RFC
+//! 7518, section 6; RFC 7638; RFC 8037).
 //!
 //! Pure. A key is parsed once per algorithm that it may be used with, so that a check does nothing but verify, and an
 //! algorithm that a key does not have cannot be tried on it. Weak and ill-formed keys are refused, not skipped: RSA
@@ -13,6 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 use super::algorithm::Family;
+use super::verify::sha256;
 use crate::object::{FieldError, IssuerKind, SigningAlgorithm};
 
 /// The longest key id, in bytes.
@@ -36,9 +38,18 @@ pub(super) enum Compiled {
 }
 
 /// A JWK and where it stands, for error messages.
-struct Jwk<'a> {
-    index: usize,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Jwk<'a> {
+    /// Its number in the key set of an issuer; absent for the key of a client.
+    index: Option<usize>,
     members: &'a Map<String, Value>,
+}
+
+/// The public part of a key, checked for strength and form.
+#[derive(Debug)]
+pub(super) struct PublicPart {
+    pub(super) family: Family,
+    bytes: Vec<u8>,
 }
 
 // === impl Key ===
@@ -54,7 +65,7 @@ impl Key {
         let Value::Object(members) = jwk else {
             return Err(FieldError::new(format!("jwks.keys[{index}]"), "is not a JSON object"));
         };
-        let jwk = Jwk { index, members };
+        let jwk = Jwk { index: Some(index), members };
         let spiffe = kind == IssuerKind::Spiffe;
         match (jwk.optional("use")?, spiffe) {
             (Some("jwt-svid"), true) | (Some("sig") | None, false) => {}
@@ -88,22 +99,12 @@ impl Key {
             return Err(jwk.error("kid", "must have 1 to 256 bytes and no control character"));
         }
         jwk.check_operations()?;
-        let (family, public) = match kty {
-            "RSA" => (Family::Rsa, jwk.rsa()?),
-            "OKP" => (Family::Ed25519, jwk.okp()?),
-            _ => jwk.ec()?,
-        };
-        let only = jwk.algorithm(family)?;
+        let public = jwk.public(kty)?;
+        let only = jwk.algorithm(public.family)?;
         // Parsed even when no allowed algorithm fits, so that a bad key is found whatever the issuer allows.
         let mut verifiers = Vec::new();
-        for algorithm in SigningAlgorithm::ALL.into_iter().filter(|a| a.family() == family) {
-            let parsed = ParsedPublicKey::new(algorithm.verification(), &public).map_err(|_rejected| match family {
-                Family::Rsa => jwk.error("n", "is not an RSA public key together with `e`"),
-                Family::Ed25519 => jwk.error("x", "is not an Ed25519 public key"),
-                Family::P256 | Family::P384 | Family::P521 => {
-                    jwk.error("x", "is not a point on the curve together with `y`")
-                }
-            })?;
+        for algorithm in SigningAlgorithm::ALL.into_iter().filter(|a| a.family() == public.family) {
+            let parsed = jwk.verifier(&public, algorithm)?;
             if allowed.contains(&algorithm) && only.is_none_or(|only| only == algorithm) {
                 verifiers.push((algorithm, parsed));
             }
@@ -125,11 +126,25 @@ impl Key {
 // === impl Jwk ===
 
 impl<'a> Jwk<'a> {
-    fn error(&self, member: &str, message: impl Into<String>) -> FieldError {
-        FieldError::new(format!("jwks.keys[{}].{member}", self.index), message)
+    /// The key of a client, which stands alone.
+    pub(super) const fn of_client(members: &'a Map<String, Value>) -> Self {
+        Self { index: None, members }
     }
 
-    fn optional(&self, member: &str) -> Result<Option<&'a str>, FieldError> {
+    fn error(&self, member: &str, message: impl Into<String>) -> FieldError {
+        let field = match self.index {
+            Some(index) => format!("jwks.keys[{index}].{member}"),
+            None => format!("jwk.{member}"),
+        };
+        FieldError::new(field, message)
+    }
+
+    /// Whether it has a member of a private or symmetric key (RFC 7518, sections 6.2.2, 6.3.2 and 6.4).
+    pub(super) fn holds_secrets(&self) -> bool {
+        ["d", "p", "q", "dp", "dq", "qi", "oth", "k"].iter().any(|member| self.members.contains_key(*member))
+    }
+
+    pub(super) fn optional(&self, member: &str) -> Result<Option<&'a str>, FieldError> {
         match self.members.get(member) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -137,7 +152,7 @@ impl<'a> Jwk<'a> {
         }
     }
 
-    fn required(&self, member: &str) -> Result<&'a str, FieldError> {
+    pub(super) fn required(&self, member: &str) -> Result<&'a str, FieldError> {
         self.optional(member)?.ok_or_else(|| self.error(member, "is missing"))
     }
 
@@ -147,7 +162,7 @@ impl<'a> Jwk<'a> {
     }
 
     /// `key_ops`, if present, names `verify`.
-    fn check_operations(&self) -> Result<(), FieldError> {
+    pub(super) fn check_operations(&self) -> Result<(), FieldError> {
         match self.members.get("key_ops") {
             None => Ok(()),
             Some(Value::Array(ops)) if ops.iter().any(|op| op == "verify") => Ok(()),
@@ -156,12 +171,51 @@ impl<'a> Jwk<'a> {
     }
 
     /// `alg`, if present, is of the key's family and then the only algorithm of the key.
-    fn algorithm(&self, family: Family) -> Result<Option<SigningAlgorithm>, FieldError> {
+    pub(super) fn algorithm(&self, family: Family) -> Result<Option<SigningAlgorithm>, FieldError> {
         let Some(name) = self.optional("alg")? else { return Ok(None) };
         match SigningAlgorithm::from_name(name) {
             Some(algorithm) if algorithm.family() == family => Ok(Some(algorithm)),
             _ => Err(self.error("alg", format!("`{name}` is not an algorithm for this kind of key"))),
         }
+    }
+
+    /// The public part of a key of type `kty`, for which there is a family.
+    pub(super) fn public(&self, kty: &str) -> Result<PublicPart, FieldError> {
+        let (family, bytes) = match kty {
+            "RSA" => (Family::Rsa, self.rsa()?),
+            "OKP" => (Family::Ed25519, self.okp()?),
+            _ => self.ec()?,
+        };
+        Ok(PublicPart { family, bytes })
+    }
+
+    /// The public part, ready to verify signatures of an algorithm of its family.
+    pub(super) fn verifier(
+        &self,
+        public: &PublicPart,
+        algorithm: SigningAlgorithm,
+    ) -> Result<ParsedPublicKey, FieldError> {
+        ParsedPublicKey::new(algorithm.verification(), &public.bytes).map_err(|_rejected| match public.family {
+            Family::Rsa => self.error("n", "is not an RSA public key together with `e`"),
+            Family::Ed25519 => self.error("x", "is not an Ed25519 public key"),
+            Family::P256 | Family::P384 | Family::P521 => {
+                self.error("x", "is not a point on the curve together with `y`")
+            }
+        })
+    }
+
+    /// SHA-256 of the required members in their one spelling (RFC 7638, section 3). Call it on a key whose public part
+    /// was read: then every value is base64url or a registered name, which JSON writes without escapes.
+    pub(super) fn thumbprint(&self, kty: &str) -> Result<[u8; 32], FieldError> {
+        let text = match kty {
+            "RSA" => format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, self.required("e")?, self.required("n")?),
+            "OKP" => format!(r#"{{"crv":"{}","kty":"OKP","x":"{}"}}"#, self.required("crv")?, self.required("x")?),
+            _ => {
+                let (crv, x, y) = (self.required("crv")?, self.required("x")?, self.required("y")?);
+                format!(r#"{{"crv":"{crv}","kty":"EC","x":"{x}","y":"{y}"}}"#)
+            }
+        };
+        Ok(sha256(text.as_bytes()))
     }
 
     /// The `SubjectPublicKeyInfo` of an RSA key.

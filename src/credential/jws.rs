@@ -38,7 +38,8 @@ pub(super) struct Header<'a> {
 }
 
 /// Header members that change what a token means or which key verifies it.
-const DANGEROUS: [&str; 12] = ["jwk", "jku", "x5c", "x5u", "crit", "b64", "zip", "enc", "cty", "epk", "apu", "apv"];
+pub(super) const DANGEROUS: [&str; 12] =
+    ["jwk", "jku", "x5c", "x5u", "crit", "b64", "zip", "enc", "cty", "epk", "apu", "apv"];
 
 // === impl Compact ===
 

@@ -1,4 +1,5 @@
-//! Workload credentials: SPIFFE IDs, issuers and their key sets, and the verification of tokens against them.
+//! Workload credentials: SPIFFE IDs, issuers and their key sets, the verification of tokens against them, and client
+//! certificates.
 //!
 //! Plane: pure. Synchronous, no clock, no I/O; the time is an argument. A token is judged by the profile and the key set
 //! of exactly one issuer: key sets are never merged, and no header member can point to a key.
@@ -7,24 +8,37 @@
 
 mod algorithm;
 mod claims;
+mod client_cert;
 mod issuers;
 mod json;
 mod jwk;
 mod jws;
 mod profile;
+mod proof;
 mod rejection;
 mod signer;
 mod spiffe_id;
 mod verify;
+mod x509;
+mod xfcc;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::client_cert::certificate_from_client_cert;
 pub use self::issuers::{IssuerSet, check_issuer, same_tokens};
 pub use self::profile::Actor;
+pub use self::proof::{
+    Confirmation, DPOP_ALGORITHMS, DPOP_WINDOW, Dpop, MAX_PROOF, NONCE_PERIOD, NonceKeyError, Nonces, Proven, Unproven,
+    WPT_MAX_LIFETIME, Wpt, check_dpop, check_wpt,
+};
 pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};
 pub use self::spiffe_id::{MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, SpiffeIdError, check_trust_domain};
 pub use self::verify::{
     MAX_TOKEN, TOKEN_CLOCK_SKEW, VerifiedToken, token_digest, verify, verify_for_audience, verify_if,
 };
+pub use self::x509::{
+    MAX_CERTIFICATE, X509Svid, certificate_from_pem, certificate_memo_key, certificate_serial, certificate_thumbprint,
+};
+pub use self::xfcc::{ForwardedCertificate, MAX_XFCC, last_forwarded_certificate};

@@ -40,15 +40,17 @@ pub enum CredentialReason {
     Lifetime,
     /// Its `sub` is not the SPIFFE ID of a workload.
     Subject,
-    /// It is bound to a key (`cnf`), and nothing here can check the proof.
+    /// It is bound to a key (`cnf`), and nothing proves that its bearer has that key.
     PopMissing,
+    /// What it is bound to is not understood, or the proof does not hold.
+    PopInvalid,
 }
 
 // === impl CredentialReason ===
 
 impl CredentialReason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Malformed,
         Self::Expired,
         Self::NotYetValid,
@@ -61,6 +63,7 @@ impl CredentialReason {
         Self::Lifetime,
         Self::Subject,
         Self::PopMissing,
+        Self::PopInvalid,
     ];
 
     /// The reason code as it is written everywhere.
@@ -78,6 +81,7 @@ impl CredentialReason {
             Self::Lifetime => "credential.lifetime",
             Self::Subject => "credential.subject",
             Self::PopMissing => "credential.pop_missing",
+            Self::PopInvalid => "credential.pop_invalid",
         }
     }
 

@@ -17,6 +17,7 @@ use super::issuers::{IssuerSet, TrustedIssuer};
 use super::json::StrictValue;
 use super::jws::{Compact, Header, decode};
 use super::profile::{self, Actor, Profiled, Type};
+use super::proof::Confirmation;
 use super::rejection::{CredentialReason, Rejection};
 use super::spiffe_id::SpiffeId;
 use crate::clock::Timestamp;
@@ -36,8 +37,8 @@ pub struct VerifiedToken {
     pub workload: Option<SpiffeId>,
     /// Who acts for the subject, current actor first, earlier ones after it.
     pub actors: SmallVec<[Actor; 1]>,
-    /// What the token is bound to (`cnf`), not read yet: without a proof, a bound token does not count.
-    pub confirmation: Option<Value>,
+    /// What the token is bound to (`cnf`): without a proof, a bound token does not count.
+    pub confirmation: Option<Confirmation>,
     /// What its issuer demands of proofs.
     pub proof: ProofPolicy,
     /// Whether it is a WIMSE workload identity token.
@@ -105,10 +106,14 @@ pub fn verify_for_audience(
 
 /// SHA-256 of the whole token: its key in a cache, and its name in a record.
 pub fn token_digest(token: &str) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest.as_ref());
-    bytes
+    sha256(token.as_bytes())
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest.as_ref());
+    out
 }
 
 fn verify_with<E: From<Rejection>>(
@@ -128,6 +133,11 @@ fn verify_with<E: From<Rejection>>(
     let typ = Type::of(&header)?;
     let payload = decode(parts.claims)?;
     let claims = Claims::parse(&payload)?;
+    // A workload identity token is for whomever its proof is for (draft-ietf-wimse-workload-creds-02, section 5.1).
+    let needs_audience = typ != Type::WorkloadIdentityToken || claims.has_audience();
+    if needs_audience && !claims.has_audience() {
+        return Err(CredentialReason::Malformed.because("`sub`, `aud` and `exp` are required").into());
+    }
     if parts.signature.is_empty() {
         return Err(CredentialReason::Malformed.because("the signature is empty").into());
     }
@@ -150,7 +160,7 @@ fn verify_with<E: From<Rejection>>(
         Some(audiences) => audiences.iter().any(|a| claims.is_for(a)),
         None => issuer.audiences.iter().any(|a| claims.is_for(a)),
     };
-    if !meant_for_us {
+    if needs_audience && !meant_for_us {
         return Err(CredentialReason::Audience.because("`aud` names none of the accepted audiences").into());
     }
     check_times(claims.exp, claims.nbf, claims.iat, now)?;
@@ -179,6 +189,11 @@ fn verified(
     profiled: Profiled,
     payload: &[u8],
 ) -> Result<VerifiedToken, Rejection> {
+    let is_wit = typ == Type::WorkloadIdentityToken;
+    if is_wit && claims.cnf.is_none() {
+        return Err(CredentialReason::PopInvalid.because("a workload identity token is bound to a key by `cnf.jwk`"));
+    }
+    let confirmation = claims.cnf.as_ref().map(|cnf| Confirmation::read(cnf, is_wit)).transpose()?;
     let all = match issuer.kind.names_workload() {
         true => None,
         false => Some(Arc::new(
@@ -190,9 +205,9 @@ fn verified(
         subject: Arc::from(claims.sub.0),
         workload: profiled.workload,
         actors: profiled.actors,
-        confirmation: claims.cnf,
+        confirmation,
         proof: issuer.proof,
-        is_wit: typ == Type::WorkloadIdentityToken,
+        is_wit,
         bound_objects: profiled.bound_objects,
         grant: profiled.grant,
         claims: all,

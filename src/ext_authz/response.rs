@@ -85,6 +85,9 @@ fn allow(_permit: Permit, decision: &Decision, request: &Request<'_>, out: &mut 
             }
         }
         header(ok, 6, DECISION_ID, id);
+        if let Some(nonce) = &decision.dpop_nonce {
+            header(ok, 6, "dpop-nonce", nonce);
+        }
     });
 }
 

@@ -237,7 +237,11 @@ impl GateCollector {
     #[allow(clippy::disallowed_methods, reason = "made anew at each scrape, off the hot path; labels are constants")]
     fn metrics(&self) -> Result<Vec<Box<dyn Collector>>, Error> {
         let mut out: Vec<Box<dyn Collector>> = Vec::new();
-        let caches = [("tokens", self.gate.token_cache()), ("decisions", self.gate.decision_cache())];
+        let caches = [
+            ("tokens", self.gate.token_cache()),
+            ("decisions", self.gate.decision_cache()),
+            ("proofs", self.gate.used_proofs()),
+        ];
         let mut counter = |name: &str, help: &str, read: fn(&CacheCounters) -> u64| {
             let family = IntCounterVec::new(Opts::new(name, help), &["cache"])?;
             for (cache, values) in &caches {

@@ -4,6 +4,10 @@
 //! Feature `testing`; never part of a release. Time is a [`ManualClock`]; nothing here simulates a component that could
 //! be had for real.
 
+#[cfg(test)]
+pub(crate) mod certificates;
 mod estate;
+mod holder;
 
 pub use self::estate::{AUDIENCE, Estate, POLICIES, Size, headers, request};
+pub use self::holder::{KeyHolder, changed, digest};
