@@ -27,13 +27,13 @@ const MAX_LINE: u64 = 1024 * 1024;
 /// Exit status: 0 valid; 1 refused; 2 the question cannot be answered. For a batch, the worst of its lines.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  portcullis token verify --issuer issuer.yaml --jwks jwks.json --now 2026-01-31T12:00:00Z @agent.jwt\n  \
+    after_help = "Example:\n  portcullis token verify --issuer issuer.yaml --jwks jwks.json --now 1800000000 @agent.jwt\n  \
     portcullis token verify --issuer shop.yaml --workloads shop.yaml @agent.jwt\n  \
     portcullis token verify --issuer issuer.yaml --batch vectors.jsonl > verdicts.jsonl\n\n\
-    A batch has a JSON object a line: `token`, and where they differ from the flags `now`, `issuer`, `jwks` and\n\
-    `audience`, as documents in place; `id` comes back in the verdict:\n  \
+    A batch has a JSON object a line: `token`, and, where they differ from the flags, `now`,\n\
+    `issuer`, `jwks` and `audience`, as documents in place; `id` comes back in the verdict:\n  \
     {\"id\": 1, \"token\": \"eyJhb...\", \"now\": 1800000000}\n\
-    A line that cannot be judged is answered with `error` in its place and ends as exit status 2."
+    A line that cannot be judged is answered with `error` in its place, and ends as exit status 2."
 )]
 pub(super) struct VerifyArgs {
     /// File with the issuer, YAML or JSON, as `issuer put -f` and `apply` take it; may be repeated.

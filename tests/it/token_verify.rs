@@ -289,6 +289,17 @@ fn a_batch_is_judged_to_its_end_in_order() {
 }
 
 #[test]
+fn the_help_has_examples_and_fits() {
+    let help = Site::new().run(&["--help"], "");
+    let text = String::from_utf8(help.stdout).unwrap();
+    assert!(
+        text.contains("--batch vectors.jsonl > verdicts.jsonl") && text.contains("Other users of this machine"),
+        "{text}"
+    );
+    assert!(text.lines().all(|l| l.chars().count() <= 100), "{text}");
+}
+
+#[test]
 fn a_batch_can_bring_all_its_issuers() {
     let site = Site::new();
     let issuer = json!({"issuer": {"name": "prod", "kind": "spiffe", "trust_domain": "prod.example", "audiences": ["shop"],
