@@ -58,7 +58,7 @@ impl World {
 
     fn inputs<'a>(&'a self, snapshot: &'a Snapshot) -> Inputs<'a> {
         let (lease, now) = (Some(self.estate.lease()), self.estate.clock.now());
-        Inputs { snapshot: Some(snapshot), lease, now, settings: &self.settings }
+        Inputs { snapshot: Some(snapshot), lease, now, proofs: None, settings: &self.settings }
     }
 
     fn ask(&self, path: &str, headers: &[(&str, String)], certificate: Option<&[u8]>) -> Decision {
