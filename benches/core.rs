@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use portcullis::authz::{self, Inputs, KnownAnswer, KnownToken, Memo, NoMemo, Settings};
+use portcullis::authz::{self, Inputs, KnownAnswer, KnownToken, Memo, NoMemo};
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::credential::{self, IssuerSet};
@@ -46,7 +46,7 @@ fn decisions(c: &mut Criterion) {
         let headers = [("authorization", format!("Bearer {}", estate.token("storefront")))];
         let read = request("GET", "/catalog/1", &headers);
         let refund = request("POST", "/refunds/7", &headers);
-        let settings = Settings::default();
+        let settings = authz::Settings::default();
         let inputs = || Inputs {
             snapshot: Some(&snapshot),
             lease: Some(estate.lease()),

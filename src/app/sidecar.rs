@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BuildError, Deps, RunError, listen};
 use crate::admin;
+use crate::authz::Settings;
 use crate::cache::{CacheSizes, Gate};
 use crate::clock::SharedClock;
 use crate::config::{Credential, Records as RecordSettings, SidecarConfig, Transport};
@@ -74,7 +75,10 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
     let metrics = Arc::clone(telemetry.metrics());
     client.stats().on_revocation(move |took| metrics.revocation_applied(took));
     let sizes = CacheSizes { tokens: config.cache.tokens, decisions: config.cache.decisions };
-    let gate = Arc::new(Gate::new(Arc::clone(&state), Arc::clone(&deps.clock), sizes));
+    let gate = Gate::new(Arc::clone(&state), Arc::clone(&deps.clock), sizes);
+    let settings = Settings { trusted_proxies: config.trusted_proxies.clone() };
+    let gate = gate.with_settings(settings).with_proofs(config.cache.proofs, config.nonces.clone());
+    let gate = Arc::new(gate);
     telemetry.metrics().watch(Arc::clone(&gate)).map_err(|e| metrics_error(&e))?;
 
     let mut listeners = Listeners::default();

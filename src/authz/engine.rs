@@ -27,7 +27,7 @@ use super::snapshot::{Registered, Snapshot};
 use crate::clock::{Now, Timestamp};
 use crate::grant::{Active, Covering, Standing, WorkloadKey};
 use crate::object::{Freshness, GrantId};
-use crate::policy::{Facts, GrantFacts, Outcome, ResourceEntity};
+use crate::policy::{Facts, GrantFacts, Inquiry, Outcome};
 
 /// What the engine may remember between requests. Everything it is given back is checked again against the snapshot
 /// and the time, so a memo can be lossy but never wrong.
@@ -222,8 +222,9 @@ fn steps(
         if snapshot.revocations.is_delegator_revoked(&workload.id) {
             return Err((Reason::RevokedDelegator, None));
         }
-        if let Some(reason) = snapshot.revocations.of_workload(&actor.id) {
-            return deny(reason, "the workload that acts has been revoked");
+        let issued_at = caller.token().and_then(|token| token.issued_at);
+        if let Some(reason) = snapshot.revocations.of_actor(&actor.id, issued_at) {
+            return deny(reason, "the workload that acts, or its tokens of that time, have been revoked");
         }
     }
     if let Some(grant) = caller.grant().filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {
@@ -366,13 +367,16 @@ impl Question<'_> {
     /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
     fn evaluate(&self, covering: &Covering) -> Option<Answer> {
         let resource = self.snapshot.routes.resource(self.route)?;
-        let plain = self.ask(resource, None);
+        let facts = Facts { method: self.method, path: self.path.as_str(), host: self.host };
+        let inquiry = self.snapshot.policies.inquire(&self.workload.principal, &self.route.action, resource, facts);
+        let plain = inquiry.ask(None);
         if let Outcome::Allow(policies) = plain {
             return Some(Answer { reason: Reason::AllowPolicy, grant: None, policies, grant_request: None });
         }
         let mut with_grant = None;
-        for active in &covering.active {
-            match self.ask(resource, Some(&self.snapshot.grants.facts(active))) {
+        let several = if inquiry.tells_grants_apart() { covering.active.len() } else { 1 };
+        for active in covering.active.iter().take(several) {
+            match inquiry.ask(Some(&self.snapshot.grants.facts(active))) {
                 Outcome::Allow(policies) => {
                     let grant = Some(active.id);
                     return Some(Answer { reason: Reason::AllowGrant, grant, policies, grant_request: None });
@@ -382,18 +386,18 @@ impl Question<'_> {
         }
         Some(match with_grant {
             Some((active, denied)) => denial(denied, Some(active.id)),
-            None => self.without_grant(resource, plain, covering.standing),
+            None => self.without_grant(&inquiry, plain, covering.standing),
         })
     }
 
     /// A denial without a grant: if a grant would help, say what is known about grants, and what to ask for.
-    fn without_grant(&self, resource: &ResourceEntity, plain: Outcome, standing: Standing) -> Answer {
+    fn without_grant(&self, inquiry: &Inquiry<'_>, plain: Outcome, standing: Standing) -> Answer {
         let hypothetical = GrantFacts {
             id: GrantId(uuid::Uuid::nil()),
             actions: Arc::from([Box::from(&*self.route.action)]),
             duration_seconds: self.route.max_grant_seconds,
         };
-        if matches!(plain, Outcome::Error(_)) || !matches!(self.ask(resource, Some(&hypothetical)), Outcome::Allow(_)) {
+        if matches!(plain, Outcome::Error(_)) || !matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_)) {
             return denial(plain, None);
         }
         let (reason, grant) = standing.reason();
@@ -407,11 +411,6 @@ impl Question<'_> {
             })
         });
         Answer { reason, grant, policies, grant_request }
-    }
-
-    fn ask(&self, resource: &ResourceEntity, grant: Option<&GrantFacts>) -> Outcome {
-        let facts = Facts { method: self.method, path: self.path.as_str(), host: self.host, grant };
-        self.snapshot.policies.evaluate(&self.workload.principal, &self.route.action, resource, &facts)
     }
 
     fn fallback(&self) -> Answer {

@@ -23,6 +23,8 @@ mod route;
 mod snapshot;
 mod target;
 mod template;
+#[cfg(test)]
+mod tests;
 
 pub use self::authenticate::KnownToken;
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::clock::Timestamp;
-use crate::credential::VerifiedToken;
+use crate::credential::{VerifiedToken, certificate_serial};
 use crate::grant::{Key, ShardedMap, WorkloadKey};
 use crate::object::{GrantId, Revocation, Target};
 
@@ -107,6 +107,18 @@ impl Revocations {
         !self.targets.is_empty() && self.targets.get(&digest("delegator", &[workload])).is_some()
     }
 
+    /// Why a workload may not act by a token of this time, if so: a token is in its actor's hands as well.
+    pub(super) fn of_actor(&self, actor: &str, issued_at: Option<Timestamp>) -> Option<Reason> {
+        if self.targets.is_empty() {
+            return None;
+        }
+        let ended = self.targets.get(&digest("tokens_before", &[actor]));
+        if ended.is_some_and(|mark| issued_at.is_none_or(|at| at < mark.before)) {
+            return Some(Reason::RevokedToken);
+        }
+        self.of_workload(actor)
+    }
+
     /// Why a workload does not count any more, whatever it shows, if so.
     pub(super) fn of_workload(&self, workload: &str) -> Option<Reason> {
         let revoked = !self.targets.is_empty() && self.targets.get(&digest("workload", &[workload])).is_some();
@@ -178,7 +190,10 @@ fn digest_of(target: &Target) -> Key {
         Target::Issuer { issuer } => digest("issuer", &[issuer]),
         Target::Key { issuer, kid } => digest("key", &[issuer, kid]),
         Target::BoundObject { issuer, uid } => digest("bound_object", &[issuer, uid]),
-        Target::Certificate { serial } => digest("certificate", &[serial]),
+        // However it is spelt.
+        Target::Certificate { serial } => {
+            digest("certificate", &[&*certificate_serial(serial).unwrap_or_else(|| serial.clone())])
+        }
         Target::Grant { grant } => *grant.0.as_bytes(),
         Target::Delegator { workload } => digest("delegator", &[workload.as_str()]),
     }

@@ -75,10 +75,11 @@ pub(super) enum RevokeCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// A client certificate.
-    #[command(after_help = "Example:\n  portcullis revoke certificate 0a1b2c3d --wait 5s")]
+    /// Every client certificate with a serial number.
+    #[command(after_help = "Example:\n  portcullis revoke certificate \\\n    \
+        \"$(openssl x509 -in client.pem -noout -serial | cut -d= -f2)\" --wait 5s")]
     Certificate {
-        /// Its serial number, in lower-case hex.
+        /// The serial number, in hex, as `openssl x509 -serial` prints it.
         serial: String,
         #[command(flatten)]
         common: Common,

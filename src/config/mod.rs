@@ -22,8 +22,8 @@ pub use self::control::{
 pub use self::load::{ConfigError, Environment};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
-    Cache, ControlPlane, Credential, Limits, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawRecords,
-    RawScope, RawSidecar, RawSidecarListeners, RawState, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners,
-    StateDirectory, Transport,
+    Cache, ControlPlane, Credential, Limits, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawProof,
+    RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput, Records, Scope,
+    SidecarConfig, SidecarListeners, StateDirectory, Transport,
 };
-pub use self::values::{Address, FileMode, HttpUrl, Identity, Span};
+pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

@@ -258,3 +258,21 @@ fn shows_every_key(raw: &impl serde::Serialize, example: &str) {
         assert!(shown, "the example does not show `{key}`");
     }
 }
+
+#[test]
+fn the_key_of_nonces_is_long_and_random_looking_base64() {
+    let fixture = Fixture::new();
+    let path = fixture.dir.path().join("nonce-key");
+    let text = format!("{}proof:\n  nonce_key_file: {}\n", fixture.sidecar(), path.display());
+    assert!(message(sidecar(&text, &[])).contains("`proof.nonce_key_file`"), "the file is missing");
+    for bad in ["", "c2hvcnQ=", "not base64 !"] {
+        std::fs::write(&path, bad).unwrap();
+        let why = message(sidecar(&text, &[]));
+        assert!(why.contains("proof.nonce_key_file") && !why.contains("c2hvcnQ"), "{why}");
+    }
+    std::fs::write(&path, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n").unwrap();
+    let config = sidecar(&text, &[]).unwrap();
+    assert!(config.nonces.is_some());
+    assert!(!format!("{config:?}").contains("MDEyMzQ1"));
+    assert_eq!(message(sidecar(&text, &[("PORTCULLIS__CACHE__PROOFS", "0")])), "`cache.proofs`: must be at least 1");
+}

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::authz::Network;
 use crate::credential::SpiffeId;
 
 /// A duration, written as `10s`, `5m`, `1h 30m`.
@@ -30,6 +31,10 @@ pub struct FileMode(pub u32);
 /// A workload's SPIFFE ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity(pub SpiffeId);
+
+/// A range of IP addresses, as in `10.0.0.0/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr(pub Network);
 
 macro_rules! as_text {
     ($name:ident, $schema:literal, $json:tt) => {
@@ -90,6 +95,12 @@ as_text!(FileMode, "FileMode", {
 as_text!(Identity, "SpiffeId", {
     "type": "string",
     "pattern": "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$"
+});
+
+as_text!(Cidr, "Network", {
+    "type": "string",
+    "description": "An IP address, or a range of them, as in `10.0.0.0/8`.",
+    "pattern": "^[0-9a-fA-F:.]+(/[0-9]{1,3})?$"
 });
 
 // === impl Span ===
@@ -211,6 +222,22 @@ impl FromStr for FileMode {
 impl fmt::Display for FileMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04o}", self.0)
+    }
+}
+
+// === impl Cidr ===
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.parse().map(Self).map_err(|e| format!("`{s}` is not a network: {e}"))
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -142,6 +142,12 @@ pub(super) fn check(
         grant: None,
         actors: actors(claims, issuer.max_delegation_depth)?,
     };
+    // Who the actor is, is read by this issuer's mappings: a name that another gave means somebody else.
+    let named_by = profiled.actors.first().and_then(|actor| actor.claims.get("iss"));
+    if !issuer.kind.names_workload() && named_by.is_some_and(|by| by.as_str() != claims.iss.as_ref().map(|iss| &*iss.0))
+    {
+        return Err(CredentialReason::Subject.because("the actor in `act` is named by another issuer"));
+    }
     match issuer.kind {
         IssuerKind::Spiffe => {
             // JWT-SVID standard, section 2.3.

@@ -227,3 +227,6 @@ fn serial(raw: &[u8]) -> Result<Arc<str>, Rejection> {
 fn instant(seconds: i64) -> Timestamp {
     Timestamp::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

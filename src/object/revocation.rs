@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{FieldError, GrantId, check_text};
 use crate::clock::Timestamp;
-use crate::credential::SpiffeId;
+use crate::credential::{SpiffeId, certificate_serial};
 
 /// One revocation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -69,9 +69,9 @@ pub enum Target {
         /// The UID in the token.
         uid: String,
     },
-    /// A client certificate, by serial number in lower-case hex.
+    /// Every client certificate with a serial number, whoever issued it.
     Certificate {
-        /// Serial number.
+        /// Serial number in hex, in any of the forms that programs print.
         serial: String,
     },
     /// A grant.
@@ -95,7 +95,12 @@ impl Revocation {
             Target::Key { issuer, kid } => [("target.issuer", issuer), ("target.kid", kid)],
             Target::BoundObject { issuer, uid } => [("target.issuer", issuer), ("target.uid", uid)],
             Target::Issuer { issuer } => [("target.issuer", issuer), ("target.issuer", issuer)],
-            Target::Certificate { serial } => [("target.serial", serial), ("target.serial", serial)],
+            Target::Certificate { serial } => {
+                return match certificate_serial(serial) {
+                    Some(_) => Ok(()),
+                    None => Err(FieldError::new("target.serial", format!("`{serial}` is not a serial number in hex"))),
+                };
+            }
             Target::TokensBefore { .. } | Target::Workload { .. } | Target::Grant { .. } | Target::Delegator { .. } => {
                 return Ok(());
             }

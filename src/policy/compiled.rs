@@ -20,9 +20,17 @@ pub struct CompiledPolicies {
     /// Resources that some policy's scope names.
     resources: HashMap<Box<str>, u32>,
     /// The policies by the numbers of their principal and resource; [`ANY`] where the scope names none.
-    slices: HashMap<(u32, u32), PolicySet>,
+    slices: HashMap<(u32, u32), Slice>,
     reads: Reads,
     len: usize,
+}
+
+/// The policies of one scope.
+#[derive(Debug)]
+pub(super) struct Slice {
+    pub(super) policies: PolicySet,
+    /// Whether any of them reads the grant. One that does not says the same with a grant as without.
+    pub(super) reads_grant: bool,
 }
 
 /// Stands for an unconstrained principal or resource.
@@ -45,16 +53,18 @@ impl CompiledPolicies {
     /// Validates and compiles.
     pub fn compile(set: &object::PolicySet) -> Result<Self, CompileError> {
         let valid = parse(&set.text, &set.actions)?;
-        let mut compiled = Self { reads: valid.reads, len: valid.policies.len(), ..Self::default() };
-        let mut slices: HashMap<(u32, u32), Vec<Policy>> = HashMap::new();
-        for policy in valid.policies {
+        let mut compiled = Self { reads: Reads::of_all(&valid.reads), len: valid.policies.len(), ..Self::default() };
+        let mut slices: HashMap<(u32, u32), (Vec<Policy>, bool)> = HashMap::new();
+        for (policy, reads) in valid.policies.into_iter().zip(valid.reads) {
             let principal = scope_of_principal(&policy).map_or(ANY, |uid| number(&mut compiled.principals, &uid));
             let resource = scope_of_resource(&policy).map_or(ANY, |uid| number(&mut compiled.resources, &uid));
-            slices.entry((principal, resource)).or_default().push(policy);
+            let (policies, reads_grant) = slices.entry((principal, resource)).or_default();
+            policies.push(policy);
+            *reads_grant |= reads.grant;
         }
-        for (scope, policies) in slices {
-            let set = PolicySet::from_policies(policies).map_err(|e| CompileError::Set(e.to_string()))?;
-            compiled.slices.insert(scope, set);
+        for (scope, (policies, reads_grant)) in slices {
+            let policies = PolicySet::from_policies(policies).map_err(|e| CompileError::Set(e.to_string()))?;
+            compiled.slices.insert(scope, Slice { policies, reads_grant });
         }
         Ok(compiled)
     }
@@ -80,7 +90,7 @@ impl CompiledPolicies {
         &'a self,
         principals: impl Iterator<Item = &'a str> + Clone,
         resources: impl Iterator<Item = &'a str> + Clone,
-    ) -> impl Iterator<Item = &'a PolicySet> {
+    ) -> impl Iterator<Item = &'a Slice> {
         let known = |of: &'a HashMap<Box<str>, u32>| move |name: &'a str| of.get(name).copied();
         let principals = std::iter::once(ANY).chain(principals.filter_map(known(&self.principals)));
         let resources = std::iter::once(ANY).chain(resources.filter_map(known(&self.resources)));

@@ -2,6 +2,8 @@
 //!
 //! Pure. Slices are evaluated one by one and combined as Cedar would: a forbid anywhere denies, an error anywhere
 //! denies, otherwise a permit anywhere allows. Whatever cannot be expressed to Cedar is an error, and so denies.
+//! One request is put to them several times, without a grant and with one; what no grant can change is done once.
+//! INVARIANT: that changes no answer; `tests.rs` compares it with asking everything anew.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -9,16 +11,20 @@ use std::sync::{Arc, OnceLock};
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
 };
+use smallvec::SmallVec;
 
-use super::compiled::CompiledPolicies;
+use super::compiled::{CompiledPolicies, Slice};
+use super::reads::Reads;
 use crate::object::{GrantId, Workload};
 
 /// A workload as a Cedar principal, made once per workload.
 #[derive(Debug, Clone)]
 pub struct PrincipalEntity {
     uid: EntityUid,
-    /// The principal and its roles, each with the text form that scopes are indexed by.
-    entities: Vec<Entity>,
+    /// The principal alone. Roles have no attributes, so that Cedar needs no entities for them: that the principal
+    /// is in one is written in the principal.
+    entities: Entities,
+    /// The text forms that scopes are indexed by: the principal's own and its roles'.
     names: Vec<Box<str>>,
 }
 
@@ -26,7 +32,8 @@ pub struct PrincipalEntity {
 #[derive(Debug, Clone)]
 pub struct ResourceEntity {
     uid: EntityUid,
-    entities: Vec<Entity>,
+    /// The route; its service has no attributes either.
+    entity: Entity,
     names: [Box<str>; 2],
 }
 
@@ -39,8 +46,35 @@ pub struct Facts<'a> {
     pub path: &'a str,
     /// Canonical host.
     pub host: &'a str,
-    /// The grant that covers the request, if one does.
-    pub grant: Option<&'a GrantFacts>,
+}
+
+/// One request as it is put to the policies, once or several times.
+#[derive(Debug)]
+pub struct Inquiry<'a>(Result<Open<'a>, Outcome>);
+
+/// A request that some policy may apply to; any other has its outcome already.
+#[derive(Debug)]
+struct Open<'a> {
+    principal: &'a PrincipalEntity,
+    action: EntityUid,
+    resource: &'a ResourceEntity,
+    facts: Facts<'a>,
+    reads: Reads,
+    entities: Entities,
+    /// The request without a grant.
+    plain: Request,
+    /// The slices that read the grant.
+    open: SmallVec<[&'a Slice; 4]>,
+    /// What the other slices say, with a grant as without.
+    settled: Verdicts,
+}
+
+/// The ids of the policies that permit, that forbid, and that failed.
+#[derive(Debug, Clone, Default)]
+struct Verdicts {
+    permits: Vec<Box<str>>,
+    forbids: Vec<Box<str>>,
+    errors: Vec<Box<str>>,
 }
 
 /// What policies may know of a grant.
@@ -84,10 +118,7 @@ impl PrincipalEntity {
         let tags = workload.labels.iter().map(|(k, v)| (k.clone(), text(v)));
         let principal = Entity::new_with_tags(uid.clone(), attrs, roles.iter().cloned(), tags).ok()?;
         let names = std::iter::once(&uid).chain(&roles).map(|u| u.to_string().into()).collect();
-        let unique: HashSet<EntityUid> = roles.into_iter().collect();
-        let entities = std::iter::once(principal)
-            .chain(unique.into_iter().map(|r| Entity::new_no_attrs(r, HashSet::new())))
-            .collect();
+        let entities = Entities::from_entities([principal], None).ok()?;
         Some(Self { uid, entities, names })
     }
 }
@@ -100,85 +131,170 @@ impl ResourceEntity {
         let uid = uid("Route", resource)?;
         let parent = self::uid("Service", service)?;
         let names = [uid.to_string().into(), parent.to_string().into()];
-        let entities = vec![
-            Entity::new_no_attrs(uid.clone(), HashSet::from([parent.clone()])),
-            Entity::new_no_attrs(parent, HashSet::new()),
-        ];
-        Some(Self { uid, entities, names })
+        let entity = Entity::new_no_attrs(uid.clone(), HashSet::from([parent]));
+        Some(Self { uid, entity, names })
     }
 }
 
 // === impl CompiledPolicies ===
 
 impl CompiledPolicies {
-    /// Evaluates the policies that can apply.
+    /// Evaluates the policies that can apply, once.
     pub fn evaluate(
         &self,
         principal: &PrincipalEntity,
         action: &str,
         resource: &ResourceEntity,
-        facts: &Facts<'_>,
+        facts: Facts<'_>,
+        grant: Option<&GrantFacts>,
     ) -> Outcome {
+        self.inquire(principal, action, resource, facts).ask(grant)
+    }
+
+    /// Finds the policies that can apply, and evaluates those that no grant can sway.
+    pub fn inquire<'a>(
+        &'a self,
+        principal: &'a PrincipalEntity,
+        action: &str,
+        resource: &'a ResourceEntity,
+        facts: Facts<'a>,
+    ) -> Inquiry<'a> {
         let slices = self.slices(principal.names.iter().map(|n| &**n), resource.names.iter().map(|n| &**n));
-        let mut slices = slices.peekable();
-        if slices.peek().is_none() {
-            return Outcome::NoMatch;
+        let (open, settled): (SmallVec<[&Slice; 4]>, SmallVec<[&Slice; 4]>) = slices.partition(|s| s.reads_grant);
+        if open.is_empty() && settled.is_empty() {
+            return Inquiry(Err(Outcome::NoMatch));
         }
-        let Some((request, entities)) = self.question(principal, action, resource, facts) else {
-            return Outcome::Error(Arc::from([]));
+        let Some(mut inquiry) = Open::new(principal, action, resource, facts, self.reads()) else {
+            return Inquiry(Err(Outcome::inexpressible()));
         };
+        let mut verdicts = Verdicts::default();
+        inquiry.put(&settled, &inquiry.plain, &mut verdicts);
+        inquiry.settled = verdicts;
+        inquiry.open = open;
+        Inquiry(Ok(inquiry))
+    }
+}
+
+// === impl Inquiry ===
+
+impl Inquiry<'_> {
+    /// What the policies say of the request when this grant covers it.
+    pub fn ask(&self, grant: Option<&GrantFacts>) -> Outcome {
+        match &self.0 {
+            Ok(open) => open.ask(grant),
+            Err(outcome) => outcome.clone(),
+        }
+    }
+
+    /// Whether policies can tell one grant from another.
+    pub fn tells_grants_apart(&self) -> bool {
+        self.0.as_ref().is_ok_and(|open| open.reads.grant_detail)
+    }
+}
+
+// === impl Open ===
+
+impl<'a> Open<'a> {
+    fn new(
+        principal: &'a PrincipalEntity,
+        action: &str,
+        resource: &'a ResourceEntity,
+        facts: Facts<'a>,
+        reads: Reads,
+    ) -> Option<Self> {
+        let action = uid("Action", action)?;
+        // The principal's share of the hierarchy is ready; only the route is new to it.
+        let entities = principal.entities.clone().add_entities([resource.entity.clone()], None).ok()?;
+        let plain = facts.request(principal, &action, resource, reads, None)?;
+        let (open, settled) = (SmallVec::new(), Verdicts::default());
+        Some(Self { principal, action, resource, facts, reads, entities, plain, open, settled })
+    }
+
+    fn ask(&self, grant: Option<&GrantFacts>) -> Outcome {
+        let mut verdicts = self.settled.clone();
+        match grant.filter(|_| !self.open.is_empty()) {
+            None => self.put(&self.open, &self.plain, &mut verdicts),
+            Some(grant) => {
+                let request = self.facts.request(self.principal, &self.action, self.resource, self.reads, Some(grant));
+                let Some(request) = request else { return Outcome::inexpressible() };
+                self.put(&self.open, &request, &mut verdicts);
+            }
+        }
+        verdicts.outcome()
+    }
+
+    fn put(&self, slices: &[&Slice], request: &Request, verdicts: &mut Verdicts) {
         let authorizer = Authorizer::new();
-        let (mut permits, mut forbids, mut errors) = (Vec::new(), Vec::new(), Vec::new());
         for slice in slices {
-            let response = authorizer.is_authorized(&request, slice, &entities);
-            let decided = if response.decision() == Decision::Allow { &mut permits } else { &mut forbids };
+            let response = authorizer.is_authorized(request, &slice.policies, &self.entities);
+            let allowed = response.decision() == Decision::Allow;
+            let decided = if allowed { &mut verdicts.permits } else { &mut verdicts.forbids };
             decided.extend(response.diagnostics().reason().map(|id| Box::from(AsRef::<str>::as_ref(id))));
-            errors.extend(response.diagnostics().errors().map(|e| match e {
+            verdicts.errors.extend(response.diagnostics().errors().map(|e| match e {
                 cedar_policy::AuthorizationError::PolicyEvaluationError(e) => {
                     Box::from(AsRef::<str>::as_ref(e.policy_id()))
                 }
             }));
         }
-        let sorted = |mut ids: Vec<Box<str>>| {
-            ids.sort_unstable();
-            Arc::from(ids)
-        };
-        if !errors.is_empty() {
-            Outcome::Error(sorted(errors))
-        } else if !forbids.is_empty() {
-            Outcome::Forbid(sorted(forbids))
-        } else if !permits.is_empty() {
-            Outcome::Allow(sorted(permits))
-        } else {
-            Outcome::NoMatch
-        }
     }
+}
 
-    pub(super) fn question(
+// === impl Facts ===
+
+impl Facts<'_> {
+    /// The request with the context that policies read.
+    pub(super) fn request(
         &self,
         principal: &PrincipalEntity,
-        action: &str,
+        action: &EntityUid,
         resource: &ResourceEntity,
-        facts: &Facts<'_>,
-    ) -> Option<(Request, Entities)> {
-        let reads = self.reads();
+        reads: Reads,
+        grant: Option<&GrantFacts>,
+    ) -> Option<Request> {
         let text = |s: &str| RestrictedExpression::new_string(s.to_owned());
         let mut pairs = Vec::with_capacity(4);
         for (read, name, value) in
-            [(reads.method, "method", facts.method), (reads.path, "path", facts.path), (reads.host, "host", facts.host)]
+            [(reads.method, "method", self.method), (reads.path, "path", self.path), (reads.host, "host", self.host)]
         {
             if read {
                 pairs.push((name.to_owned(), text(value)));
             }
         }
-        if let Some(grant) = facts.grant.filter(|_| reads.grant) {
-            pairs.push(("grant".to_owned(), grant.expression()?));
+        if let Some(grant) = grant.filter(|_| reads.grant) {
+            let grant = if reads.grant_detail { grant.expression() } else { RestrictedExpression::new_record([]).ok() };
+            pairs.push(("grant".to_owned(), grant?));
         }
         let context = if pairs.is_empty() { Context::empty() } else { Context::from_pairs(pairs).ok()? };
-        let request =
-            Request::new(principal.uid.clone(), uid("Action", action)?, resource.uid.clone(), context, None).ok()?;
-        let entities = principal.entities.iter().chain(&resource.entities).cloned();
-        Some((request, Entities::from_entities(entities, None).ok()?))
+        Request::new(principal.uid.clone(), action.clone(), resource.uid.clone(), context, None).ok()
+    }
+}
+
+// === impl Verdicts ===
+
+impl Verdicts {
+    fn outcome(self) -> Outcome {
+        let sorted = |mut ids: Vec<Box<str>>| {
+            ids.sort_unstable();
+            Arc::from(ids)
+        };
+        if !self.errors.is_empty() {
+            Outcome::Error(sorted(self.errors))
+        } else if !self.forbids.is_empty() {
+            Outcome::Forbid(sorted(self.forbids))
+        } else if !self.permits.is_empty() {
+            Outcome::Allow(sorted(self.permits))
+        } else {
+            Outcome::NoMatch
+        }
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// What cannot be put to Cedar denies.
+    fn inexpressible() -> Self {
+        Self::Error(Arc::from([]))
     }
 }
 

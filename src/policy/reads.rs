@@ -15,22 +15,24 @@ pub struct Reads {
     pub path: bool,
     /// `context.host`
     pub host: bool,
-    /// `context.grant`
+    /// `context.grant`, if only whether there is one
     pub grant: bool,
+    /// attributes of `context.grant`
+    pub grant_detail: bool,
 }
 
 impl Reads {
     /// Everything.
-    pub const ALL: Self = Self { method: true, path: true, host: true, grant: true };
+    pub const ALL: Self = Self { method: true, path: true, host: true, grant: true, grant_detail: true };
 
-    /// What `policies` read.
-    pub(super) fn of<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Self {
-        policies.into_iter().fold(Self::default(), |reads, policy| {
-            reads.union(match policy.to_json() {
-                Ok(json) => Self::of_json(&json),
-                Err(_) => Self::ALL,
-            })
-        })
+    /// What `policy` reads.
+    pub(super) fn of(policy: &Policy) -> Self {
+        policy.to_json().map_or(Self::ALL, |json| Self::of_json(&json))
+    }
+
+    /// What any of several policies reads.
+    pub(super) fn of_all<'a>(reads: impl IntoIterator<Item = &'a Self>) -> Self {
+        reads.into_iter().fold(Self::default(), |all, one| all.union(*one))
     }
 
     /// Names of the attributes that are read.
@@ -48,15 +50,17 @@ impl Reads {
             path: self.path || other.path,
             host: self.host || other.host,
             grant: self.grant || other.grant,
+            grant_detail: self.grant_detail || other.grant_detail,
         }
     }
 
-    fn attribute(name: &str) -> Self {
+    /// A presence test of the grant tells nothing more of it; an access may tell everything.
+    fn attribute(name: &str, accessed: bool) -> Self {
         match name {
             "method" => Self { method: true, ..Self::default() },
             "path" => Self { path: true, ..Self::default() },
             "host" => Self { host: true, ..Self::default() },
-            "grant" => Self { grant: true, ..Self::default() },
+            "grant" => Self { grant: true, grant_detail: accessed, ..Self::default() },
             _ => Self::ALL,
         }
     }
@@ -73,7 +77,7 @@ impl Reads {
                         .flatten()
                         .filter(|(left, _)| is_context(left));
                     reads = reads.union(match direct {
-                        Some((_, attr)) => Self::attribute(attr),
+                        Some((_, attr)) => Self::attribute(attr, key == "."),
                         None if key == "Var" && value == "context" => Self::ALL,
                         None => Self::of_json(value),
                     });

@@ -7,8 +7,9 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::str::FromStr;
 
-use cedar_policy::{Authorizer, Decision, PolicySet};
+use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request};
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::object;
@@ -31,8 +32,8 @@ fn workload(name: &str, roles: &[&str]) -> PrincipalEntity {
     PrincipalEntity::new(&serde_json::from_value(json).unwrap()).unwrap()
 }
 
-fn facts(grant: Option<&GrantFacts>) -> Facts<'_> {
-    Facts { method: "GET", path: "/catalog/1", host: "shop", grant }
+fn facts() -> Facts<'static> {
+    Facts { method: "GET", path: "/catalog/1", host: "shop" }
 }
 
 fn grant() -> GrantFacts {
@@ -55,11 +56,11 @@ fn the_policies_of_the_design_say_what_they_should() {
     let items = ResourceEntity::new("catalog", "catalog/items").unwrap();
     let refunds = ResourceEntity::new("payments", "payments/refunds").unwrap();
     let grant = grant();
-    assert_eq!(policies.evaluate(&shop, "read", &items, &facts(None)), Outcome::Allow(ids(&["catalog-read"])));
-    assert_eq!(policies.evaluate(&shop, "write", &items, &facts(None)), Outcome::NoMatch);
-    assert_eq!(policies.evaluate(&other, "read", &items, &facts(None)), Outcome::NoMatch);
-    assert_eq!(policies.evaluate(&shop, "write", &refunds, &facts(None)), Outcome::Forbid(ids(&["refunds-are-jit"])));
-    assert_eq!(policies.evaluate(&shop, "write", &refunds, &facts(Some(&grant))), Outcome::Allow(ids(&["grants"])));
+    assert_eq!(policies.evaluate(&shop, "read", &items, facts(), None), Outcome::Allow(ids(&["catalog-read"])));
+    assert_eq!(policies.evaluate(&shop, "write", &items, facts(), None), Outcome::NoMatch);
+    assert_eq!(policies.evaluate(&other, "read", &items, facts(), None), Outcome::NoMatch);
+    assert_eq!(policies.evaluate(&shop, "write", &refunds, facts(), None), Outcome::Forbid(ids(&["refunds-are-jit"])));
+    assert_eq!(policies.evaluate(&shop, "write", &refunds, facts(), Some(&grant)), Outcome::Allow(ids(&["grants"])));
 }
 
 #[test]
@@ -72,9 +73,9 @@ fn a_policy_that_fails_to_evaluate_denies_whatever_the_others_say() {
         "#,
     );
     let (shop, items) = (workload("shop", &[]), ResourceEntity::new("catalog", "catalog/items").unwrap());
-    assert_eq!(policies.evaluate(&shop, "read", &items, &facts(None)), Outcome::Allow(ids(&["all"])));
+    assert_eq!(policies.evaluate(&shop, "read", &items, facts(), None), Outcome::Allow(ids(&["all"])));
     let grant = grant();
-    assert_eq!(policies.evaluate(&shop, "read", &items, &facts(Some(&grant))), Outcome::Error(ids(&["overflow"])));
+    assert_eq!(policies.evaluate(&shop, "read", &items, facts(), Some(&grant)), Outcome::Error(ids(&["overflow"])));
 }
 
 #[test]
@@ -85,7 +86,7 @@ fn attributes_and_tags_of_the_workload_can_be_read() {
                   && principal.hasTag("tier") && principal.getTag("tier") == "gold" };"#,
     );
     let items = ResourceEntity::new("catalog", "catalog/items").unwrap();
-    let outcome = policies.evaluate(&workload("shop", &[]), "read", &items, &facts(None));
+    let outcome = policies.evaluate(&workload("shop", &[]), "read", &items, facts(), None);
     assert_eq!(outcome, Outcome::Allow(ids(&["gold"])));
 }
 
@@ -160,6 +161,10 @@ fn policy_text() -> impl Strategy<Value = Vec<String>> {
         r#"when { principal in Role::"r0" }"#,
         r#"when { resource in Service::"s1" }"#,
         "when { context has grant && 9223372036854775807 + context.grant.duration_seconds > 0 }",
+        "when { context has grant && context.grant.duration_seconds > 100 }",
+        r#"unless { context has grant && context.grant.actions.contains("write") }"#,
+        r#"when { context == context && principal in [Role::"r0", Role::"r1"] }"#,
+        r#"when { Role::"r0" in Role::"r1" || Service::"s0" == Service::"s0" }"#,
     ]);
     let policy = (any::<bool>(), principal, action, resource, condition)
         .prop_map(|(permit, p, a, r, c)| format!("{}({p}, {a}, {r}) {c};", if permit { "permit" } else { "forbid" }));
@@ -168,11 +173,11 @@ fn policy_text() -> impl Strategy<Value = Vec<String>> {
 
 proptest! {
     #[test]
-    fn slicing_changes_no_answer(
+    fn slicing_and_asking_several_times_change_no_answer(
         policies in policy_text(), w in 0..2usize, roles in prop::sample::subsequence(vec!["r0", "r1"], 0..=2),
         action in prop::sample::select(vec!["read", "write", "delete"]),
         route in prop::sample::select(vec![("s0", "s0/a"), ("s0", "s0/b"), ("s1", "s1/a")]),
-        path in prop::sample::select(vec!["/a/1", "/b"]), granted in any::<bool>(),
+        path in prop::sample::select(vec!["/a/1", "/b"]), grants in prop::collection::vec(any_grant(), 0..4),
     ) {
         let mut text = String::new();
         for (i, p) in policies.iter().enumerate() {
@@ -184,25 +189,66 @@ proptest! {
         };
         let principal = workload(&format!("w{w}"), &roles);
         let resource = ResourceEntity::new(route.0, route.1).unwrap();
-        let grant = grant();
-        let facts = Facts { method: "GET", path, host: "h", grant: granted.then_some(&grant) };
-        let sliced = compiled.evaluate(&principal, action, &resource, &facts);
-        prop_assert_eq!(sliced, unsliced(&text, &principal, action, &resource, &facts), "{}", text);
+        let facts = Facts { method: "GET", path, host: "h" };
+        let everything = |grant| unsliced(&text, (w, &roles), action, route, facts, grant);
+        let inquiry = compiled.inquire(&principal, action, &resource, facts);
+        let mut with_grant = Vec::new();
+        for grant in [None].into_iter().chain(grants.iter().map(Some)).chain([None]) {
+            let outcome = inquiry.ask(grant);
+            prop_assert_eq!(&outcome, &everything(grant), "{:?} {}", grant, text);
+            prop_assert_eq!(&outcome, &compiled.evaluate(&principal, action, &resource, facts, grant));
+            with_grant.extend(grant.map(|_| outcome));
+        }
+        if !inquiry.tells_grants_apart() {
+            with_grant.dedup();
+            prop_assert!(with_grant.len() <= 1, "grants are told apart: {:?} {}", with_grant, text);
+        }
     }
 }
 
-/// The obvious evaluator: every policy, every attribute.
-fn unsliced(text: &str, p: &PrincipalEntity, action: &str, r: &ResourceEntity, facts: &Facts<'_>) -> Outcome {
+fn any_grant() -> impl Strategy<Value = GrantFacts> {
+    (0..3u128, prop::sample::select(vec!["read", "write"]), prop::sample::select(vec![60, 3600])).prop_map(
+        |(id, action, duration_seconds)| GrantFacts {
+            id: object::GrantId(uuid::Uuid::from_u128(id)),
+            actions: std::sync::Arc::from([Box::from(action)]),
+            duration_seconds,
+        },
+    )
+}
+
+/// The obvious evaluator: every policy, every attribute, every entity, one question.
+fn unsliced(
+    text: &str,
+    (w, roles): (usize, &[&str]),
+    action: &str,
+    (service, route): (&str, &str),
+    facts: Facts<'_>,
+    grant: Option<&GrantFacts>,
+) -> Outcome {
     let parsed = PolicySet::from_str(text).unwrap();
     let named = parsed.policies().map(|p| p.new_id(cedar_policy::PolicyId::new(p.annotation("id").unwrap())));
     let all = PolicySet::from_policies(named).unwrap();
-    let everything = CompiledPolicies::compile(&object::PolicySet::new(
-        r#"@id("x") permit(principal, action, resource) when { context == context };"#.to_owned(),
-        "t".to_owned(),
-        vec![],
-    ))
-    .unwrap();
-    let (request, entities) = everything.question(p, action, r, facts).unwrap();
+    let uid = |kind: &str, id: &str| json!({"type": kind, "id": id});
+    let principal = uid("Workload", &format!("spiffe://a/w{w}"));
+    let parents: Vec<_> = roles.iter().map(|r| uid("Role", r)).collect();
+    let bare = |uid: &Value| json!({"uid": uid, "attrs": {}, "parents": []});
+    let mut entities: Vec<Value> = parents.iter().map(bare).collect();
+    entities.push(json!({
+        "uid": principal, "parents": parents, "tags": {"tier": "gold"},
+        "attrs": {"kind": "service", "owner": "team", "environment": "production"},
+    }));
+    entities.push(json!({"uid": uid("Route", route), "attrs": {}, "parents": [uid("Service", service)]}));
+    entities.push(bare(&uid("Service", service)));
+    let entities = Entities::from_json_value(Value::Array(entities), None).unwrap();
+    let mut context = json!({"method": facts.method, "path": facts.path, "host": facts.host});
+    if let Some(g) = grant {
+        context["grant"] =
+            json!({"id": g.id.to_string(), "actions": &*g.actions, "duration_seconds": g.duration_seconds});
+    }
+    let uid = |json| EntityUid::from_json(json).unwrap();
+    let (action, route) = (uid(json!({"type": "Action", "id": action})), uid(json!({"type": "Route", "id": route})));
+    let context = Context::from_json_value(context, None).unwrap();
+    let request = Request::new(uid(principal), action, route, context, None).unwrap();
     let response = Authorizer::new().is_authorized(&request, &all, &entities);
     let set = |ids: HashSet<String>| {
         let mut ids: Vec<Box<str>> = ids.into_iter().map(Into::into).collect();

@@ -50,7 +50,8 @@ pub struct PolicyErrors(pub Vec<PolicyError>);
 /// The policies of a valid text, under their `@id`s, in the order of the text.
 pub(super) struct Valid {
     pub(super) policies: Vec<Policy>,
-    pub(super) reads: Reads,
+    /// What each of them reads.
+    pub(super) reads: Vec<Reads>,
 }
 
 /// Validates `text` strictly, against the schema with these custom actions.
@@ -59,7 +60,7 @@ pub fn validate(text: &str, custom_actions: &[String]) -> Result<Report, PolicyE
     Ok(Report {
         policies: valid.policies.len(),
         ids: valid.policies.iter().map(|p| p.id().to_string()).collect(),
-        reads: valid.reads.names(),
+        reads: Reads::of_all(&valid.reads).names(),
     })
 }
 
@@ -69,7 +70,7 @@ pub(super) fn parse(text: &str, custom_actions: &[String]) -> Result<Valid, Poli
     let parsed = PolicySet::from_str(text).map_err(|e| PolicyErrors(parse_errors(text, &e)))?;
     let (set, policies) = named(&parsed)?;
     check_types(text, &schema, &set)?;
-    let reads = Reads::of(&policies);
+    let reads = policies.iter().map(Reads::of).collect();
     Ok(Valid { policies, reads })
 }
 
@@ -191,6 +192,6 @@ impl fmt::Display for PolicyErrors {
 
 impl fmt::Debug for Valid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Valid").field("policies", &self.policies.len()).field("reads", &self.reads).finish()
+        f.debug_struct("Valid").field("policies", &self.policies.len()).finish_non_exhaustive()
     }
 }

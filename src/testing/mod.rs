@@ -4,6 +4,8 @@
 //! Feature `testing`; never part of a release. Time is a [`ManualClock`]; nothing here simulates a component that could
 //! be had for real.
 
+#[cfg(test)]
+pub(crate) mod certificates;
 mod estate;
 mod holder;
 mod signing_key;

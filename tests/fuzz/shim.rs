@@ -7,13 +7,19 @@ use std::sync::LazyLock;
 
 use portcullis::authz::{CanonicalPath, Relation, Template};
 use portcullis::clock::Timestamp;
-use portcullis::credential::{IssuerSet, verify};
+use portcullis::credential::{Dpop, IssuerSet, check_dpop, token_digest, verify};
 use portcullis::object::{Issuer, Kind, Object};
 
 /// The one token that the key of [`ISSUERS`] ever signed: header and claims. The private key was thrown away.
 pub(crate) const SIGNED: &str = include_str!("signed.txt");
 /// When it is valid.
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_700_000_100);
+
+/// The one proof that its key ever signed: header and claims. The private key was thrown away.
+pub(crate) const SIGNED_PROOF: &str = include_str!("signed_proof.txt");
+
+/// The thumbprint of that key.
+static PROOF_KEY: LazyLock<[u8; 32]> = LazyLock::new(|| token_digest(include_str!("proof_key.json").trim_end()));
 
 static ISSUERS: LazyLock<IssuerSet> = LazyLock::new(|| {
     let issuer: Issuer = serde_json::from_str(include_str!("issuer.json")).expect("issuer.json is an issuer");
@@ -74,6 +80,34 @@ pub(crate) fn jwt(data: &[u8]) -> bool {
         Err(rejection) => {
             // Whatever is wrong with it, the answer is a credential reason.
             assert!(portcullis::authz::Reason::from(rejection.reason).code().starts_with("credential."));
+            false
+        }
+    }
+}
+
+/// A DPoP proof. Tells whether it holds.
+pub(crate) fn proof(data: &[u8]) -> bool {
+    let Ok(proof) = std::str::from_utf8(data) else { return false };
+    let judged = check_dpop(&Dpop {
+        proof,
+        method: "GET",
+        is_target: &|uri| uri == "https://shop.example/catalog/1",
+        token_digest: &token_digest("some.access.token"),
+        bound_to: &PROOF_KEY,
+        nonces: None,
+        remembered_since: Timestamp::from_secs(0),
+        now: NOW,
+    });
+    match judged {
+        Ok(proven) => {
+            let signed = proof.rsplit_once('.').map(|(signed, _)| signed);
+            assert_eq!(signed, Some(SIGNED_PROOF.trim_end()), "holds, but was never signed");
+            assert!(proven.until > NOW);
+            true
+        }
+        Err(unproven) => {
+            let reason = portcullis::authz::Reason::from(unproven.rejection().reason);
+            assert_eq!(reason.code(), "credential.pop_invalid");
             false
         }
     }

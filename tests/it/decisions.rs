@@ -19,17 +19,18 @@ use portcullis::credential::TokenSigner;
 use portcullis::object::{GrantId, Kind, Object};
 use portcullis::state::State;
 use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
-use portcullis::testing::Estate;
+use portcullis::testing::{Estate, KeyHolder, changed};
 use portcullis::{drain, ext_authz, readiness};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "credential",
     "entitlement",
     "input",
     "policy",
     "policy_error",
+    "proof",
     "revoked",
     "revoked_issuer",
     "stale",
@@ -76,6 +77,11 @@ struct Case {
     host: String,
     token: Option<Token>,
     authorization: Option<String>,
+    /// The scheme under which the token is sent.
+    #[serde(default = "default_scheme")]
+    scheme: String,
+    /// A DPoP proof of the client's key.
+    dpop: Option<Proof>,
     #[serde(default)]
     headers: Vec<(String, String)>,
     reason: Reason,
@@ -100,6 +106,31 @@ struct Token {
     iat: Option<i64>,
     #[serde(default)]
     key: Option<String>,
+    /// Binds it to the client's key, by `cnf.jkt`.
+    #[serde(default)]
+    bound: bool,
+}
+
+/// A good proof for the case's token, method, host and path, with changes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Proof {
+    /// Replaces claims; null removes one.
+    #[serde(default)]
+    claims: Value,
+    /// Replaces header members.
+    #[serde(default)]
+    header: Value,
+    /// Seconds from now.
+    #[serde(default)]
+    iat: i64,
+    /// Another key signs, and is in the header.
+    #[serde(default)]
+    stranger: bool,
+}
+
+fn default_scheme() -> String {
+    "Bearer".to_owned()
 }
 
 fn default_host() -> String {
@@ -138,7 +169,19 @@ fn set_up(steps: &[Step]) -> (Estate, Arc<State>) {
     (estate, state)
 }
 
-fn token(estate: &Estate, token: &Token) -> String {
+fn proof(estate: &Estate, client: &KeyHolder, case: &Case, proof: &Proof, token: &str) -> String {
+    let now = estate.clock.now().wall;
+    let stranger = KeyHolder::new();
+    let holder = if proof.stranger { &stranger } else { client };
+    let path = case.path.split('?').next().unwrap();
+    let mut claims = KeyHolder::dpop_claims(&case.method, &format!("https://{}{path}", case.host), token, now);
+    claims["iat"] = json!(i64::try_from(now.as_secs()).unwrap() + proof.iat);
+    let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": holder.jwk()});
+    let over = |good: Value, changes: &Value| if changes.is_null() { good } else { changed(good, changes) };
+    holder.sign(&over(header, &proof.header), &over(claims, &proof.claims))
+}
+
+fn token(estate: &Estate, client: &KeyHolder, token: &Token) -> String {
     let now = i64::try_from(estate.clock.now().wall.as_secs()).unwrap();
     let mut claims = estate.claims(token.workload.as_deref().unwrap_or("storefront"));
     for (name, offset) in [("exp", token.exp), ("nbf", token.nbf), ("iat", token.iat)] {
@@ -148,6 +191,9 @@ fn token(estate: &Estate, token: &Token) -> String {
     }
     for (name, value) in &token.claims {
         claims[name] = value.clone();
+    }
+    if token.bound {
+        claims["cnf"] = json!({"jkt": client.thumbprint()});
     }
     claims.as_object_mut().unwrap().retain(|_, v| !v.is_null());
     let mut header = json!({"alg": "ES256", "kid": estate.signer.kid(), "typ": "JWT"});
@@ -159,10 +205,14 @@ fn token(estate: &Estate, token: &Token) -> String {
     signer.sign_with_header(&header, &claims).unwrap()
 }
 
-fn wire_headers(estate: &Estate, case: &Case) -> Vec<(String, String)> {
+fn wire_headers(estate: &Estate, client: &KeyHolder, case: &Case) -> Vec<(String, String)> {
     let mut headers = Vec::new();
     if let Some(t) = &case.token {
-        headers.push(("authorization".to_owned(), format!("Bearer {}", token(estate, t))));
+        let token = token(estate, client, t);
+        headers.push(("authorization".to_owned(), format!("{} {token}", case.scheme)));
+        if let Some(p) = &case.dpop {
+            headers.push(("dpop".to_owned(), proof(estate, client, case, p, &token)));
+        }
     }
     if let Some(value) = &case.authorization {
         headers.push(("authorization".to_owned(), value.clone()));
@@ -185,6 +235,7 @@ pub(crate) fn ask(method: &str, path: &str, host: &str, headers: &[(String, Stri
         method: method.to_owned(),
         path: path.to_owned(),
         host: host.to_owned(),
+        scheme: "https".to_owned(),
         header_map: Some(HeaderMap { headers }),
         ..HttpRequest::default()
     };
@@ -251,10 +302,11 @@ async fn every_case_gets_its_decision_at_every_door() {
         let sizes = CacheSizes { tokens: 1000, decisions: 1000 };
         let gate = Arc::new(Gate::new(state, Arc::clone(&estate.clock) as _, sizes));
         let (mut client, drain) = grpc(&gate).await;
+        let client_key = KeyHolder::new();
         for case in &file.cases {
             let name = format!("{}: {}", path.file_name().unwrap().to_string_lossy(), case.name);
             families.insert(case.reason.family());
-            let headers = wire_headers(&estate, case);
+            let headers = wire_headers(&estate, &client_key, case);
             let partial = headers.iter().any(|(k, _)| k == "x-envoy-auth-partial-body");
             let request = Request {
                 door: Door::Check,

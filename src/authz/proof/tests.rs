@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use super::*;
@@ -348,6 +350,46 @@ fn a_certificate_and_a_key_are_both_needed() {
             assert_eq!(shop.send(&headers).reason, Reason::CredentialPopMissing, "{scheme} {cnf}");
         }
     }
+}
+
+#[test]
+fn a_certificate_of_the_connection_proves_itself() {
+    let shop = Shop::new();
+    let der = b"the thumbprint is of the bytes, whatever they are: TLS has proven the key";
+    let pem = |der: &[u8]| {
+        let body = STANDARD.encode(der);
+        format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+            .replace('\n', "%0A")
+            .replace('+', "%2B")
+    };
+    let x5t = URL_SAFE_NO_PAD.encode(credential::certificate_thumbprint(der));
+    let judge = |token: &str, certificate: Option<&str>, dpop: bool| {
+        let proof = shop.client.dpop(&KeyHolder::dpop_claims("GET", URI, token, shop.now()));
+        let scheme = if dpop { "DPoP" } else { "Bearer" };
+        let headers = [("authorization", format!("{scheme} {token}")), ("dpop", proof)];
+        let mut request = request("GET", "/catalog/1", &headers);
+        request.door = crate::authz::Door::ExtAuthz;
+        request.peer.certificate = certificate;
+        shop.gate.check(&request).reason
+    };
+    let (own, other) = (pem(der), pem(b"another"));
+    let token = bound(&shop.estate, &json!({"x5t#S256": x5t}));
+    assert_eq!(judge(&token, Some(&own), false), Reason::AllowPolicy);
+    assert_eq!(
+        judge(&token, Some(&own), false),
+        Reason::AllowPolicy,
+        "a connection proves itself as often as it is used"
+    );
+    assert_eq!(judge(&token, Some(&other), false), Reason::CredentialPopInvalid, "also with a warm cache");
+    assert_eq!(judge(&token, Some("no certificate"), false), Reason::CredentialMalformed);
+    assert_eq!(judge(&token, None, false), Reason::CredentialPopMissing);
+    assert_eq!(judge(&token, Some(&own), true), Reason::CredentialPopInvalid, "it is not bound to a key");
+    // Certificate and key: both, or nothing.
+    let token = bound(&shop.estate, &json!({"x5t#S256": x5t, "jkt": shop.client.thumbprint()}));
+    assert_eq!(judge(&token, Some(&own), true), Reason::AllowPolicy);
+    assert_eq!(judge(&token, Some(&own), false), Reason::CredentialPopMissing);
+    assert_eq!(judge(&token, Some(&other), true), Reason::CredentialPopInvalid);
+    assert_eq!(judge(&token, None, true), Reason::CredentialPopMissing);
 }
 
 #[test]

@@ -8,15 +8,19 @@ mod raw;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 pub use self::raw::{
-    RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
-    RawState, RecordOutput,
+    RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawProof, RawRecords, RawScope, RawSidecar,
+    RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
 };
 use super::load::{self, ConfigError, Environment};
 use super::shared::Telemetry;
-use super::values::{Address, HttpUrl, Identity, Span};
-use crate::credential::SpiffeId;
+use super::values::{Address, Cidr, HttpUrl, Identity, Span};
+use crate::authz::TrustedProxy;
+use crate::credential::{Nonces, SpiffeId};
 use crate::object::ResourceName;
+use crate::tls;
 use crate::wire::VerifyKey;
 
 /// A sidecar's configuration, validated.
@@ -28,10 +32,14 @@ pub struct SidecarConfig {
     pub control_plane: ControlPlane,
     /// Who it is, and which services it protects.
     pub scope: Scope,
+    /// The proxies that may forward certificates.
+    pub trusted_proxies: Vec<TrustedProxy>,
     /// What it keeps on disk.
     pub state: StateDirectory,
     /// Sizes of its caches.
     pub cache: Cache,
+    /// The key of nonces that other enforcement points share, if they do.
+    pub nonces: Option<Nonces>,
     /// What it puts up with.
     pub limits: Limits,
     /// Decision records.
@@ -124,6 +132,8 @@ pub struct Cache {
     pub tokens: u64,
     /// Decisions.
     pub decisions: u64,
+    /// Used proofs of possession; at least 1.
+    pub proofs: u64,
 }
 
 /// What a sidecar puts up with. Every value is at least 1.
@@ -191,8 +201,10 @@ impl RawSidecar {
             listeners: self.listeners.validate()?,
             control_plane: self.control_plane.validate()?,
             scope: self.scope.validate()?,
+            trusted_proxies: trusted_proxies(self.trusted_proxies)?,
             state: self.state.validate()?,
-            cache: Cache { tokens: self.cache.tokens, decisions: self.cache.decisions },
+            cache: self.cache.validate()?,
+            nonces: self.proof.validate()?,
             limits: self.limits.validate()?,
             records: self.records.validate()?,
             telemetry: self.telemetry.validate(),
@@ -299,6 +311,15 @@ pub(super) fn services(key: &str, mut names: Vec<String>) -> Result<Vec<String>,
     Ok(names)
 }
 
+fn trusted_proxies(all: Vec<RawTrustedProxy>) -> Result<Vec<TrustedProxy>, ConfigError> {
+    let each = |(i, proxy): (usize, RawTrustedProxy)| match (proxy.spiffe_id, proxy.network) {
+        (Some(Identity(id)), None) => Ok(TrustedProxy::SpiffeId(id)),
+        (None, Some(Cidr(network))) => Ok(TrustedProxy::Network(network)),
+        _ => Err(ConfigError::value(format!("trusted_proxies[{i}]"), "either `spiffe_id` or `network` is needed")),
+    };
+    all.into_iter().enumerate().map(each).collect()
+}
+
 impl RawState {
     fn validate(self) -> Result<StateDirectory, ConfigError> {
         if self.directory.as_os_str().is_empty() {
@@ -306,6 +327,26 @@ impl RawState {
         }
         positive("state.max_staleness", self.max_staleness)?;
         Ok(StateDirectory { directory: self.directory, max_staleness: self.max_staleness.0 })
+    }
+}
+
+impl RawCache {
+    fn validate(self) -> Result<Cache, ConfigError> {
+        if self.proofs == 0 {
+            return Err(ConfigError::value("cache.proofs", "must be at least 1"));
+        }
+        Ok(Cache { tokens: self.tokens, decisions: self.decisions, proofs: self.proofs })
+    }
+}
+
+impl RawProof {
+    fn validate(self) -> Result<Option<Nonces>, ConfigError> {
+        let Some(path) = self.nonce_key_file else { return Ok(None) };
+        let key = "proof.nonce_key_file";
+        let bytes = Zeroizing::new(load::read_named(key, &path)?);
+        tls::warn_if_exposed(&path);
+        let text = std::str::from_utf8(&bytes).map_err(|_not_utf8| ConfigError::file(key, &path, "it is not text"))?;
+        Nonces::with_key(text).map(Some).map_err(|e| ConfigError::file(key, &path, format!("it is {e}")))
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::shared::RawTelemetry;
-use crate::config::values::{Address, FileMode, HttpUrl, Identity, Span};
+use crate::config::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};
 
 /// Configuration of `portcullis sidecar`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
@@ -21,10 +21,16 @@ pub struct RawSidecar {
     pub control_plane: RawControlPlane,
     /// Who it is, and which services it protects.
     pub scope: RawScope,
+    /// The proxies whose word about the certificates of their own clients counts: those that end the client's TLS
+    /// before the proxy that asks this sidecar. Only what they set in `x-forwarded-client-cert` (its last element, with
+    /// `Cert`) or `Client-Cert` (RFC 9440) is used, on routes that take certificates. Default: nobody.
+    pub trusted_proxies: Vec<RawTrustedProxy>,
     /// What it keeps on disk.
     pub state: RawState,
     /// Sizes of its caches.
     pub cache: RawCache,
+    /// Proofs of possession.
+    pub proof: RawProof,
     /// What it puts up with from its clients.
     pub limits: RawLimits,
     /// Decision records.
@@ -93,6 +99,20 @@ pub struct RawScope {
     pub services: Vec<String>,
 }
 
+/// One proxy, or several; exactly one of the two.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "TrustedProxy")]
+pub struct RawTrustedProxy {
+    /// The SPIFFE ID in the certificate of its connection. Prefer this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe_id: Option<Identity>,
+    /// The addresses that it connects from, as Envoy's `source.address` has them. With `use_remote_address: false` or
+    /// `xff_num_trusted_hops` that is what a header says: then a client could name itself a proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<Cidr>,
+}
+
 /// What the sidecar keeps on disk.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -113,6 +133,19 @@ pub struct RawCache {
     pub tokens: u64,
     /// Decisions. 0 evaluates each time.
     pub decisions: u64,
+    /// Used proofs of possession, each remembered for as long as it would hold: a minute for DPoP. No cache: when it is
+    /// full, proofs are answered `system.overload`.
+    pub proofs: u64,
+}
+
+/// Proofs of possession.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Proof")]
+pub struct RawProof {
+    /// File with 32 to 1024 random bytes in base64, mode 0600: the key of the nonces for DPoP proofs. The same for all
+    /// enforcement points behind one load balancer. Without it: a random key of this process.
+    pub nonce_key_file: Option<PathBuf>,
 }
 
 /// What the sidecar puts up with from its clients.
@@ -197,7 +230,7 @@ impl Default for RawState {
 
 impl Default for RawCache {
     fn default() -> Self {
-        Self { tokens: 100_000, decisions: 100_000 }
+        Self { tokens: 100_000, decisions: 100_000, proofs: 100_000 }
     }
 }
 

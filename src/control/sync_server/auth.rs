@@ -10,11 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustls_pki_types::CertificateDer;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::clock::Timestamp;
 use crate::control::index::Index;
-use crate::credential::{IssuerSet, SpiffeId, VerifiedToken, verify_for_audience};
+use crate::credential::{IssuerSet, Rejection, SpiffeId, VerifiedToken, X509Svid, verify_for_audience};
 use crate::object::{Issuer, Kind, Object, Target};
 use crate::tls::PeerInfo;
 use crate::wire::Revision;
@@ -202,34 +201,15 @@ fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Status> {
     }
 }
 
-/// Reads an X.509-SVID (SPIFFE X509-SVID, sections 2 and 4). Its chain was verified in the handshake.
+/// Reads an X.509-SVID. Its chain was verified in the handshake.
 fn from_certificate(leaf: &CertificateDer<'_>, now: Timestamp) -> Result<Principal, Status> {
-    let refuse = |why: &str| Status::unauthenticated(format!("the client certificate is not an X.509-SVID: {why}"));
-    let (_, cert) = X509Certificate::from_der(leaf).map_err(|_unreadable| refuse("it cannot be parsed"))?;
-    let names = cert.subject_alternative_name().map_err(|_twice| refuse("its extensions are malformed"))?;
-    let mut uris = names.iter().flat_map(|n| &n.value.general_names).filter_map(|n| match n {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    let (Some(uri), None) = (uris.next(), uris.next()) else {
-        return Err(refuse("it must have exactly one URI name"));
+    let refuse = |why: Rejection| {
+        Status::unauthenticated(format!("the client certificate is not an X.509-SVID: {}", why.detail))
     };
-    if cert.is_ca() {
-        return Err(refuse("it is a CA certificate"));
-    }
-    let usage = cert.key_usage().map_err(|_twice| refuse("its key usage is malformed"))?;
-    let Some(usage) = usage else { return Err(refuse("it has no key usage")) };
-    if !usage.value.digital_signature() || usage.value.key_cert_sign() || usage.value.crl_sign() {
-        return Err(refuse("its key must be for signatures, and not for certificates or revocation lists"));
-    }
-    let identity = SpiffeId::parse(uri).map_err(|e| refuse(&e.to_string()))?;
-    let seconds = |t: i64| Timestamp::from_secs(u64::try_from(t).unwrap_or(0));
-    let expires_at = seconds(cert.validity().not_after.timestamp());
-    if expires_at <= now || seconds(cert.validity().not_before.timestamp()) > now {
-        return Err(refuse("it is not valid now"));
-    }
-    let hex: String = cert.raw_serial().iter().skip_while(|b| **b == 0).map(|b| format!("{b:02x}")).collect();
-    Ok(Principal { identity, expires_at, token: None, certificate_serial: Some(hex) })
+    let svid = X509Svid::parse(leaf).map_err(refuse)?;
+    svid.check_time(now).map_err(refuse)?;
+    let certificate_serial = Some(svid.serial.to_string());
+    Ok(Principal { identity: svid.id, expires_at: svid.not_after, token: None, certificate_serial })
 }
 
 #[cfg(test)]
@@ -257,12 +237,12 @@ pub(super) mod tests {
             let e = from_certificate(&cert, now).unwrap_err();
             assert!(e.message().contains(part), "{e}");
         };
-        refused(certificate(&[], |_| {}), "exactly one URI");
-        refused(certificate(&[one, "spiffe://a/other"], |_| {}), "exactly one URI");
-        refused(certificate(&["https://a/sidecar"], |_| {}), "spiffe://");
-        refused(certificate(&[one], |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), "CA certificate");
-        refused(certificate(&[one], |p| p.key_usages.push(KeyUsagePurpose::CrlSign)), "key must be for");
-        refused(certificate(&[one], |p| p.key_usages.clear()), "no key usage");
-        refused(certificate(&[one], |p| p.not_after = rcgen::date_time_ymd(2020, 1, 1)), "not valid now");
+        refused(certificate(&[], |_| {}), "no URI name");
+        refused(certificate(&[one, "spiffe://a/other"], |_| {}), "more than one URI");
+        refused(certificate(&["https://a/sidecar"], |_| {}), "SPIFFE ID");
+        refused(certificate(&[one], |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), "a CA's");
+        refused(certificate(&[one], |p| p.key_usages.push(KeyUsagePurpose::CrlSign)), "revocation lists");
+        refused(certificate(&[one], |p| p.key_usages.clear()), "does not say its key usage");
+        refused(certificate(&[one], |p| p.not_after = rcgen::date_time_ymd(2020, 1, 1)), "has ended");
     }
 }

@@ -24,6 +24,7 @@ const MAX_KEY: usize = 1024;
 const PURPOSE: &[u8] = b"portcullis dpop nonce 1";
 
 /// Makes nonces and knows them again.
+#[derive(Clone)]
 pub struct Nonces {
     key: hmac::Key,
 }

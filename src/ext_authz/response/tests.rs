@@ -218,3 +218,22 @@ fn an_allow_without_its_request_denies() {
     assert_eq!(response.status.as_ref().unwrap().code, 7);
     assert_eq!(denied(&response).status.as_ref().unwrap().code, 403);
 }
+
+#[test]
+fn a_nonce_goes_out_with_an_allow_and_with_a_denial() {
+    let request = request(&[]);
+    for reason in [Reason::AllowPolicy, Reason::CredentialPopInvalid] {
+        let mut decision = Decision::for_test(reason, id());
+        for nonce in [None, Some("abc".to_owned())] {
+            decision.dpop_nonce.clone_from(&nonce);
+            let response = read(&encode(&decision, Some(&request), None));
+            let headers = match response.http_response.as_ref().unwrap() {
+                HttpResponse::OkResponse(ok) => &ok.response_headers_to_add,
+                HttpResponse::DeniedResponse(denied) => &denied.headers,
+                other => panic!("{other:?}"),
+            };
+            let found = headers.iter().filter_map(|h| h.header.as_ref()).find(|h| h.key == "dpop-nonce");
+            assert_eq!(found.map(|h| h.value.clone()), nonce);
+        }
+    }
+}

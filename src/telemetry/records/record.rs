@@ -86,6 +86,7 @@ impl Writer {
             ("resource", &d.resource),
             ("action", &d.action),
             ("token_id", &d.token_id),
+            ("certificate_serial", &d.certificate_serial),
             ("detail", &d.detail),
         ] {
             if let Some(value) = value {

@@ -42,6 +42,7 @@ fn says_everything_about_an_allow() {
     d.earlier_actors = Some(Arc::from([Arc::from("spiffe://td/first")]));
     d.policies = Arc::from([Box::from("grants"), Box::from("catalog \"read\"")]);
     d.token_id = Some(Arc::from("jti-1"));
+    d.certificate_serial = Some(Arc::from("a1b2c"));
     d.cached = true;
     let id = d.id.to_string();
     let json = line(&Record::new(Door::ExtAuthz, d, "POST", "/refunds/7?card=4111", Duration::from_nanos(12_900)));
@@ -52,6 +53,7 @@ fn says_everything_about_an_allow() {
             "door": "ext_authz", "workload": "spiffe://td/w", "subject": "spiffe://td/w", "actor": "spiffe://td/actor",
             "earlier_actors": ["spiffe://td/first"],
             "resource": "payments/refunds", "action": "write", "token_id": "jti-1",
+            "certificate_serial": "a1b2c",
             "grant_id": "00000000-0000-0000-0000-000000000000", "method": "POST", "path": "/refunds/7",
             "policies": ["grants", "catalog \"read\""], "revision": format!("{epoch}.42"), "behind_ms": 17,
             "cached": true, "duration_us": 12,

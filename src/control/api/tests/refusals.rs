@@ -197,7 +197,12 @@ async fn revocations_of_what_is_not_there() {
             "target.before",
             "future",
         ),
-        (json!({ "kind": "certificate", "serial": "0a" }), "target.kind", "enforces"),
+        (
+            json!({ "kind": "certificate", "serial": "serial=0a" }),
+            "target.serial",
+            "`serial=0a` is not a serial number",
+        ),
+        (json!({ "kind": "certificate", "serial": "00" }), "target.serial", "not a serial number"),
         (json!({ "kind": "token", "issuer": "test", "jti": "x", "colour": 1 }), "target.colour", "unknown field"),
     ];
     for (target, field, text) in cases {

@@ -1,0 +1,3 @@
+//! Tests of the decision core as a whole, through the gate.
+
+mod delegation;
