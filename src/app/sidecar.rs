@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BuildError, Deps, RunError, listen};
 use crate::admin;
 use crate::authz::Settings;
-use crate::cache::{CacheSizes, Gate};
+use crate::cache::{CacheSizes, Gate, VerificationLimits};
 use crate::clock::SharedClock;
 use crate::config::{Credential, Records as RecordSettings, SidecarConfig, Transport};
 use crate::drain::Signal;
@@ -155,6 +155,7 @@ fn sync_config(config: &SidecarConfig) -> SyncClientConfig {
 
 fn door(config: &SidecarConfig) -> ext_authz::Config {
     let limits = &config.limits;
+    let verification = VerificationLimits::default();
     ext_authz::Config {
         max_message_bytes: limits.max_message_bytes as usize,
         max_headers: limits.max_headers as usize,
@@ -163,6 +164,11 @@ fn door(config: &SidecarConfig) -> ext_authz::Config {
         max_concurrent_streams: limits.max_concurrent_streams,
         max_connections: limits.max_connections as usize,
         max_http2_header_list_bytes: limits.max_http2_header_list_bytes,
+        verification: VerificationLimits {
+            threads: limits.verification_threads.map_or(verification.threads, |n| n as usize),
+            queue: limits.verification_queue as usize,
+            ..verification
+        },
         grant_request_url: config.control_plane.grant_request_url.clone(),
         ..ext_authz::Config::default()
     }

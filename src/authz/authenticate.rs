@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::engine::{Denied, Inputs, Memo, deny};
+use super::engine::{Denied, Halt, Inputs, Memo, deny};
 use super::intake::{Authorization, Intake, Scheme};
 use super::mapping::Unmapped;
-use super::peer::{KnownCertificate, presented, rejected};
+use super::peer::{KnownCertificate, presented};
 use super::reason::Reason;
 use super::request::Peer;
 use super::revocations::TokenMarks;
 use super::snapshot::{Registered, Snapshot};
 use crate::clock::{Now, Timestamp};
-use crate::credential::{self, SpiffeId, VerifiedToken, X509Svid};
+use crate::credential::{self, Rejection, SpiffeId, VerifiedToken, X509Svid};
 use crate::grant::WorkloadKey;
 use crate::object::{Authentication, GrantId, IssuerKind};
 
@@ -89,7 +89,7 @@ pub(super) fn authenticate(
     inputs: Inputs<'_>,
     snapshot: &Snapshot,
     memo: &impl Memo,
-) -> Result<Caller, Denied> {
+) -> Result<Caller, Halt> {
     let token = token_of(intake, snapshot)?;
     let scheme = token.map(|token| token.scheme);
     let reads_certificate = match route {
@@ -115,7 +115,7 @@ pub(super) fn authenticate(
         }
         (_, Some(token), None) => By::Token(token),
         (_, None, Some(certificate)) => By::Certificate(certificate),
-        (_, None, None) => return Err((Reason::CredentialMissing, None)),
+        (_, None, None) => return Err((Reason::CredentialMissing, None).into()),
     };
     Ok(Caller { by, scheme })
 }
@@ -135,17 +135,30 @@ fn token_of<'a>(intake: &Intake<'a>, snapshot: &Snapshot) -> Result<Option<Autho
 }
 
 /// The verified token, from the memo when it is still good.
-fn verified(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Result<Arc<KnownToken>, Denied> {
+fn verified(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Result<Arc<KnownToken>, Halt> {
     let digest = credential::token_digest(token);
     let current = |k: &KnownToken| {
         k.global_version == snapshot.global_version
             && k.mappings_version.is_none_or(|version| version == snapshot.mappings.version())
     };
     if let Some(known) = memo.token(&digest, current) {
-        known.token.check_time(now.wall).map_err(rejected)?;
+        known.token.check_time(now.wall)?;
         return Ok(known);
     }
-    let verified = credential::verify(token, &snapshot.issuers, now.wall).map_err(rejected)?;
+    // A signature that was bad stays bad until the issuers change; to send it again shall cost no cryptography.
+    let mut admitted = false;
+    let admit = || {
+        if memo.is_forged(&digest, snapshot.global_version) {
+            return deny(Reason::CredentialSignature, "the signature does not verify");
+        }
+        admitted = memo.admits_verification();
+        if admitted { Ok(()) } else { Err(Halt::Deferred) }
+    };
+    let verified = credential::verify_if(token, &snapshot.issuers, now.wall, admit).inspect_err(|halt| {
+        if admitted && matches!(halt, Halt::Denied((Reason::CredentialSignature, _))) {
+            memo.keep_forged(digest, snapshot.global_version);
+        }
+    })?;
     let known = Arc::new(KnownToken::new(verified, digest, snapshot));
     memo.keep_token(digest, &known);
     Ok(known)
@@ -162,6 +175,14 @@ pub(super) fn registered<'a>(
             None => deny(Reason::CredentialSubject, "the subject is not a registered workload"),
         },
         Err(unresolved) => deny(Reason::CredentialSubject, unresolved),
+    }
+}
+
+// === impl Halt ===
+
+impl From<Rejection> for Halt {
+    fn from(rejection: Rejection) -> Self {
+        Self::Denied((Reason::from(rejection.reason), Some(Arc::from(rejection.detail))))
     }
 }
 

@@ -47,7 +47,28 @@ pub trait Memo {
     fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>>;
     /// Remembers an answer.
     fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>);
+
+    /// Whether a public-key operation may run now. Asked before each of them; when not, nothing is decided:
+    /// [`Deferred`].
+    fn admits_verification(&self) -> bool {
+        true
+    }
+    /// Whether the signature of this token, by the digest of the whole, was found bad under issuers of this version.
+    fn is_forged(&self, _digest: &[u8; 32], _global_version: u64) -> bool {
+        false
+    }
+    /// Remembers that it was.
+    fn keep_forged(&self, _digest: [u8; 32], _global_version: u64) {}
 }
+
+/// No decision was made, because it takes a public-key operation and the caller did not admit one. No answer at all,
+/// least of all an allow: whoever gets it decides again where there is time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "nothing has been decided"]
+pub struct Deferred;
+
+/// Another memo, which admits no public-key operation.
+struct Unverifying<'a, M>(&'a M);
 
 /// Remembers nothing.
 #[derive(Debug, Clone, Copy)]
@@ -85,20 +106,37 @@ pub struct Inputs<'a> {
     pub settings: &'a Settings,
 }
 
-/// Decides.
+/// Decides. Verifies what has to be verified; a memo that does not admit it gets a denial.
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
     // What only asks does not use a proof up.
-    run(request, inputs, memo, request.door == Door::Check, &mut Trace::off())
+    let looks_only = request.door == Door::Check;
+    run(request, inputs, memo, looks_only, &mut Trace::off()).unwrap_or_else(|Deferred| undecided(inputs))
+}
+
+/// Decides, unless that takes a public-key operation: for a thread that others wait for. [`decide`] then gives the
+/// same answer that this would have given.
+pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Result<Decision, Deferred> {
+    run(request, inputs, &Unverifying(memo), request.door == Door::Check, &mut Trace::off())
 }
 
 /// Decides without any memo, and tells each step. Uses no proof up.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
-    let decision = run(request, inputs, &NoMemo, true, &mut trace);
+    let decision = run(request, inputs, &NoMemo, true, &mut trace).unwrap_or_else(|Deferred| undecided(inputs));
     (decision, trace.into_steps())
 }
 
-fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, looks_only: bool, trace: &mut Trace) -> Decision {
+fn undecided(inputs: Inputs<'_>) -> Decision {
+    Decision::refuse(DecisionId::new(inputs.now.wall), Reason::SystemInternal, "verification was not admitted")
+}
+
+fn run(
+    request: &Request<'_>,
+    inputs: Inputs<'_>,
+    memo: &impl Memo,
+    looks_only: bool,
+    trace: &mut Trace,
+) -> Result<Decision, Deferred> {
     let mut parts = Parts {
         id: DecisionId::new(inputs.now.wall),
         reason: Reason::SystemInternal,
@@ -122,18 +160,26 @@ fn run(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, looks_only: 
     };
     let (reason, detail) = match steps(request, inputs, memo, looks_only, trace, &mut parts) {
         Ok(reason) => (reason, None),
-        Err((reason, detail)) => (reason, detail),
+        Err(Halt::Denied((reason, detail))) => (reason, detail),
+        Err(Halt::Deferred) => return Err(Deferred),
     };
     parts.reason = reason;
     parts.detail = detail;
     trace.step("answer", || format!("{reason}: {}", reason.title()));
-    Decision::new(parts)
+    Ok(Decision::new(parts))
 }
 
 pub(super) type Denied = (Reason, Option<Arc<str>>);
 
-pub(super) fn deny<T>(reason: Reason, detail: &str) -> Result<T, Denied> {
-    Err((reason, Some(Arc::from(detail))))
+/// Why a decision goes no further: it is a denial, or it is none yet.
+#[derive(Debug)]
+pub(super) enum Halt {
+    Denied(Denied),
+    Deferred,
+}
+
+pub(super) fn deny<T, E: From<Denied>>(reason: Reason, detail: &str) -> Result<T, E> {
+    Err((reason, Some(Arc::from(detail))).into())
 }
 
 fn steps(
@@ -143,10 +189,10 @@ fn steps(
     looks_only: bool,
     trace: &mut Trace,
     parts: &mut Parts,
-) -> Result<Reason, Denied> {
+) -> Result<Reason, Halt> {
     let (Some(snapshot), Some(lease)) = (inputs.snapshot, inputs.lease) else {
         trace.step("freshness", || "no state yet".to_owned());
-        return Err((Reason::SystemNotReady, None));
+        return Err((Reason::SystemNotReady, None).into());
     };
     let now = inputs.now;
     let age = lease.age(now);
@@ -180,14 +226,14 @@ fn steps(
         now: now.wall,
     };
     let mut asked = (parts.challenge, None);
-    let proven = proof::prove(&claim, &caller, certificate, &mut asked);
+    let proven = proof::prove(&claim, &caller, certificate, memo, &mut asked);
     (parts.challenge, parts.dpop_nonce) = asked;
     let proven = proven?;
     parts.dpop_nonce = proven.nonce;
 
     // Revocation, on every request and before any cached answer.
     if let Some(reason) = caller.revoked(snapshot) {
-        return Err((reason, None));
+        return Err((reason, None).into());
     }
     trace.step("revocation", || {
         format!("none of {} revocations is about these credentials", snapshot.revocations.len())
@@ -220,7 +266,7 @@ fn steps(
         parts.earlier_actors = caller.earlier_actors().cloned();
         trace.step("actor", || format!("`{}` acts for it", actor.id));
         if snapshot.revocations.is_delegator_revoked(&workload.id) {
-            return Err((Reason::RevokedDelegator, None));
+            return Err((Reason::RevokedDelegator, None).into());
         }
         let issued_at = caller.token().and_then(|token| token.issued_at);
         if let Some(reason) = snapshot.revocations.of_actor(&actor.id, issued_at) {
@@ -463,6 +509,54 @@ impl Standing {
             Self::Pending(id) => (Reason::EntitlementGrantPending, Some(id)),
             Self::NotYetValid(id) => (Reason::EntitlementGrantNotYetValid, Some(id)),
         }
+    }
+}
+
+// === impl Halt ===
+
+impl From<Denied> for Halt {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+// === impl Unverifying ===
+
+impl<M: Memo> Memo for Unverifying<'_, M> {
+    fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>> {
+        self.0.token(digest, usable)
+    }
+
+    fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>) {
+        self.0.keep_token(digest, token);
+    }
+
+    fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>> {
+        self.0.answer(key, usable)
+    }
+
+    fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>) {
+        self.0.keep_answer(key, answer);
+    }
+
+    fn certificate(&self, digest: &[u8; 32]) -> Option<Arc<KnownCertificate>> {
+        self.0.certificate(digest)
+    }
+
+    fn keep_certificate(&self, digest: [u8; 32], certificate: &Arc<KnownCertificate>) {
+        self.0.keep_certificate(digest, certificate);
+    }
+
+    fn admits_verification(&self) -> bool {
+        false
+    }
+
+    fn is_forged(&self, digest: &[u8; 32], global_version: u64) -> bool {
+        self.0.is_forged(digest, global_version)
+    }
+
+    fn keep_forged(&self, digest: [u8; 32], global_version: u64) {
+        self.0.keep_forged(digest, global_version);
     }
 }
 

@@ -28,7 +28,7 @@ mod tests;
 
 pub use self::authenticate::KnownToken;
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
-pub use self::engine::{Inputs, KnownAnswer, Memo, NoMemo, decide, explain};
+pub use self::engine::{Deferred, Inputs, KnownAnswer, Memo, NoMemo, decide, decide_unless_costly, explain};
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::identify::{Identity, identify};

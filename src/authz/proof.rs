@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::authenticate::Caller;
-use super::engine::{Denied, deny};
+use super::engine::{Denied, Halt, Memo, deny};
 use super::intake::{Intake, Scheme};
 use super::reason::Reason;
 use super::target::Target;
@@ -93,8 +93,9 @@ pub(super) fn prove(
     claim: &Claim<'_>,
     caller: &Caller,
     certificate: impl FnOnce() -> Result<Option<[u8; 32]>, Denied>,
+    memo: &impl Memo,
     asked: &mut (Challenge, Option<String>),
-) -> Result<Outcome, Denied> {
+) -> Result<Outcome, Halt> {
     let Claim { method, scheme, authority, intake, origins, proving, now } = *claim;
     let (Some(token), Some(presented)) = (caller.token(), caller.presented()) else { return Ok(Outcome::default()) };
     if token.is_wit != (presented.scheme == Scheme::Wpt) {
@@ -122,7 +123,7 @@ pub(super) fn prove(
     }
     let target = Target { origins, scheme, authority, path: &intake.path };
     let is_target = |uri: &str| target.is(uri);
-    let proven = if let Some(bound_to) = bound.dpop_thumbprint() {
+    let checked = if let Some(bound_to) = bound.dpop_thumbprint() {
         asked.0 = Challenge::Dpop;
         let proof = match (presented.scheme, intake.beside.dpop) {
             (Scheme::Dpop, Some(proof)) => text(proof)?,
@@ -158,6 +159,15 @@ pub(super) fn prove(
         return Ok(Outcome::default());
     };
     let next = || proving.and_then(|proving| proving.nonces).map(|nonces| nonces.issue(now));
+    let proven = match checked {
+        Ok(unverified) => {
+            if !memo.admits_verification() {
+                return Err(Halt::Deferred);
+            }
+            unverified.verify().map_err(Unproven::Refused)
+        }
+        Err(unproven) => Err(unproven),
+    };
     match proven {
         Ok(proven) => Ok(Outcome { nonce: proven.nonce_is_old.then(next).flatten(), unused: Some(Unused(proven)) }),
         Err(unproven) => {

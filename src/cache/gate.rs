@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::memo::{CacheCounters, CacheSizes, MokaMemo};
 use super::replay::ReplayStore;
-use crate::authz::{self, Decision, Inputs, Proving, Request, Settings, Step};
+use crate::authz::{self, Decision, Deferred, Inputs, Proving, Request, Settings, Step};
 use crate::clock::{SharedClock, Timestamp};
 use crate::credential::Nonces;
 use crate::state::{State, World};
@@ -53,11 +53,18 @@ impl Gate {
         Self { settings, ..self }
     }
 
-    /// Decides. Synchronous: no network, no disk, no wait.
+    /// Decides. Synchronous: no network, no disk, no wait. Verifies a token that it does not know.
     pub fn check(&self, request: &Request<'_>) -> Decision {
         // The guard is held until the decision stands: who replaces the state can wait for that.
         let world = self.state.load();
         authz::decide(request, self.inputs(&world), &self.memo)
+    }
+
+    /// Decides, unless that takes the verification of a signature: [`Self::check`] then decides, on a thread of a
+    /// [`VerificationPool`](super::VerificationPool).
+    pub fn check_unless_costly(&self, request: &Request<'_>) -> Result<Decision, Deferred> {
+        let world = self.state.load();
+        authz::decide_unless_costly(request, self.inputs(&world), &self.memo)
     }
 
     /// Decides without the caches and tells each step. Uses no proof up.

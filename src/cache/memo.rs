@@ -1,4 +1,4 @@
-//! The engine's memo on two bounded moka caches.
+//! The engine's memo on two bounded moka caches, and a small one of tokens whose signature was bad.
 //!
 //! Plane: shared. Bounded by number of entries; the least used go first. Reading never extends an entry's life, and
 //! every entry goes after an hour whatever its use, so that what is no longer reachable does not stay.
@@ -38,6 +38,8 @@ pub struct CacheCounters {
 pub(super) struct MokaMemo {
     credentials: Counted<[u8; 32], Credential>,
     answers: Counted<Box<[u8]>, Arc<KnownAnswer>>,
+    /// The version of the issuers under which the signature of a token was found bad.
+    forged: Cache<[u8; 32], u64, foldhash::fast::RandomState>,
 }
 
 /// What the first cache holds. The kind is in the entry, not only in its key: neither can pass for the other.
@@ -55,12 +57,18 @@ struct Counted<K, V> {
 }
 
 const MAX_AGE: Duration = Duration::from_secs(3600);
+/// How many tokens with bad signatures are remembered. Who sends always new ones only wears this cache out.
+const MAX_FORGED: u64 = 10_000;
 
 // === impl MokaMemo ===
 
 impl MokaMemo {
     pub(super) fn new(sizes: CacheSizes) -> Self {
-        Self { credentials: Counted::new(sizes.tokens), answers: Counted::new(sizes.decisions) }
+        let forged = Cache::builder()
+            .max_capacity(MAX_FORGED)
+            .time_to_live(MAX_AGE)
+            .build_with_hasher(foldhash::fast::RandomState::default());
+        Self { credentials: Counted::new(sizes.tokens), answers: Counted::new(sizes.decisions), forged }
     }
 
     pub(super) fn tokens(&self) -> CacheCounters {
@@ -103,6 +111,14 @@ impl Memo for MokaMemo {
 
     fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>) {
         self.answers.cache.insert(Box::from(key), Arc::clone(answer));
+    }
+
+    fn is_forged(&self, digest: &[u8; 32], global_version: u64) -> bool {
+        self.forged.get(digest).is_some_and(|version| version == global_version)
+    }
+
+    fn keep_forged(&self, digest: [u8; 32], global_version: u64) {
+        self.forged.insert(digest, global_version);
     }
 }
 

@@ -9,8 +9,9 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::authz::{Builder, Change, Decision, Reason, Request};
+use crate::authz::{Builder, Change, Decision, Deferred, Reason, Request};
 use crate::clock::{Clock, Timestamp};
+use crate::credential::TokenSigner;
 use crate::object::{Kind, Object};
 use crate::state::State;
 use crate::testing::{Estate, POLICIES, request};
@@ -203,9 +204,14 @@ proptest! {
             for _ in 0..2 {
                 let mut wrong = None;
                 sidecar.each_request(|_, r| {
+                    let at_once = sidecar.gate.check_unless_costly(r);
                     let (cached, evaluated) = (sidecar.gate.check(r), sidecar.gate.explain(r).0);
-                    if essence(&cached) != essence(&evaluated) {
-                        wrong = Some((r.method.to_owned(), r.path.to_owned(), essence(&cached), essence(&evaluated)));
+                    // Deferred or not, the answer is the same; and nothing is deferred twice.
+                    let known = sidecar.gate.check_unless_costly(r).unwrap();
+                    for decision in at_once.iter().chain([&cached, &known]) {
+                        if essence(decision) != essence(&evaluated) {
+                            wrong = Some((r.method.to_owned(), r.path.to_owned(), essence(decision), essence(&evaluated)));
+                        }
                     }
                 });
                 prop_assert_eq!(&wrong, &None, "after {:?}", event);
@@ -297,6 +303,25 @@ fn a_second_check_is_a_hit_and_one_grant_does_not_empty_the_cache() {
     assert!(!sidecar.gate.check(&read).cached, "policies are global");
     let counters = sidecar.gate.decision_cache();
     assert_eq!((counters.hits, counters.misses), (2, 2), "an entry of an old version is a miss");
+}
+
+#[test]
+fn a_forged_token_is_verified_once_and_again_when_the_issuers_change() {
+    let mut sidecar = Sidecar::new();
+    let other = TokenSigner::generate_es256(sidecar.estate.signer.kid()).unwrap();
+    let headers = [("authorization", format!("Bearer {}", other.sign(&sidecar.estate.claims("storefront")).unwrap()))];
+    let read = request("GET", "/catalog/1", &headers);
+    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred);
+    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred, "not knowing is not remembered");
+    assert_eq!(sidecar.gate.check(&read).reason, Reason::CredentialSignature);
+    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap().reason, Reason::CredentialSignature);
+
+    let issuer = json!({"name": "test", "kind": "spiffe", "trust_domain": "test.example",
+                        "audiences": [crate::testing::AUDIENCE], "jwks": {"keys": [other.public_jwk()]}});
+    let change = sidecar.estate.put(Kind::Issuer, &issuer);
+    sidecar.delta([change]);
+    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred, "it may be good now");
+    assert_eq!(sidecar.gate.check(&read).reason, Reason::AllowPolicy);
 }
 
 #[test]

@@ -30,12 +30,14 @@ pub use self::issuers::{IssuerSet, check_issuer, same_tokens};
 pub use self::profile::Actor;
 pub use self::proof::{
     Confirmation, DPOP_ALGORITHMS, DPOP_WINDOW, Dpop, MAX_PROOF, NONCE_PERIOD, NonceKeyError, Nonces, Proven, Unproven,
-    WPT_MAX_LIFETIME, Wpt, check_dpop, check_wpt,
+    Unverified, WPT_MAX_LIFETIME, Wpt, check_dpop, check_wpt,
 };
 pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};
 pub use self::spiffe_id::{MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, SpiffeIdError, check_trust_domain};
-pub use self::verify::{MAX_TOKEN, TOKEN_CLOCK_SKEW, VerifiedToken, token_digest, verify, verify_for_audience};
+pub use self::verify::{
+    MAX_TOKEN, TOKEN_CLOCK_SKEW, VerifiedToken, token_digest, verify, verify_for_audience, verify_if,
+};
 pub use self::x509::{
     MAX_CERTIFICATE, X509Svid, certificate_from_pem, certificate_memo_key, certificate_serial, certificate_thumbprint,
 };

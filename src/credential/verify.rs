@@ -72,7 +72,18 @@ pub struct VerifiedToken {
 /// [`CredentialReason::KidUnknown`]; a missing `aud` is [`CredentialReason::Malformed`], an empty one
 /// [`CredentialReason::Audience`].
 pub fn verify(token: &str, issuers: &IssuerSet, now: Timestamp) -> Result<VerifiedToken, Rejection> {
-    verify_with(token, issuers, None, now)
+    verify_with(token, issuers, None, now, || Ok(()))
+}
+
+/// Verifies like [`verify`], but asks `admit` before the one costly step, the signature. When it fails, so does this:
+/// everything that costs little has been checked by then, and found good.
+pub fn verify_if<E: From<Rejection>>(
+    token: &str,
+    issuers: &IssuerSet,
+    now: Timestamp,
+    admit: impl FnOnce() -> Result<(), E>,
+) -> Result<VerifiedToken, E> {
+    verify_with(token, issuers, None, now, admit)
 }
 
 /// Verifies a bearer token for one of `audiences`, whatever the audiences of its issuer are. For callers that check no
@@ -83,7 +94,7 @@ pub fn verify_for_audience(
     audiences: &[&str],
     now: Timestamp,
 ) -> Result<VerifiedToken, Rejection> {
-    let token = verify_with(token, issuers, Some(audiences), now)?;
+    let token = verify_with(token, issuers, Some(audiences), now, || Ok::<_, Rejection>(()))?;
     if token.confirmation.is_some() {
         return Err(CredentialReason::PopMissing.because("the token has `cnf`, and no proof of possession counts"));
     }
@@ -105,14 +116,15 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
-fn verify_with(
+fn verify_with<E: From<Rejection>>(
     token: &str,
     issuers: &IssuerSet,
     audiences: Option<&[&str]>,
     now: Timestamp,
-) -> Result<VerifiedToken, Rejection> {
+    admit: impl FnOnce() -> Result<(), E>,
+) -> Result<VerifiedToken, E> {
     if token.len() > MAX_TOKEN {
-        return Err(CredentialReason::Malformed.because("the token is longer than 8 KiB"));
+        return Err(CredentialReason::Malformed.because("the token is longer than 8 KiB").into());
     }
     let parts = Compact::split(token)?;
     let header = decode(parts.header)?;
@@ -124,20 +136,20 @@ fn verify_with(
     // A workload identity token is for whomever its proof is for (draft-ietf-wimse-workload-creds-02, section 5.1).
     let needs_audience = typ != Type::WorkloadIdentityToken || claims.has_audience();
     if needs_audience && !claims.has_audience() {
-        return Err(CredentialReason::Malformed.because("`sub`, `aud` and `exp` are required"));
+        return Err(CredentialReason::Malformed.because("`sub`, `aud` and `exp` are required").into());
     }
     if parts.signature.is_empty() {
-        return Err(CredentialReason::Malformed.because("the signature is empty"));
+        return Err(CredentialReason::Malformed.because("the signature is empty").into());
     }
     let signature = decode(parts.signature)?;
 
     let issuer = profile::issuer(issuers, typ, &claims)?;
     let profiled = profile::check(issuer, typ, &header, &claims)?;
     if issuer.has_no_keys() {
-        return Err(CredentialReason::IssuerUntrusted.because("the issuer of this token has no keys"));
+        return Err(CredentialReason::IssuerUntrusted.because("the issuer of this token has no keys").into());
     }
     if !issuer.allows(algorithm) {
-        return Err(CredentialReason::Alg.because("the issuer does not use this algorithm"));
+        return Err(CredentialReason::Alg.because("the issuer does not use this algorithm").into());
     }
     let key = issuer
         .key(header.kid()?)
@@ -149,20 +161,23 @@ fn verify_with(
         None => issuer.audiences.iter().any(|a| claims.is_for(a)),
     };
     if needs_audience && !meant_for_us {
-        return Err(CredentialReason::Audience.because("`aud` names none of the accepted audiences"));
+        return Err(CredentialReason::Audience.because("`aud` names none of the accepted audiences").into());
     }
     check_times(claims.exp, claims.nbf, claims.iat, now)?;
     if claims.exp.since(claims.iat.unwrap_or(now)) > issuer.max_lifetime {
-        return Err(CredentialReason::Lifetime.because("the token lives longer than its issuer may make it"));
+        return Err(CredentialReason::Lifetime.because("the token lives longer than its issuer may make it").into());
     }
     if issuer.proof.required && claims.cnf.is_none() {
-        return Err(CredentialReason::PopMissing.because("the issuer's tokens have to be bound to a key, with `cnf`"));
+        return Err(CredentialReason::PopMissing
+            .because("the issuer's tokens have to be bound to a key, with `cnf`")
+            .into());
     }
 
+    admit()?;
     verifier
         .verify_sig(parts.signed.as_bytes(), &signature)
         .map_err(|_opaque| CredentialReason::Signature.because("the signature does not verify"))?;
-    verified(issuer, Arc::clone(&key.kid), typ, claims, profiled, &payload)
+    Ok(verified(issuer, Arc::clone(&key.kid), typ, claims, profiled, &payload)?)
 }
 
 /// What the token says, now that it is true.

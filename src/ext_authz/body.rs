@@ -169,6 +169,13 @@ impl Drop for Room<'_> {
 
 // === impl Message ===
 
+impl Message<'_> {
+    /// The same bytes, not copied, to hand to another thread. They count against the budget for as long as this does.
+    pub(super) fn share(&self) -> Bytes {
+        self.bytes.clone()
+    }
+}
+
 impl std::ops::Deref for Message<'_> {
     type Target = [u8];
 

@@ -22,6 +22,8 @@ mod wire;
 
 use std::time::Duration;
 
+use crate::cache::VerificationLimits;
+
 pub use self::listener::UnixSocket;
 pub use self::server::{Listeners, serve};
 
@@ -53,6 +55,8 @@ pub struct Config {
     pub message_timeout: Duration,
     /// How often an idle connection is pinged, and how long it may take to answer.
     pub keepalive: Duration,
+    /// How many tokens may be verified at once, and wait for it; more are answered `system.overload`.
+    pub verification: VerificationLimits,
     /// Where a denied caller can ask for a grant; part of a denial's `grant_request`.
     pub grant_request_url: Option<String>,
 }
@@ -73,6 +77,7 @@ impl Default for Config {
             max_http2_header_list_bytes: 1 << 14,
             message_timeout: Duration::from_secs(5),
             keepalive: Duration::from_secs(20),
+            verification: VerificationLimits::default(),
             grant_request_url: None,
         }
     }

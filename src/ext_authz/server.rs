@@ -20,7 +20,7 @@ use super::Config;
 use super::health::Health;
 use super::listener::UnixSocket;
 use super::service::{Decide, Door};
-use crate::cache::Gate;
+use crate::cache::{Gate, VerificationPool};
 use crate::drain;
 use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
@@ -53,12 +53,14 @@ pub async fn serve(
     config: Config,
     drain: drain::Signal,
 ) -> io::Result<()> {
-    serve_with(listeners, Decide::Gate(gate), telemetry, readiness, config, drain).await
+    let verification = VerificationPool::start(config.verification)?;
+    serve_with(listeners, Decide::Gate(gate), verification, telemetry, readiness, config, drain).await
 }
 
 pub(super) async fn serve_with(
     listeners: Listeners,
     decide: Decide,
+    verification: VerificationPool,
     telemetry: Arc<Telemetry>,
     readiness: Readiness,
     config: Config,
@@ -72,7 +74,7 @@ pub(super) async fn serve_with(
     background.spawn(health.clone().follow(readiness, drain.clone()));
     let http2 = http2_builder(&config);
     let max_connections = config.max_connections.max(1);
-    let door = Arc::new(Door::new(decide, telemetry, config, health.service()));
+    let door = Arc::new(Door::new(decide, verification, telemetry, config, health.service()));
 
     let mut connections = JoinSet::new();
     let (mut draining, mut expired) = (pin!(drain.draining()), pin!(drain.expired()));

@@ -1,8 +1,9 @@
 //! One call: read, decide, answer. Plane: hot path.
 //!
 //! INVARIANT: every way out of [`Door::check`] is an allow that the engine made or a denial. From the message to the
-//! answer the path is synchronous; a panic in it is caught and is a denial. Each check has one outcome, which tells
-//! of it also when the client goes away.
+//! answer the path is synchronous; a panic in it is caught and is a denial. A check that needs a signature verified
+//! is decided on the verification pool, so that it delays no other; one that finds no room there, or waits too long,
+//! is a denial. Each check has one outcome, which tells of it also when the client goes away.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,15 +14,17 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use prometheus::IntGauge;
+use tokio::sync::oneshot;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 use tower::Service;
 
-use super::body::{BadMessage, Budget, Reply, read_message};
+use super::body::{BadMessage, Budget, Message, Reply, read_message};
 use super::request::{self, HeaderLimits};
 use super::{Config, response};
-use crate::authz::{self, Decision, DecisionId, Reason};
-use crate::cache::Gate;
+use crate::authz::{self, Decision, DecisionId, Deferred, Reason};
+use crate::cache::{Gate, QueueFull, Turn, VerificationPool};
 use crate::telemetry::{Outcome, Telemetry};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -30,13 +33,33 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 /// What every connection of the door shares.
 #[derive(Debug)]
 pub(super) struct Door {
-    decide: Decide,
+    core: Arc<Core>,
+    verification: VerificationPool,
     telemetry: Arc<Telemetry>,
     config: Config,
     under_way: AtomicUsize,
     buffered: Budget,
     health: HealthServer<HealthService>,
 }
+
+/// From a message to its answer, on whatever thread.
+#[derive(Debug)]
+struct Core {
+    decide: Decide,
+    limits: HeaderLimits,
+    grant_request_url: Option<String>,
+}
+
+/// What was decided, once no part of it borrows from the message.
+struct Decided {
+    answer: Bytes,
+    decision: Decision,
+    method: String,
+    path: String,
+}
+
+/// Counted among the checks that wait to be verified, until it is dropped.
+struct Waiting(IntGauge);
 
 /// What decides. Behind a function, so that tests can give any answer.
 pub(super) enum Decide {
@@ -53,12 +76,15 @@ struct Place<'a>(&'a AtomicUsize);
 impl Door {
     pub(super) fn new(
         decide: Decide,
+        verification: VerificationPool,
         telemetry: Arc<Telemetry>,
         config: Config,
         health: HealthServer<HealthService>,
     ) -> Self {
         let buffered = Budget::new(config.max_buffered_bytes);
-        Self { decide, telemetry, config, under_way: AtomicUsize::new(0), buffered, health }
+        let limits = HeaderLimits { count: config.max_headers, bytes: config.max_header_bytes };
+        let core = Arc::new(Core { decide, limits, grant_request_url: config.grant_request_url.clone() });
+        Self { core, verification, telemetry, config, under_way: AtomicUsize::new(0), buffered, health }
     }
 
     /// Answers one HTTP/2 request.
@@ -88,7 +114,10 @@ impl Door {
         };
         let Config { max_message_bytes, message_timeout, .. } = self.config;
         match read_message(body, max_message_bytes, message_timeout, &self.buffered).await {
-            Ok(message) => self.answer(&message, &mut outcome),
+            Ok(message) => match self.answer(&message, &mut outcome) {
+                Ok(answer) => answer,
+                Err(Deferred) => self.answer_verified(&message, &mut outcome).await,
+            },
             Err(bad) => {
                 let detail = bad.to_string();
                 let reason = match bad {
@@ -100,26 +129,64 @@ impl Door {
         }
     }
 
-    fn answer(&self, message: &[u8], outcome: &mut Outcome<'_>) -> Bytes {
-        let limits = HeaderLimits { count: self.config.max_headers, bytes: self.config.max_header_bytes };
-        let answered = catch_unwind(AssertUnwindSafe(|| match request::decode(message, limits) {
+    /// Answers at once, unless that takes the verification of a signature.
+    fn answer(&self, message: &[u8], outcome: &mut Outcome<'_>) -> Result<Bytes, Deferred> {
+        let answered = catch_unwind(AssertUnwindSafe(|| match request::decode(message, self.core.limits) {
             Ok(request) => {
                 outcome.trace(&request.headers);
-                let decision = self.decide.check(&request);
-                let answer = response::encode(&decision, Some(&request), self.config.grant_request_url.as_deref());
+                let decision = self.core.decide.check_unless_costly(&request)?;
+                let answer = self.core.encode(&decision, &request);
                 outcome.finish(decision, request.method, request.path);
+                Ok(answer)
+            }
+            Err(unreadable) => Ok(self.refuse(outcome, Reason::InputMalformed, &unreadable.to_string())),
+        }));
+        answered.unwrap_or_else(|_panic| Ok(self.panicked(outcome)))
+    }
+
+    /// Answers from the verification pool. The message stays with the one who waits: when the client goes away, the
+    /// job finds nothing left to do.
+    async fn answer_verified(&self, message: &Message<'_>, outcome: &mut Outcome<'_>) -> Bytes {
+        let metrics = self.telemetry.metrics();
+        let message = Arc::new(message.share());
+        let (reply, answer) = oneshot::channel();
+        let waiting = Waiting::begin(metrics.verification_waiting());
+        let (core, weak) = (Arc::clone(&self.core), Arc::downgrade(&message));
+        let submitted = self.verification.submit(move |turn| {
+            drop(waiting);
+            let Some(message) = weak.upgrade() else { return };
+            let decided = match turn {
+                Turn::Now => core.decide(&message),
+                Turn::TooLate => None,
+            };
+            let _gone = reply.send(decided);
+        });
+        if let Err(full @ QueueFull) = submitted {
+            metrics.verification_shed().inc();
+            return self.refuse(outcome, Reason::SystemOverload, &full.to_string());
+        }
+        let decided = answer.await;
+        drop(message);
+        match decided {
+            Ok(Some(Decided { answer, decision, method, path })) => {
+                outcome.finish(decision, &method, &path);
                 answer
             }
-            Err(unreadable) => self.refuse(outcome, Reason::InputMalformed, &unreadable.to_string()),
-        }));
-        answered.unwrap_or_else(|_panic| {
-            tracing::error!("a check panicked and is denied");
-            self.refuse(outcome, Reason::SystemInternal, "the check panicked")
-        })
+            Ok(None) => {
+                metrics.verification_shed().inc();
+                self.refuse(outcome, Reason::SystemOverload, "the token waited too long to be verified")
+            }
+            Err(_dropped) => self.panicked(outcome),
+        }
+    }
+
+    fn panicked(&self, outcome: &mut Outcome<'_>) -> Bytes {
+        tracing::error!("a check panicked and is denied");
+        self.refuse(outcome, Reason::SystemInternal, "the check panicked")
     }
 
     fn refuse(&self, outcome: &mut Outcome<'_>, reason: Reason, detail: &str) -> Bytes {
-        let decision = Decision::refuse(DecisionId::new(self.decide.now()), reason, detail);
+        let decision = Decision::refuse(DecisionId::new(self.core.decide.now()), reason, detail);
         let answer = response::encode(&decision, None, None);
         outcome.finish(decision, "", "");
         answer
@@ -132,9 +199,48 @@ fn grpc(body: Reply) -> Response<Reply> {
     response
 }
 
+// === impl Core ===
+
+impl Core {
+    /// Decides on a message that has been read before, whatever it costs.
+    fn decide(&self, message: &[u8]) -> Option<Decided> {
+        let request = request::decode(message, self.limits).ok()?;
+        let decision = self.decide.check(&request);
+        let answer = self.encode(&decision, &request);
+        Some(Decided { answer, decision, method: request.method.to_owned(), path: request.path.to_owned() })
+    }
+
+    fn encode(&self, decision: &Decision, request: &authz::Request<'_>) -> Bytes {
+        response::encode(decision, Some(request), self.grant_request_url.as_deref())
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    fn begin(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 // === impl Decide ===
 
 impl Decide {
+    fn check_unless_costly(&self, request: &authz::Request<'_>) -> Result<Decision, Deferred> {
+        match self {
+            Self::Gate(gate) => gate.check_unless_costly(request),
+            #[cfg(test)]
+            Self::Test(decide, _) => Ok(decide(request)),
+        }
+    }
+
     fn check(&self, request: &authz::Request<'_>) -> Decision {
         match self {
             Self::Gate(gate) => gate.check(request),

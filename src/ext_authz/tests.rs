@@ -21,11 +21,13 @@ use super::server::serve_with;
 use super::service::Decide;
 use super::*;
 use crate::authz::{Decision, DecisionId, Reason, Request};
-use crate::cache::{CacheSizes, Gate};
+use crate::cache::{CacheSizes, Gate, VerificationPool};
 use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::drain::{self, Drain};
 use crate::readiness::Readiness;
 use crate::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
+
+mod verification;
 
 struct Running {
     tcp: SocketAddr,
@@ -51,7 +53,9 @@ async fn start(config: Config, decide: impl Fn(&Request<'_>) -> Decision + Send 
     let readiness = Readiness::new();
     let (drain, signal) = drain::channel();
     let decide = Decide::Test(Box::new(decide), clock);
-    let served = tokio::spawn(serve_with(listeners, decide, telemetry.clone(), readiness.clone(), config, signal));
+    let pool = VerificationPool::start(config.verification).unwrap();
+    let served =
+        tokio::spawn(serve_with(listeners, decide, pool, telemetry.clone(), readiness.clone(), config, signal));
     Running { tcp: at, unix, readiness, drain, telemetry, served, _dir: dir }
 }
 
@@ -419,6 +423,7 @@ async fn a_door_without_listeners_is_an_error() {
     let served = serve_with(
         Listeners::default(),
         decide,
+        VerificationPool::start(Config::default().verification).unwrap(),
         running.telemetry.clone(),
         Readiness::new(),
         Config::default(),

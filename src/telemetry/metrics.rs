@@ -36,6 +36,8 @@ pub struct SidecarMetrics {
     doors: Box<[DoorMetrics]>,
     revocation_apply: Histogram,
     records_dropped: IntCounter,
+    verification_waiting: IntGauge,
+    verification_shed: IntCounter,
 }
 
 /// The metrics of the control plane.
@@ -140,7 +142,15 @@ impl SidecarMetrics {
             "Decision records that were lost because their queue was full or could not be written.",
         )?;
         exposition.register(records_dropped.clone())?;
-        Ok(Self { exposition, doors, revocation_apply, records_dropped })
+        let verification_waiting =
+            IntGauge::new("portcullis_verification_waiting", "Checks whose token waits to be verified.")?;
+        exposition.register(verification_waiting.clone())?;
+        let verification_shed = IntCounter::new(
+            "portcullis_verification_shed_total",
+            "Checks denied because too many tokens waited to be verified, or theirs had waited too long.",
+        )?;
+        exposition.register(verification_shed.clone())?;
+        Ok(Self { exposition, doors, revocation_apply, records_dropped, verification_waiting, verification_shed })
     }
 
     /// Also shows the gate's caches, snapshot and lease. Once per gate.
@@ -160,6 +170,16 @@ impl SidecarMetrics {
     /// A revocation is in force, so long after its commit.
     pub fn revocation_applied(&self, after: Duration) {
         self.revocation_apply.observe(after.as_secs_f64());
+    }
+
+    /// Checks whose token waits to be verified.
+    pub fn verification_waiting(&self) -> &IntGauge {
+        &self.verification_waiting
+    }
+
+    /// Counts checks that were denied for want of room to verify.
+    pub fn verification_shed(&self) -> &IntCounter {
+        &self.verification_shed
     }
 
     /// Counts lost decision records.

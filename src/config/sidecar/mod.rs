@@ -2,6 +2,7 @@
 //!
 //! Fails closed: without an identity, a scope, a key to check signatures with and a credential of its own, an
 //! enforcement point does not start. `state.max_staleness` can only shorten what the control plane says.
+//! Long because every section is validated here, in the order of the file.
 
 mod raw;
 
@@ -153,6 +154,10 @@ pub struct Limits {
     pub max_http2_header_list_bytes: u32,
     /// Open connections.
     pub max_connections: u32,
+    /// Threads that verify signatures; without, half of the processors.
+    pub verification_threads: Option<u32>,
+    /// Checks that may wait for one of them.
+    pub verification_queue: u32,
 }
 
 /// Where decision records go.
@@ -360,6 +365,8 @@ impl RawLimits {
             ("max_header_bytes", self.max_header_bytes),
             ("max_http2_header_list_bytes", self.max_http2_header_list_bytes),
             ("max_connections", self.max_connections),
+            ("verification_threads", self.verification_threads.unwrap_or(1)),
+            ("verification_queue", self.verification_queue),
         ];
         if let Some((name, _)) = all.into_iter().find(|(_, n)| *n == 0) {
             return Err(ConfigError::value(format!("limits.{name}"), "must be at least 1"));
@@ -372,6 +379,8 @@ impl RawLimits {
             max_header_bytes: self.max_header_bytes,
             max_http2_header_list_bytes: self.max_http2_header_list_bytes,
             max_connections: self.max_connections,
+            verification_threads: self.verification_threads,
+            verification_queue: self.verification_queue,
         })
     }
 }

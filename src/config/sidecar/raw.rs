@@ -167,6 +167,10 @@ pub struct RawLimits {
     pub max_http2_header_list_bytes: u32,
     /// Open connections; more wait to be accepted.
     pub max_connections: u32,
+    /// Threads that verify the signatures of tokens not seen before. Null: half of the processors, at least one.
+    pub verification_threads: Option<u32>,
+    /// Checks that may wait for one of them; more are answered `system.overload`, as are those that wait 100 ms.
+    pub verification_queue: u32,
 }
 
 /// Decision records: JSON lines, one a decision.
@@ -244,6 +248,8 @@ impl Default for RawLimits {
             max_header_bytes: 65_536,
             max_http2_header_list_bytes: 16_384,
             max_connections: 1024,
+            verification_threads: None,
+            verification_queue: 256,
         }
     }
 }

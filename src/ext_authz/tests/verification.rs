@@ -1,0 +1,149 @@
+//! What a flood of tokens that have to be verified does to the door: nothing to warm checks, and never an allow.
+//!
+//! The one thread of the pool is held by a job of the test, so that what waits, waits for certain.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+
+use super::*;
+use crate::cache::VerificationLimits;
+use crate::credential::TokenSigner;
+use crate::testing::Estate;
+
+/// A door on a real gate, whose pool has one thread.
+struct Flooded {
+    estate: Estate,
+    known: String,
+    forged: String,
+    telemetry: Arc<Telemetry>,
+    client: AuthorizationClient<Channel>,
+    /// Holds the thread until it is dropped.
+    release: mpsc::Sender<()>,
+    drain: Drain,
+    served: JoinHandle<std::io::Result<()>>,
+}
+
+type Answer = Pin<Box<dyn Future<Output = CheckResponse> + Send>>;
+
+async fn start(queue: usize, max_wait: Duration) -> Flooded {
+    let estate = Estate::new();
+    let gate = Arc::new(Gate::new(estate.state(), estate.clock.clone(), CacheSizes { tokens: 10, decisions: 10 }));
+    // Known before the flood begins: one good token, and one that is known to be forged.
+    let known = estate.token("storefront");
+    let other = TokenSigner::generate_es256(estate.signer.kid()).unwrap();
+    let forged = other.sign(&estate.claims("storefront")).unwrap();
+    for (token, reason) in [(&known, Reason::AllowPolicy), (&forged, Reason::CredentialSignature)] {
+        let headers = [("authorization", format!("Bearer {token}"))];
+        assert_eq!(gate.check(&crate::testing::request("GET", "/catalog/1", &headers)).reason, reason);
+    }
+    let pool = VerificationPool::start(VerificationLimits { threads: 1, queue, max_wait }).unwrap();
+    let (entered, is_in) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    pool.submit(move |_| {
+        entered.send(()).unwrap();
+        let _ = released.recv();
+    })
+    .unwrap();
+    is_in.recv().unwrap();
+    let metrics = Arc::new(SidecarMetrics::new().unwrap());
+    let off = RecordsConfig { output: Output::Off, queue: 1 };
+    let records = Records::start(off, metrics.records_dropped().clone()).unwrap();
+    let telemetry = Telemetry::new(metrics, records, None, estate.clock.clone());
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = format!("http://{}", tcp.local_addr().unwrap());
+    let (drain, signal) = drain::channel();
+    let listeners = Listeners { tcp: Some(tcp), unix: None };
+    let decide = Decide::Gate(gate);
+    let (config, readiness) = (Config::default(), Readiness::new());
+    let served = tokio::spawn(serve_with(listeners, decide, pool, telemetry.clone(), readiness, config, signal));
+    let client = AuthorizationClient::connect(at).await.unwrap();
+    Flooded { estate, known, forged, telemetry, client, release, drain, served }
+}
+
+/// A check of the catalog under this token.
+fn read(token: &str) -> CheckRequest {
+    let mut request = check("/catalog/1");
+    let http = request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+    http.host = "shop.example".to_owned();
+    http.headers.insert("authorization".to_owned(), format!("Bearer {token}"));
+    request
+}
+
+impl Flooded {
+    /// A token of `storefront` that nobody has seen.
+    fn fresh(&self, jti: &str) -> String {
+        let mut claims = self.estate.claims("storefront");
+        claims["jti"] = jti.into();
+        self.estate.signer.sign(&claims).unwrap()
+    }
+
+    fn ask(&self, token: &str) -> Answer {
+        let (mut client, request) = (self.client.clone(), read(token));
+        Box::pin(async move { client.check(request).await.unwrap().into_inner() })
+    }
+
+    /// Asks, and returns once the check waits to be verified, for which others wait already.
+    async fn ask_and_wait(&self, token: &str, others: i64) -> JoinHandle<CheckResponse> {
+        let asked = tokio::spawn(self.ask(token));
+        self.until_waiting(others + 1).await;
+        asked
+    }
+
+    async fn until_waiting(&self, n: i64) {
+        while self.telemetry.metrics().verification_waiting().get() != n {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn shed(&self) -> u64 {
+        self.telemetry.metrics().verification_shed().get()
+    }
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn warm_checks_are_answered_while_verification_is_full() {
+    let door = start(1, LONG).await;
+    let waits = door.ask_and_wait(&door.fresh("a"), 0).await;
+    assert_eq!(denial(&door.ask(&door.fresh("b")).await), (503, "system".to_owned()), "the queue is full");
+    assert_eq!(door.shed(), 1);
+    // Whatever needs no signature needs no place either.
+    assert!(is_allowed(&door.ask(&door.known).await));
+    for refused in [&*door.forged, "garbage", "a.b.c", &door.fresh("c").replacen('.', ".x", 1)] {
+        assert_eq!(denial(&door.ask(refused).await), (401, "credential".to_owned()));
+    }
+    assert_eq!(door.shed(), 1);
+    drop(door.release);
+    assert!(is_allowed(&waits.await.unwrap()), "what waited is decided like any other");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_09_waiting_too_long_to_be_verified_is_never_an_allow() {
+    let door = start(2, Duration::ZERO).await;
+    let late = door.ask_and_wait(&door.fresh("a"), 0).await;
+    let Flooded { release, telemetry, .. } = door;
+    drop(release);
+    assert_eq!(denial(&late.await.unwrap()), (503, "system".to_owned()));
+    assert_eq!(telemetry.metrics().verification_shed().get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_away_leaves_nothing_to_verify_and_a_drain_waits_for_the_others() {
+    let door = start(2, LONG).await;
+    let gone = door.ask_and_wait(&door.fresh("a"), 0).await;
+    let stays = door.ask_and_wait(&door.fresh("b"), 1).await;
+    gone.abort();
+    let _aborted = gone.await;
+    door.drain.begin(Duration::from_secs(60));
+    let Flooded { release, telemetry, client, served, .. } = door;
+    drop(release);
+    assert!(is_allowed(&stays.await.unwrap()));
+    while telemetry.metrics().verification_waiting().get() != 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    tokio::time::timeout(Duration::from_secs(10), served).await.unwrap().unwrap().unwrap();
+}
