@@ -226,7 +226,7 @@ fn steps(
         now: now.wall,
     };
     let mut asked = (parts.challenge, None);
-    let proven = proof::prove(&claim, &caller, certificate, || memo.admits_verification(), &mut asked);
+    let proven = proof::prove(&claim, &caller, certificate, memo, &mut asked);
     (parts.challenge, parts.dpop_nonce) = asked;
     let proven = proven?;
     parts.dpop_nonce = proven.nonce;
@@ -537,6 +537,14 @@ impl<M: Memo> Memo for Unverifying<'_, M> {
 
     fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>) {
         self.0.keep_answer(key, answer);
+    }
+
+    fn certificate(&self, digest: &[u8; 32]) -> Option<Arc<KnownCertificate>> {
+        self.0.certificate(digest)
+    }
+
+    fn keep_certificate(&self, digest: [u8; 32], certificate: &Arc<KnownCertificate>) {
+        self.0.keep_certificate(digest, certificate);
     }
 
     fn admits_verification(&self) -> bool {

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::authenticate::Caller;
-use super::engine::{Denied, Halt, deny};
+use super::engine::{Denied, Halt, Memo, deny};
 use super::intake::{Intake, Scheme};
 use super::reason::Reason;
 use super::target::Target;
@@ -88,12 +88,12 @@ pub(super) struct Claim<'a> {
 }
 
 /// Checks what the caller's token is bound to. `certificate` finds the thumbprint of the client's, if it showed one; what
-/// a denial should ask for goes to `asked`, with its nonce. `admits` says whether a signature may be verified now.
+/// a denial should ask for goes to `asked`, with its nonce.
 pub(super) fn prove(
     claim: &Claim<'_>,
     caller: &Caller,
     certificate: impl FnOnce() -> Result<Option<[u8; 32]>, Denied>,
-    admits: impl Fn() -> bool,
+    memo: &impl Memo,
     asked: &mut (Challenge, Option<String>),
 ) -> Result<Outcome, Halt> {
     let Claim { method, scheme, authority, intake, origins, proving, now } = *claim;
@@ -123,7 +123,7 @@ pub(super) fn prove(
     }
     let target = Target { origins, scheme, authority, path: &intake.path };
     let is_target = |uri: &str| target.is(uri);
-    let proven = if let Some(bound_to) = bound.dpop_thumbprint() {
+    let checked = if let Some(bound_to) = bound.dpop_thumbprint() {
         asked.0 = Challenge::Dpop;
         let proof = match (presented.scheme, intake.beside.dpop) {
             (Scheme::Dpop, Some(proof)) => text(proof)?,
@@ -135,9 +135,6 @@ pub(super) fn prove(
             (true, Some(nonces)) => Some(nonces),
             (true, None) => return deny(Reason::SystemInternal, "there is no key for nonces"),
         };
-        if !admits() {
-            return Err(Halt::Deferred);
-        }
         let token_digest = presented.digest;
         let remembered_since = proving.since;
         let dpop = Dpop { proof, method, is_target: &is_target, token_digest, bound_to, nonces, remembered_since, now };
@@ -146,9 +143,6 @@ pub(super) fn prove(
         let Some(proof) = wpt(intake)? else {
             return deny(Reason::CredentialPopMissing, "the workload identity token has no proof beside it");
         };
-        if !admits() {
-            return Err(Halt::Deferred);
-        }
         let transaction = intake.beside.txn_token;
         let token_digest = presented.digest;
         credential::check_wpt(&Wpt {
@@ -165,6 +159,15 @@ pub(super) fn prove(
         return Ok(Outcome::default());
     };
     let next = || proving.and_then(|proving| proving.nonces).map(|nonces| nonces.issue(now));
+    let proven = match checked {
+        Ok(unverified) => {
+            if !memo.admits_verification() {
+                return Err(Halt::Deferred);
+            }
+            unverified.verify().map_err(Unproven::Refused)
+        }
+        Err(unproven) => Err(unproven),
+    };
     match proven {
         Ok(proven) => Ok(Outcome { nonce: proven.nonce_is_old.then(next).flatten(), unused: Some(Unused(proven)) }),
         Err(unproven) => {

@@ -1,4 +1,5 @@
-//! The two caches, the memory of used proofs, the gate that every door calls, and the threads that verify signatures.
+//! The two caches, the memory of used proofs, the gate that every door calls, and the threads that verify signatures for
+//! it.
 //!
 //! Plane: shared, on the request path: synchronous, no runtime. The token cache is keyed by the digest of the whole
 //! token, the decision cache by every input that the policies can read. INVARIANT: a cached answer equals the answer

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::error::KeyRejected;
 use aws_lc_rs::signature::{ParsedPublicKey, RsaPublicKeyComponents};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -142,6 +143,15 @@ impl Key {
     }
 }
 
+// === impl PublicPart ===
+
+impl PublicPart {
+    /// Ready to verify signatures of an algorithm of its family.
+    pub(super) fn verifier(&self, algorithm: SigningAlgorithm) -> Result<ParsedPublicKey, KeyRejected> {
+        ParsedPublicKey::new(algorithm.verification(), &self.bytes)
+    }
+}
+
 // === impl Jwk ===
 
 impl<'a> Jwk<'a> {
@@ -208,13 +218,8 @@ impl<'a> Jwk<'a> {
         Ok(PublicPart { family, bytes })
     }
 
-    /// The public part, ready to verify signatures of an algorithm of its family.
-    pub(super) fn verifier(
-        &self,
-        public: &PublicPart,
-        algorithm: SigningAlgorithm,
-    ) -> Result<ParsedPublicKey, FieldError> {
-        ParsedPublicKey::new(algorithm.verification(), &public.bytes).map_err(|_rejected| match public.family {
+    fn verifier(&self, public: &PublicPart, algorithm: SigningAlgorithm) -> Result<ParsedPublicKey, FieldError> {
+        public.verifier(algorithm).map_err(|_rejected| match public.family {
             Family::Rsa => self.error("n", "is not an RSA public key together with `e`"),
             Family::Ed25519 => self.error("x", "is not an Ed25519 public key"),
             Family::P256 | Family::P384 | Family::P521 => {

@@ -30,7 +30,7 @@ pub use self::issuers::{IssuerSet, check_issuer, same_tokens};
 pub use self::profile::Actor;
 pub use self::proof::{
     Confirmation, DPOP_ALGORITHMS, DPOP_WINDOW, Dpop, MAX_PROOF, NONCE_PERIOD, NonceKeyError, Nonces, Proven, Unproven,
-    WPT_MAX_LIFETIME, Wpt, check_dpop, check_wpt,
+    Unverified, WPT_MAX_LIFETIME, Wpt, check_dpop, check_wpt,
 };
 pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use portcullis::authz::{CanonicalPath, Relation, Template};
 use portcullis::clock::Timestamp;
 use portcullis::credential::{
-    Dpop, IssuerSet, X509Svid, certificate_from_client_cert, certificate_from_pem, check_dpop,
+    Dpop, IssuerSet, Unproven, X509Svid, certificate_from_client_cert, certificate_from_pem, check_dpop,
     last_forwarded_certificate, token_digest, verify,
 };
 use portcullis::object::{Issuer, Kind, Object};
@@ -119,16 +119,18 @@ pub(crate) fn certificate(data: &[u8]) -> bool {
 /// A DPoP proof. Tells whether it holds.
 pub(crate) fn proof(data: &[u8]) -> bool {
     let Ok(proof) = std::str::from_utf8(data) else { return false };
+    let token_digest = token_digest("some.access.token");
     let judged = check_dpop(&Dpop {
         proof,
         method: "GET",
         is_target: &|uri| uri == "https://shop.example/catalog/1",
-        token_digest: &token_digest("some.access.token"),
+        token_digest: &token_digest,
         bound_to: &PROOF_KEY,
         nonces: None,
         remembered_since: Timestamp::from_secs(0),
         now: NOW,
     });
+    let judged = judged.and_then(|unverified| unverified.verify().map_err(Unproven::Refused));
     match judged {
         Ok(proven) => {
             let signed = proof.rsplit_once('.').map(|(signed, _)| signed);

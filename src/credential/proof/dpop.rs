@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use super::jws::{Claims, Parts};
 use super::key::ClientKey;
 use super::nonce::{Age, Nonces};
-use super::{Proven, Rejection, Unproven, invalid, replay_key};
+use super::{Proven, Rejection, SignedBy, Unproven, Unverified, invalid, replay_key};
 use crate::clock::Timestamp;
 use crate::credential::TOKEN_CLOCK_SKEW;
 
@@ -43,8 +43,8 @@ pub struct Dpop<'a> {
     pub now: Timestamp,
 }
 
-/// Checks a proof.
-pub fn check_dpop(dpop: &Dpop<'_>) -> Result<Proven, Unproven> {
+/// Checks a proof, all but its signature.
+pub fn check_dpop<'a>(dpop: &Dpop<'a>) -> Result<Unverified<'a>, Unproven> {
     // 2, 4: one JWT, of this type. 5: asymmetric and known. 7: the key is public.
     let parts = Parts::read(dpop.proof, "dpop+jwt", true)?;
     let algorithm = parts.algorithm()?;
@@ -84,10 +84,9 @@ pub fn check_dpop(dpop: &Dpop<'_>) -> Result<Proven, Unproven> {
             }
         },
     };
-    // 6, last.
-    let key = key.compile()?;
-    key.verify(parts.signed, &parts.signature)?;
-    Ok(Proven { key: replay_key(&key.thumbprint, jti), until, nonce_is_old })
+    // 6, the signature, is for the caller, last.
+    let proven = Proven { key: replay_key(&key.thumbprint, jti), until, nonce_is_old };
+    Ok(Unverified { key: SignedBy::Sent(key), signed: parts.signed, signature: parts.signature, proven })
 }
 
 /// Until when a proof of this time counts.

@@ -14,8 +14,7 @@ use crate::object::{FieldError, SigningAlgorithm};
 
 /// A key whose form is right.
 #[derive(Debug)]
-pub(super) struct ClientKey<'a> {
-    jwk: Jwk<'a>,
+pub(super) struct ClientKey {
     public: PublicPart,
     algorithm: SigningAlgorithm,
     /// RFC 7638.
@@ -32,18 +31,18 @@ pub(super) struct Holder {
 
 // === impl ClientKey ===
 
-impl<'a> ClientKey<'a> {
+impl ClientKey {
     /// Reads a key that signs with `algorithm`.
-    pub(super) fn read(jwk: &'a Value, algorithm: SigningAlgorithm) -> Result<Self, Rejection> {
+    pub(super) fn read(jwk: &Value, algorithm: SigningAlgorithm) -> Result<Self, Rejection> {
         let Value::Object(members) = jwk else { return Err(invalid("`jwk` is not a JSON object")) };
         let jwk = Jwk::of_client(members);
         if jwk.holds_secrets() {
             return Err(invalid("`jwk` holds private or symmetric key material"));
         }
-        Self::public(jwk, algorithm).map_err(refused)
+        Self::public(jwk, algorithm).map_err(|_field| unusable())
     }
 
-    fn public(jwk: Jwk<'a>, algorithm: SigningAlgorithm) -> Result<Self, FieldError> {
+    fn public(jwk: Jwk<'_>, algorithm: SigningAlgorithm) -> Result<Self, FieldError> {
         let kty = jwk.required("kty")?;
         let fits = match algorithm.family() {
             Family::Rsa => kty == "RSA",
@@ -61,17 +60,17 @@ impl<'a> ClientKey<'a> {
             return Err(FieldError::new("alg", "is another algorithm"));
         }
         let thumbprint = jwk.thumbprint(kty)?;
-        Ok(Self { jwk, public, algorithm, thumbprint })
+        Ok(Self { public, algorithm, thumbprint })
     }
 
     /// Makes it ready to verify.
     pub(super) fn compile(self) -> Result<Holder, Rejection> {
-        let key = self.jwk.verifier(&self.public, self.algorithm).map_err(refused)?;
+        let key = self.public.verifier(self.algorithm).map_err(|_rejected| unusable())?;
         Ok(Holder { algorithm: self.algorithm, thumbprint: self.thumbprint, key })
     }
 }
 
-fn refused(_field: FieldError) -> Rejection {
+fn unusable() -> Rejection {
     invalid("`jwk` is not a public key for `alg` that is well-formed and strong enough")
 }
 

@@ -17,6 +17,7 @@ mod tests;
 
 pub use self::cnf::Confirmation;
 pub use self::dpop::{DPOP_ALGORITHMS, DPOP_WINDOW, Dpop, check_dpop};
+use self::key::{ClientKey, Holder};
 pub use self::nonce::{NONCE_PERIOD, NonceKeyError, Nonces};
 pub use self::wimse::{WPT_MAX_LIFETIME, Wpt, check_wpt};
 use super::rejection::{CredentialReason, Rejection};
@@ -37,6 +38,24 @@ pub struct Proven {
     pub nonce_is_old: bool,
 }
 
+/// A proof that has passed every check but that of its signature.
+#[derive(Debug)]
+#[must_use = "nothing is proven before the signature has been verified"]
+pub struct Unverified<'a> {
+    key: SignedBy<'a>,
+    signed: &'a str,
+    signature: Vec<u8>,
+    proven: Proven,
+}
+
+#[derive(Debug)]
+enum SignedBy<'a> {
+    /// The key in the header of the proof.
+    Sent(ClientKey),
+    /// The key in the token.
+    Bound(&'a Holder),
+}
+
 /// Why there is no proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unproven {
@@ -44,6 +63,19 @@ pub enum Unproven {
     Refused(Rejection),
     /// It would, but for a nonce, which the client has to be given.
     NeedsNonce(Rejection),
+}
+
+// === impl Unverified ===
+
+impl Unverified<'_> {
+    /// Verifies the signature: the one costly step.
+    pub fn verify(self) -> Result<Proven, Rejection> {
+        match self.key {
+            SignedBy::Sent(key) => key.compile()?.verify(self.signed, &self.signature)?,
+            SignedBy::Bound(key) => key.verify(self.signed, &self.signature)?,
+        }
+        Ok(self.proven)
+    }
 }
 
 // === impl Unproven ===

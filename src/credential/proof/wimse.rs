@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 
 use super::cnf::Confirmation;
 use super::jws::{Claims, Parts};
-use super::{Proven, Rejection, Unproven, invalid, replay_key, sha256};
+use super::{Proven, Rejection, SignedBy, Unproven, Unverified, invalid, replay_key, sha256};
 use crate::clock::Timestamp;
 use crate::credential::TOKEN_CLOCK_SKEW;
 
@@ -36,8 +36,8 @@ pub struct Wpt<'a> {
     pub now: Timestamp,
 }
 
-/// Checks a proof.
-pub fn check_wpt(wpt: &Wpt<'_>) -> Result<Proven, Unproven> {
+/// Checks a proof, all but its signature.
+pub fn check_wpt<'a>(wpt: &Wpt<'a>) -> Result<Unverified<'a>, Unproven> {
     let Some(key) = wpt.confirmation.holder() else {
         return Err(invalid("the token is not bound to a key that a workload proof token can prove").into());
     };
@@ -65,8 +65,8 @@ pub fn check_wpt(wpt: &Wpt<'_>) -> Result<Proven, Unproven> {
     if claims.has("oth") {
         return Err(invalid("the proof binds other tokens, with `oth`, which is not understood").into());
     }
-    key.verify(parts.signed, &parts.signature)?;
-    Ok(Proven { key: replay_key(&key.thumbprint, jti), until, nonce_is_old: false })
+    let proven = Proven { key: replay_key(&key.thumbprint, jti), until, nonce_is_old: false };
+    Ok(Unverified { key: SignedBy::Bound(key), signed: parts.signed, signature: parts.signature, proven })
 }
 
 fn check_time(claims: &Claims, now: Timestamp) -> Result<Timestamp, Rejection> {
