@@ -8,10 +8,13 @@
     reason = "helpers of tests fail by panicking, as the tests themselves do"
 )]
 
+#[path = "../../src/testing/certificates.rs"]
+mod certificates;
 mod cli;
 mod decisions;
 mod end_to_end;
 mod envoy;
 mod envoy_config;
 mod failure_mode;
+mod mtls;
 mod running;
