@@ -83,6 +83,11 @@ struct Case {
     host: String,
     token: Option<Token>,
     authorization: Option<String>,
+    /// The scheme under which the token is sent.
+    #[serde(default = "default_scheme")]
+    scheme: String,
+    /// A DPoP proof of the client's key.
+    dpop: Option<Proof>,
     /// The other end of the connection.
     #[serde(default)]
     peer: PeerCase,
@@ -90,11 +95,6 @@ struct Case {
     #[serde(default)]
     xfcc: Vec<Certificate>,
     client_cert: Option<Certificate>,
-    /// The scheme under which the token is sent.
-    #[serde(default = "default_scheme")]
-    scheme: String,
-    /// A DPoP proof of the client's key.
-    dpop: Option<Proof>,
     #[serde(default)]
     headers: Vec<(String, String)>,
     reason: Reason,
