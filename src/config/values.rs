@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::control::keys::{HostPattern, Network};
 use crate::credential::SpiffeId;
 
 /// A duration, written as `10s`, `5m`, `1h 30m`.
@@ -30,6 +31,14 @@ pub struct FileMode(pub u32);
 /// A workload's SPIFFE ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity(pub SpiffeId);
+
+/// A host that may be asked for keys: `idp.example`, `*.example.org`, an IP address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host(pub HostPattern);
+
+/// A network in CIDR notation: `10.0.0.0/8`, `fd00::/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr(pub Network);
 
 macro_rules! as_text {
     ($name:ident, $schema:literal, $json:tt) => {
@@ -90,6 +99,17 @@ as_text!(FileMode, "FileMode", {
 as_text!(Identity, "SpiffeId", {
     "type": "string",
     "pattern": "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$"
+});
+
+as_text!(Host, "Host", {
+    "type": "string",
+    "description": "A host name, an IP address, or `*.` and a domain, as in `*.example.org`.",
+    "pattern": "^(\\*\\.)?[A-Za-z0-9:._-]+$"
+});
+as_text!(Cidr, "Network", {
+    "type": "string",
+    "description": "A network, as in `10.0.0.0/8` or `fd00::/8`.",
+    "pattern": "^[0-9A-Fa-f:.]+/[0-9]{1,3}$"
 });
 
 // === impl Span ===
@@ -225,6 +245,38 @@ impl FromStr for Identity {
 }
 
 impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl Host ===
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.parse().map(Self)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl Cidr ===
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.parse().map(Self)
+    }
+}
+
+impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

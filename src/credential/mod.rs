@@ -11,6 +11,7 @@ mod issuers;
 mod json;
 mod jwk;
 mod jws;
+mod key_set;
 mod profile;
 mod rejection;
 mod signer;
@@ -21,6 +22,7 @@ mod verify;
 mod tests;
 
 pub use self::issuers::{IssuerSet, check_issuer, same_tokens};
+pub use self::key_set::{parse_key_set, strict_json};
 pub use self::profile::Actor;
 pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};
