@@ -100,6 +100,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         key: signing_key,
         clock: Arc::clone(&deps.clock),
         metrics: Arc::clone(&metrics),
+        keys: Some(Arc::clone(&keys)),
     };
     let admin_router = admin::router(admin::Common {
         readiness: readiness.clone(),

@@ -10,6 +10,7 @@ mod explain;
 mod freshness;
 mod intake;
 mod mapping;
+mod missing_key;
 mod path;
 pub mod problem;
 mod reason;
@@ -24,6 +25,7 @@ pub use self::engine::{Inputs, KnownAnswer, KnownToken, Memo, NoMemo, decide, ex
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::intake::MIN_REVISION_HEADER;
+pub use self::missing_key::issuer_of_token;
 pub use self::path::{AmbiguousPath, CanonicalPath, MAX_PATH};
 pub use self::reason::{GrpcStatus, Reason};
 pub use self::request::{Door, Header, Request};

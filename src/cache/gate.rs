@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::memo::{CacheCounters, CacheSizes, MokaMemo};
-use crate::authz::{self, Decision, Inputs, Request, Step};
+use crate::authz::{self, Decision, Inputs, Reason, Request, Step};
 use crate::clock::SharedClock;
 use crate::state::State;
 
@@ -30,7 +30,12 @@ impl Gate {
         // The guard is held until the decision stands: who replaces the state can wait for that.
         let world = self.state.load();
         let inputs = Inputs { snapshot: world.snapshot.as_deref(), lease: world.lease, now: self.clock.now() };
-        authz::decide(request, inputs, &self.memo)
+        let decision = authz::decide(request, inputs, &self.memo);
+        if decision.reason == Reason::CredentialKidUnknown {
+            let issuer = world.snapshot.as_deref().and_then(|s| authz::issuer_of_token(request, s));
+            issuer.into_iter().for_each(|issuer| self.state.missing_keys().note(issuer));
+        }
+        decision
     }
 
     /// Decides without the caches and tells each step.

@@ -27,4 +27,6 @@ pub use self::profile::Actor;
 pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};
 pub use self::spiffe_id::{MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, SpiffeIdError, check_trust_domain};
-pub use self::verify::{MAX_TOKEN, TOKEN_CLOCK_SKEW, VerifiedToken, token_digest, verify, verify_for_audience};
+pub use self::verify::{
+    MAX_TOKEN, TOKEN_CLOCK_SKEW, VerifiedToken, issuer_of, token_digest, verify, verify_for_audience,
+};

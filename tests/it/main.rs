@@ -14,4 +14,5 @@ mod end_to_end;
 mod envoy;
 mod envoy_config;
 mod failure_mode;
+mod oidc_provider;
 mod running;

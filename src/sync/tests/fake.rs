@@ -22,6 +22,7 @@ struct Inner {
     hellos: Vec<Hello>,
     acks: Vec<u64>,
     nacks: Vec<String>,
+    missing: Vec<String>,
 }
 
 impl Fake {
@@ -46,6 +47,11 @@ impl Fake {
 
     pub(super) fn acks(&self) -> Vec<u64> {
         self.0.lock().unwrap().acks.clone()
+    }
+
+    /// Issuers that were reported for a missing key.
+    pub(super) fn missing(&self) -> Vec<String> {
+        self.0.lock().unwrap().missing.clone()
     }
 
     pub(super) fn nacks(&self) -> Vec<String> {
@@ -76,6 +82,7 @@ impl Sync for Fake {
                 match frame.frame.unwrap() {
                     Frame::Hello(hello) => inner.hellos.push(hello),
                     Frame::Ack(ack) => inner.acks.push(ack.revision),
+                    Frame::KeyMissing(missing) => inner.missing.push(missing.issuer),
                     Frame::Nack(nack) => inner.nacks.push(format!("{}/{}: {}", nack.kind, nack.key, nack.error)),
                 }
             }
