@@ -8,6 +8,7 @@ CARGO ?= cargo
 # Without TESTS, all of them.
 TESTS ?=
 ENVOY := examples/demo/install-envoy.sh
+OIDC_PROVIDER := tests/it/oidc/install.sh
 
 .PHONY: help setup envoy build demo dev test bench lint fmt deny clean
 
@@ -42,7 +43,8 @@ dev: build ## Run everything on this machine, to play with
 	@exec target/debug/portcullis dev
 
 test: setup ## Run all tests (TESTS=name for some)
-	PORTCULLIS_ENVOY="$$($(ENVOY))" $(CARGO) test --locked --lib --bins --tests -- $(TESTS)
+	PORTCULLIS_ENVOY="$$($(ENVOY))" PORTCULLIS_OIDC_PROVIDER="$$($(OIDC_PROVIDER))" \
+	    $(CARGO) test --locked --lib --bins --tests -- $(TESTS)
 	$(CARGO) test --locked --doc -- $(TESTS)
 
 bench: setup ## Run the benchmarks; benches/README.md says how to read them

@@ -16,6 +16,7 @@ use crate::admin;
 use crate::config::{ControlConfig, SyncConfig, TlsFiles};
 use crate::control::api::{self, ApiConfig, ServeLimits};
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
+use crate::control::keys::Keys;
 use crate::control::operators::Operators;
 use crate::control::store::{SqliteStore, Store};
 use crate::control::sync_server::{self, SyncServerConfig, SyncServerDeps};
@@ -40,6 +41,7 @@ pub struct Bound {
     deps: Deps,
     core: Arc<Core>,
     fleet: Arc<Fleet>,
+    keys: Arc<Keys>,
     metrics: Arc<ControlMetrics>,
     api: (TcpListener, SocketAddr),
     api_tls: Option<Arc<rustls::ServerConfig>>,
@@ -72,7 +74,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
 
     let now = deps.clock.now().wall;
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, now).await?);
-    let key = Arc::new(keys::signing_key(&directory)?);
+    let signing_key = Arc::new(keys::signing_key(&directory)?);
     let core_config = CoreConfig { log_capacity: config.sync.log_capacity, ..CoreConfig::default() };
     let core = Core::open(Arc::clone(&store), Arc::clone(&deps.clock), core_config).await?;
     let token_file = directory.join(BOOTSTRAP_TOKEN);
@@ -82,7 +84,8 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         .map_err(|e| BuildError::File { path: registry, reason: e.to_string() })?;
 
     let api_config = ApiConfig { points: points(&config.sync), ..ApiConfig::default() };
-    let api_router = api::router(Arc::clone(&core), Arc::clone(&fleet), operators, api_config);
+    let keys = Keys::new(Arc::clone(&core), Arc::clone(&metrics), config.keys.clone());
+    let api_router = api::router(Arc::clone(&core), Arc::clone(&fleet), operators, Arc::clone(&keys), api_config);
     let sync_config = SyncServerConfig {
         tls: sync_tls,
         audience: config.sync.audience.clone(),
@@ -94,9 +97,10 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
     let sync_deps = SyncServerDeps {
         index: Arc::clone(core.index()),
         fleet: Arc::clone(&fleet),
-        key,
+        key: signing_key,
         clock: Arc::clone(&deps.clock),
         metrics: Arc::clone(&metrics),
+        keys: Some(Arc::clone(&keys)),
     };
     let admin_router = admin::router(admin::Common {
         readiness: readiness.clone(),
@@ -107,6 +111,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         deps: deps.clone(),
         core,
         fleet,
+        keys,
         metrics,
         api,
         api_tls,
@@ -186,6 +191,7 @@ impl Bound {
         let mut sync = spawn.spawn(sync);
         let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core))));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(measure(self.fleet, self.metrics)));
         drop(self.blocker);
 

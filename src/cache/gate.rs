@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::memo::{CacheCounters, CacheSizes, MokaMemo};
 use super::replay::ReplayStore;
-use crate::authz::{self, Decision, Deferred, Inputs, Proving, Request, Settings, Step};
+use crate::authz::{self, Decision, Deferred, Inputs, Proving, Reason, Request, Settings, Step};
 use crate::clock::{SharedClock, Timestamp};
 use crate::credential::Nonces;
 use crate::state::{State, World};
@@ -57,14 +57,26 @@ impl Gate {
     pub fn check(&self, request: &Request<'_>) -> Decision {
         // The guard is held until the decision stands: who replaces the state can wait for that.
         let world = self.state.load();
-        authz::decide(request, self.inputs(&world), &self.memo)
+        let decision = authz::decide(request, self.inputs(&world), &self.memo);
+        self.note_missing_key(request, &world, &decision);
+        decision
     }
 
     /// Decides, unless that takes the verification of a signature: [`Self::check`] then decides, on a thread of a
     /// [`VerificationPool`](super::VerificationPool).
     pub fn check_unless_costly(&self, request: &Request<'_>) -> Result<Decision, Deferred> {
         let world = self.state.load();
-        authz::decide_unless_costly(request, self.inputs(&world), &self.memo)
+        let decision = authz::decide_unless_costly(request, self.inputs(&world), &self.memo)?;
+        self.note_missing_key(request, &world, &decision);
+        Ok(decision)
+    }
+
+    /// Has the control plane told which issuer seems to have a new key. Not for what is allowed.
+    fn note_missing_key(&self, request: &Request<'_>, world: &World, decision: &Decision) {
+        if decision.reason == Reason::CredentialKidUnknown {
+            let issuer = world.snapshot.as_deref().and_then(|s| authz::issuer_of_token(request, s));
+            issuer.into_iter().for_each(|issuer| self.state.missing_keys().note(issuer));
+        }
     }
 
     /// Decides without the caches and tells each step. Uses no proof up.

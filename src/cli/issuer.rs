@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::{ApiArgs, cell, items};
 use super::failure::{Answer, Failure, Outcome};
-use super::output::{Out, Table};
+use super::output::{Out, Table, printable};
 use super::{args, block_on, documents, receipt};
 
 /// Issuers: who may vouch for workloads, with which keys.
@@ -32,6 +32,16 @@ pub(super) enum IssuerCommand {
     /// Show one issuer.
     #[command(after_help = "Example:\n  portcullis issuer show production --output json")]
     Show {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Tell how an issuer's keys stand: where they come from, the last success and failure, the next look.
+    ///
+    /// The answer is no when the last attempt to bring them up to date failed.
+    #[command(after_help = "Example:\n  portcullis issuer keys production")]
+    Keys {
         /// Its name.
         name: String,
         #[command(flatten)]
@@ -92,11 +102,13 @@ impl IssuerCommand {
                     out.json(&answer)?;
                     return Ok(Answer::Yes);
                 }
-                let mut table = Table::new(&["name", "trust domain", "audiences", "keys"]);
+                let mut table = Table::new(&["name", "kind", "vouches for", "keys", "from"]);
                 for one in items(&answer) {
                     let keys = one.pointer("/jwks/keys").and_then(Value::as_array).map_or(0, Vec::len);
-                    let row = [cell(one, "name"), cell(one, "trust_domain"), cell(one, "audiences")];
-                    table.row(row.into_iter().chain([keys.to_string()]));
+                    let authority = if one.get("issuer").is_some() { "issuer" } else { "trust_domain" };
+                    let source = one.pointer("/keys_from/type").and_then(Value::as_str).unwrap_or("operator");
+                    let row = [cell(one, "name"), cell(one, "kind"), cell(one, authority), keys.to_string()];
+                    table.row(row.into_iter().chain([source.to_owned()]));
                 }
                 out.table(&table, "no issuers")?;
                 Ok(Answer::Yes)
@@ -105,12 +117,45 @@ impl IssuerCommand {
                 out.json(&api.connect()?.get(&["issuers", &name], &[]).await?)?;
                 Ok(Answer::Yes)
             }),
+            Self::Keys { name, api } => block_on(async {
+                let answer = api.connect()?.get(&["issuers", &name, "keys"], &[]).await?;
+                if out.is_json() {
+                    out.json(&answer)?;
+                } else {
+                    show_keys(out, &answer)?;
+                }
+                let failing = answer.get("failures").and_then(Value::as_u64).unwrap_or(0) > 0;
+                Ok(if failing { Answer::No } else { Answer::Yes })
+            }),
             Self::Delete { name, api } => block_on(async {
                 let answer = api.connect()?.delete(&["issuers", &name]).await?;
                 receipt::print(out, &answer, &format!("deleted issuer {name}"))
             }),
         }
     }
+}
+
+/// One line a fact; what is absent is left out.
+fn show_keys(out: &mut Out<'_>, answer: &Value) -> Result<(), Failure> {
+    let fact = |name: &str| answer.get(name).filter(|v| !v.is_null()).map(|_| cell(answer, name));
+    let source = fact("source").unwrap_or_else(|| "operator".to_owned());
+    out.line(format!("{}: {} keys, from {source}", cell(answer, "issuer"), cell(answer, "keys")))?;
+    for (name, label) in [
+        ("sequence", "bundle sequence"),
+        ("last_change", "last change"),
+        ("last_success", "last success"),
+        ("next_refresh", "next look"),
+        ("failures", "failures in a row"),
+    ] {
+        if let Some(value) = fact(name) {
+            out.line(format!("  {label:<18} {value}"))?;
+        }
+    }
+    if let Some(error) = answer.get("last_error") {
+        let text = format!("{}: {}", cell(error, "result"), cell(error, "message"));
+        out.line(format!("  {:<18} {} {}", "last failure", cell(error, "at"), printable(&text)))?;
+    }
+    Ok(())
 }
 
 impl PutArgs {

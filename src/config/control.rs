@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::keys::RawKeys;
 use super::load::{self, ConfigError, Environment};
 use super::shared::{RawTelemetry, Telemetry};
 use super::sidecar::{positive, services};
 use super::values::{Address, Identity, Span};
+use crate::control::keys::KeysConfig;
 use crate::credential::SpiffeId;
 use crate::object::ResourceName;
 
@@ -30,6 +32,8 @@ pub struct RawControl {
     pub insecure_loopback: bool,
     /// How sidecars are kept in step.
     pub sync: RawSync,
+    /// How the keys of issuers with `keys_from` are kept up to date.
+    pub keys: RawKeys,
     /// Logs and traces.
     pub telemetry: RawTelemetry,
 }
@@ -103,6 +107,8 @@ pub struct ControlConfig {
     pub tls: Option<TlsFiles>,
     /// How sidecars are kept in step.
     pub sync: SyncConfig,
+    /// How issuers' keys are kept up to date.
+    pub keys: KeysConfig,
     /// Logs and traces.
     pub telemetry: Telemetry,
 }
@@ -167,6 +173,7 @@ impl Default for RawControl {
             tls: None,
             insecure_loopback: false,
             sync: RawSync::default(),
+            keys: RawKeys::default(),
             telemetry: RawTelemetry::default(),
         }
     }
@@ -233,6 +240,7 @@ impl RawControl {
             data_directory: self.data_directory,
             tls,
             sync: self.sync.validate()?,
+            keys: self.keys.validate()?,
             telemetry: self.telemetry.validate(),
         })
     }

@@ -6,6 +6,7 @@
 //! variable, or the key. Plain text is only ever spoken on loopback, and only when asked for.
 
 mod control;
+mod keys;
 mod load;
 pub mod schema;
 mod shared;
@@ -19,6 +20,7 @@ pub use self::control::{
     ControlConfig, ControlListeners, EnforcementPoint, RawControl, RawControlListeners, RawEnforcementPoint, RawSync,
     RawTls, SyncConfig, TlsFiles,
 };
+pub use self::keys::RawKeys;
 pub use self::load::{ConfigError, Environment};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{

@@ -192,6 +192,38 @@ fn sync_times_and_enforcement_points_are_checked() {
 }
 
 #[test]
+fn where_keys_may_come_from_is_checked_and_errors_have_a_place() {
+    let keys = |text: &str| control(&format!("insecure_loopback: true\nkeys:\n  {text}\n"));
+    let config = keys("allowed_hosts: [idp.example, '*.example.org']\n  allowed_networks: [127.0.0.0/8]").unwrap().keys;
+    assert_eq!((config.allowed.hosts.len(), config.allowed.networks.len()), (2, 1));
+    assert!(control("insecure_loopback: true").unwrap().keys.allowed.hosts.is_empty(), "nothing by default");
+    for (text, expected) in [
+        (
+            "allowed_hosts: [a.example, 'https://b.example']",
+            "control.yaml:3:30: keys.allowed_hosts[1]: `https://b.example` is not a host",
+        ),
+        ("allowed_hosts: ['*']", "keys.allowed_hosts[0]: `*` is not a host"),
+        (
+            "allowed_networks: [10.0.0.0/8, 10.0.0.1/8]",
+            "control.yaml:3:34: keys.allowed_networks[1]: `10.0.0.1/8` is not a network: has bits set after its prefix",
+        ),
+        (
+            "allowed_networks: [localhost]",
+            "`localhost` is not a network: expected an address and a prefix length, as in `10.0.0.0/8`",
+        ),
+        ("refresh_interval: 0s", "`keys.refresh_interval`:"),
+        ("timeout: 2m", "`keys.timeout`: must not be longer"),
+        ("max_bytes: 12", "`keys.max_bytes`:"),
+        ("directory: keys", "`keys.directory`: must be an absolute path"),
+        ("ca_file: /nowhere/ca.pem", "`keys.ca_file`: cannot use `/nowhere/ca.pem`"),
+        ("hosts: []", "unknown field `hosts`"),
+    ] {
+        let got = message(keys(text));
+        assert!(got.contains(expected), "{text:?}\n  got      {got}\n  expected {expected}");
+    }
+}
+
+#[test]
 fn checked_in_schemas_are_current() {
     for (file, schema) in [("sidecar", schema::sidecar()), ("control", schema::control())] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/config/{file}.schema.json"));
@@ -229,6 +261,7 @@ fn the_documented_examples_load_and_show_every_default() {
         ("PORTCULLIS__TLS__CERT_FILE", &any),
         ("PORTCULLIS__TLS__KEY_FILE", &any),
         ("PORTCULLIS__TLS__CLIENT_CA_FILE", &any),
+        ("PORTCULLIS__KEYS__CA_FILE", &any),
     ]);
     let raw = RawControl::parse(Path::new("control.yaml"), &read("control.yaml"), &files).unwrap();
     shows_every_key(&raw, &read("control.yaml"));

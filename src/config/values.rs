@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::authz::Network;
+use crate::control::keys::HostPattern;
 use crate::credential::SpiffeId;
 
 /// A duration, written as `10s`, `5m`, `1h 30m`.
@@ -31,6 +32,10 @@ pub struct FileMode(pub u32);
 /// A workload's SPIFFE ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity(pub SpiffeId);
+
+/// A host that may be asked for keys: `idp.example`, `*.example.org`, an IP address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host(pub HostPattern);
 
 /// A range of IP addresses, as in `10.0.0.0/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +102,11 @@ as_text!(Identity, "SpiffeId", {
     "pattern": "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$"
 });
 
+as_text!(Host, "Host", {
+    "type": "string",
+    "description": "A host name, an IP address, or `*.` and a domain, as in `*.example.org`.",
+    "pattern": "^(\\*\\.)?[A-Za-z0-9:._-]+$"
+});
 as_text!(Cidr, "Network", {
     "type": "string",
     "description": "An IP address, or a range of them, as in `10.0.0.0/8`.",
@@ -252,6 +262,22 @@ impl FromStr for Identity {
 }
 
 impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl Host ===
+
+impl FromStr for Host {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.parse().map(Self)
+    }
+}
+
+impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -1,4 +1,4 @@
-//! The control plane: store, revision log, index, REST API, sync server.
+//! The control plane: store, revision log, index, REST API, sync server, keeper of issuers' keys.
 //!
 //! Plane: control. Never touches `state` or a door. Every change is one commit with one dense revision; readers are
 //! served from the in-memory index, which is fed in commit order.
@@ -9,6 +9,7 @@ mod commit;
 mod core;
 pub mod fleet;
 pub mod index;
+pub mod keys;
 pub mod operators;
 mod restore;
 mod rules;

@@ -13,6 +13,7 @@ mod issuers;
 mod json;
 mod jwk;
 mod jws;
+mod key_set;
 mod profile;
 mod proof;
 mod rejection;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use self::client_cert::certificate_from_client_cert;
 pub use self::issuers::{IssuerSet, check_issuer, same_tokens};
+pub use self::key_set::{parse_key_set, strict_json};
 pub use self::profile::Actor;
 pub use self::proof::{
     Confirmation, DPOP_ALGORITHMS, DPOP_WINDOW, Dpop, MAX_PROOF, NONCE_PERIOD, NonceKeyError, Nonces, Proven, Unproven,
@@ -36,7 +38,8 @@ pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};
 pub use self::spiffe_id::{MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, SpiffeIdError, check_trust_domain};
 pub use self::verify::{
-    MAX_TOKEN, Purpose, TOKEN_CLOCK_SKEW, VerifiedToken, token_digest, verify, verify_for_audience, verify_if,
+    MAX_TOKEN, Purpose, TOKEN_CLOCK_SKEW, VerifiedToken, issuer_of, token_digest, verify, verify_for_audience,
+    verify_if,
 };
 pub use self::x509::{
     MAX_CERTIFICATE, X509Svid, certificate_from_pem, certificate_memo_key, certificate_serial, certificate_thumbprint,

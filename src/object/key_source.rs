@@ -48,16 +48,24 @@ pub enum KeySource {
 // === impl KeySource ===
 
 impl KeySource {
-    /// The name used in documents.
-    pub const fn name(&self) -> &'static str {
+    /// The names used in documents, by number.
+    pub const NAMES: [&'static str; 6] = ["jwks_uri", "discovery", "https_web", "https_spiffe", "workload_api", "file"];
+
+    /// Which kind of source it is: the place of its name in [`KeySource::NAMES`].
+    pub const fn number(&self) -> usize {
         match self {
-            Self::JwksUri { .. } => "jwks_uri",
-            Self::Discovery {} => "discovery",
-            Self::HttpsWeb { .. } => "https_web",
-            Self::HttpsSpiffe { .. } => "https_spiffe",
-            Self::WorkloadApi {} => "workload_api",
-            Self::File { .. } => "file",
+            Self::JwksUri { .. } => 0,
+            Self::Discovery {} => 1,
+            Self::HttpsWeb { .. } => 2,
+            Self::HttpsSpiffe { .. } => 3,
+            Self::WorkloadApi {} => 4,
+            Self::File { .. } => 5,
         }
+    }
+
+    /// The name used in documents.
+    pub fn name(&self) -> &'static str {
+        Self::NAMES.get(self.number()).copied().unwrap_or_default()
     }
 
     pub(super) fn check(&self, kind: IssuerKind) -> Result<(), FieldError> {
@@ -98,5 +106,25 @@ fn check_url(url: &str) -> Result<(), FieldError> {
     match host {
         Some(host) if !host.is_empty() && !host.contains('@') && !url.contains('#') => Ok(()),
         _ => Err(FieldError::new("keys_from.url", format!("`{url}` is not an https URL without user and fragment"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_source_is_called_what_its_document_says() {
+        let url = "https://a.example/keys".to_owned();
+        for source in [
+            KeySource::JwksUri { url: url.clone() },
+            KeySource::Discovery {},
+            KeySource::HttpsWeb { url: url.clone() },
+            KeySource::HttpsSpiffe { url, endpoint_id: "spiffe://a/b".parse().unwrap(), endpoint_bundle: None },
+            KeySource::WorkloadApi {},
+            KeySource::File { name: "keys.json".to_owned() },
+        ] {
+            assert_eq!(serde_json::to_value(&source).unwrap()["type"], source.name());
+        }
     }
 }

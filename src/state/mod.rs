@@ -3,10 +3,13 @@
 //! Plane: shared. Readers borrow without a lock; `sync` is the only writer. [`State::publish`] hands back the state
 //! that it replaced, so that the writer can wait until no check uses it any more before it acknowledges a revision.
 
+mod missing;
+
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
+pub use self::missing::MissingKeys;
 use crate::authz::{Lease, Snapshot};
 
 /// What checks are answered from.
@@ -22,6 +25,7 @@ pub struct World {
 #[derive(Debug, Default)]
 pub struct State {
     world: ArcSwap<World>,
+    missing_keys: MissingKeys,
 }
 
 /// A world that has been replaced, perhaps still in use by checks under way.
@@ -39,6 +43,11 @@ impl State {
     /// Borrows the current world. Keep the guard until the answer is handed over.
     pub fn load(&self) -> Guard<Arc<World>> {
         self.world.load()
+    }
+
+    /// Issuers to report to the control plane, because a key of theirs is missing.
+    pub const fn missing_keys(&self) -> &MissingKeys {
+        &self.missing_keys
     }
 
     /// Puts a snapshot in force, under the current lease.

@@ -5,7 +5,7 @@
 //! wait for a disk; acknowledging comes last because a receipt promises that no allow from before leaves this
 //! enforcement point any more, not even after a restart. Waiting for checks does not hold up the next revision.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::state::Retired;
 use crate::wire::proto::Kind;
 use crate::wire::proto::sync_client::SyncClient;
 use crate::wire::proto::{
-    Ack, Bookmark, ClientFrame, Cursor, Delta, Hello, Nack, ServerFrame, client_frame::Frame, payload::Body,
+    Ack, Bookmark, ClientFrame, Cursor, Delta, Hello, KeyMissing, Nack, ServerFrame, client_frame::Frame, payload::Body,
 };
 use crate::wire::{Epoch, Position, RETRY_AFTER};
 
@@ -33,6 +33,8 @@ use crate::wire::{Epoch, Position, RETRY_AFTER};
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many unusable objects of one revision are reported one by one.
 const MAX_NACKS: usize = 64;
+/// How often it is looked for issuers with a missing key, and how often one is reported at most.
+const MISSING_KEYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub(super) struct Session {
     bookmark_kept: Option<(Epoch, Instant)>,
     /// The last bookmark, while it is not on disk.
     bookmark_to_keep: Option<(ServerFrame, Monotonic)>,
+    /// Issuers that were reported for a missing key a short while ago.
+    reported: HashMap<Arc<str>, Instant>,
     stream: Stream,
 }
 
@@ -84,6 +88,7 @@ impl Session {
             unacknowledged: VecDeque::new(),
             bookmark_kept: None,
             bookmark_to_keep: None,
+            reported: HashMap::new(),
             stream: Stream::default(),
         }
     }
@@ -122,6 +127,8 @@ impl Session {
         };
         self.shared.stats.connected(true);
         let mut silent_until = Instant::now() + self.shared.config.idle_timeout;
+        let mut look_for_missing_keys = tokio::time::interval(MISSING_KEYS.0);
+        look_for_missing_keys.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let waiting = self.stream.confirmed && !self.unacknowledged.is_empty();
             tokio::select! {
@@ -138,6 +145,7 @@ impl Session {
                     return Err(failed("the control plane has been silent for too long"));
                 }
                 () = tokio::time::sleep(Duration::from_millis(1)), if waiting => {}
+                _ = look_for_missing_keys.tick() => self.report_missing_keys().await?,
             }
             self.acknowledge().await?;
         }
@@ -280,6 +288,22 @@ impl Session {
             tracing::error!(object = %format_args!("{}/{}", bad.kind, bad.key), error = bad.error, "an object cannot be used");
             let revision = position.revision.0;
             self.send(Frame::Nack(Nack { revision, kind: bad.kind, key: bad.key, error: bad.error })).await?;
+        }
+        Ok(())
+    }
+
+    /// Reports issuers whose tokens named an unknown key, each once in a while: the control plane may know more.
+    async fn report_missing_keys(&mut self) -> Outcome<()> {
+        let waiting = self.shared.state.missing_keys().take();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        self.reported.retain(|_, at| at.elapsed() < MISSING_KEYS.1);
+        for issuer in waiting {
+            if !self.reported.contains_key(&issuer) {
+                self.send(Frame::KeyMissing(KeyMissing { issuer: issuer.to_string() })).await?;
+                self.reported.insert(issuer, Instant::now());
+            }
         }
         Ok(())
     }

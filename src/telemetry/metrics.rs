@@ -4,6 +4,8 @@
 //! atomic addition, and no client input can become a label. Gauges of state that lives elsewhere (caches, snapshot,
 //! lease) are read from it at scrape, so they cannot go stale.
 
+mod control;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,8 @@ use prometheus::{
 
 use crate::authz::{Door, Reason};
 use crate::cache::{CacheCounters, Gate};
+
+pub use self::control::{ControlMetrics, KeyFetch};
 
 /// Upper bounds of the buckets of a check's duration, in seconds: from a warm hit to Envoy's default timeout.
 const CHECK_BUCKETS: &[f64] = &[
@@ -38,14 +42,6 @@ pub struct SidecarMetrics {
     records_dropped: IntCounter,
     verification_waiting: IntGauge,
     verification_shed: IntCounter,
-}
-
-/// The metrics of the control plane.
-#[derive(Debug)]
-pub struct ControlMetrics {
-    exposition: Exposition,
-    streams: IntGauge,
-    fanout: Histogram,
 }
 
 #[derive(Debug)]
@@ -193,38 +189,6 @@ impl SidecarMetrics {
     }
 }
 
-// === impl ControlMetrics ===
-
-impl ControlMetrics {
-    /// Resolves every handle. Fails only when two metrics have one name.
-    pub fn new() -> Result<Self, Error> {
-        let exposition = Exposition::new("control")?;
-        let streams = IntGauge::new("portcullis_sync_streams", "Sidecars connected.")?;
-        exposition.register(streams.clone())?;
-        let fanout = exposition.histogram(
-            "portcullis_sync_fanout_seconds",
-            "From a commit to a sidecar's acknowledgement of it.",
-            APPLY_BUCKETS,
-        )?;
-        Ok(Self { exposition, streams, fanout })
-    }
-
-    /// Sidecars connected.
-    pub fn streams(&self) -> &IntGauge {
-        &self.streams
-    }
-
-    /// A sidecar acknowledged a commit, so long after it.
-    pub fn fanned_out(&self, after: Duration) {
-        self.fanout.observe(after.as_secs_f64());
-    }
-
-    /// For the admin server.
-    pub fn exposition(&self) -> &Exposition {
-        &self.exposition
-    }
-}
-
 // === impl GateCollector ===
 
 impl GateCollector {
@@ -357,16 +321,5 @@ mod tests {
         let after = metrics.exposition().render();
         assert!(after.contains("portcullis_snapshot_age_seconds 4\n"), "{after}");
         assert!(after.contains("portcullis_lease_remaining_seconds 6\n"), "{after}");
-    }
-
-    #[test]
-    fn control_plane_has_its_own() {
-        let metrics = ControlMetrics::new().unwrap();
-        metrics.streams().inc();
-        metrics.fanned_out(Duration::from_millis(3));
-        let text = metrics.exposition().render();
-        assert!(text.contains("portcullis_sync_streams 1\n"), "{text}");
-        assert!(text.contains("portcullis_sync_fanout_seconds_bucket{le=\"0.005\"} 1\n"), "{text}");
-        assert!(text.contains("portcullis_build_info{role=\"control\",version=\""), "{text}");
     }
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 #[cfg(test)]
 pub(crate) use self::logging::detached;
 pub use self::logging::{LevelHandle, LogConfig, LogError, LogFormat, Logging, init};
-pub use self::metrics::{ControlMetrics, Exposition, SidecarMetrics};
+pub use self::metrics::{ControlMetrics, Exposition, KeyFetch, SidecarMetrics};
 pub use self::outcome::Outcome;
 pub use self::records::{Output, Records, RecordsConfig};
 pub use self::spans::CheckTracer;

@@ -1,4 +1,5 @@
-//! The sync protocol's wire form: generated types, signatures, and epochs and revisions as domain types.
+//! The sync protocol's wire form: generated types, signatures, and epochs and revisions as domain types. Beside it, the
+//! generated types of the SPIFFE Workload API.
 //!
 //! Shared by both ends of the stream (`control` sends, `sync` receives). Plane: pure. A payload is looked into only
 //! after its signature has been verified; a payload that fails is refused whole.
@@ -13,6 +14,19 @@
 )]
 pub mod proto {
     tonic::include_proto!("portcullis.sync.v1");
+}
+
+/// Generated from `workload_api.proto`, which has no package.
+#[allow(
+    missing_debug_implementations,
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod workload_api {
+    tonic::include_proto!("_");
 }
 
 mod position;

@@ -19,6 +19,7 @@ mod envoy;
 mod envoy_config;
 mod failure_mode;
 mod mtls;
+mod oidc_provider;
 mod oracle;
 mod running;
 mod token_verify;

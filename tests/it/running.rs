@@ -94,6 +94,11 @@ impl Server {
 impl Site {
     /// A control plane with the demo's objects and the operators alice and bob.
     pub(crate) async fn open() -> Self {
+        Self::open_with("").await
+    }
+
+    /// The same, with more of `control.yaml`.
+    pub(crate) async fn open_with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let signer = TokenSigner::generate_es256("demo").unwrap();
         let seed = dir.path().join("seed");
@@ -103,7 +108,7 @@ impl Site {
             std::fs::copy(demo.join(name), seed.join(name)).unwrap();
         }
         std::fs::write(seed.join("jwks.json"), json!({ "keys": [signer.public_jwk()] }).to_string()).unwrap();
-        let (control, api, sync) = start_control(dir.path(), "127.0.0.1:0", "127.0.0.1:0").await;
+        let (control, api, sync) = start_control_with(dir.path(), "127.0.0.1:0", "127.0.0.1:0", more).await;
         let site = Self { dir, api, sync, signer, control };
         for name in ["alice", "bob"] {
             site.must("control/bootstrap-token", &["operator", "create", name, "--write-token", &site.path(name)])
@@ -172,10 +177,14 @@ impl Site {
 
 /// A control plane on `dir`.
 pub(crate) async fn start_control(dir: &Path, api: &str, sync: &str) -> (Server, SocketAddr, SocketAddr) {
+    start_control_with(dir, api, sync, "").await
+}
+
+async fn start_control_with(dir: &Path, api: &str, sync: &str, more: &str) -> (Server, SocketAddr, SocketAddr) {
     let text = format!(
         "listeners: {{ api: '{api}', sync: '{sync}', admin: '127.0.0.1:0' }}\ndata_directory: {}\n\
          insecure_loopback: true\nsync:\n  trust: [demo]\n  enforcement_points:\n    \
-         - {{ identity: '{SIDECAR}', services: [catalog, payments] }}\n",
+         - {{ identity: '{SIDECAR}', services: [catalog, payments] }}\n{more}",
         PathBuf::from(dir).join("control").display()
     );
     let raw = RawControl::parse(Path::new("control.yaml"), &text, &Environment::default()).unwrap();

@@ -113,6 +113,7 @@ impl Control {
             key: Arc::clone(&self.key),
             clock: self.clock.clone(),
             metrics: Arc::new(ControlMetrics::new()?),
+            keys: None,
         };
         sync_server::serve(Listener(listener), deps, config, CancellationToken::new()).await?;
         Ok(())

@@ -20,8 +20,8 @@ use super::output::Out;
 use crate::app::{self, Binder, Deps, RunError, SystemBinder, control, process, sidecar, upstream};
 use crate::config::{
     Address, HttpUrl, Identity, LogFormat, LogLevel, RawControl, RawControlListeners, RawControlPlane, RawDrain,
-    RawEnforcementPoint, RawExtAuthz, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawSync,
-    RawTelemetry, RecordOutput, Span,
+    RawEnforcementPoint, RawExtAuthz, RawKeys, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState,
+    RawSync, RawTelemetry, RecordOutput, Span,
 };
 use crate::drain::{self, Signal};
 use crate::readiness::Readiness;
@@ -185,6 +185,7 @@ impl DevArgs {
                 enforcement_points: vec![point],
                 ..RawSync::default()
             },
+            keys: RawKeys::default(),
             telemetry,
         })
     }

@@ -32,6 +32,7 @@ use tokio::sync::Semaphore;
 use self::problem::Problem;
 use super::core::Core;
 use super::fleet::{Fleet, PointConfig};
+use super::keys::Keys;
 use super::operators::Operators;
 use crate::clock::Timestamp;
 
@@ -58,6 +59,7 @@ struct Api {
     core: Arc<Core>,
     fleet: Arc<Fleet>,
     operators: Arc<Operators>,
+    keys: Arc<Keys>,
     config: ApiConfig,
     places: Semaphore,
     started: Timestamp,
@@ -68,21 +70,28 @@ struct Api {
 struct BodyLimit(usize);
 
 /// The API's routes.
-pub fn router(core: Arc<Core>, fleet: Arc<Fleet>, operators: Arc<Operators>, config: ApiConfig) -> Router {
+pub fn router(
+    core: Arc<Core>,
+    fleet: Arc<Fleet>,
+    operators: Arc<Operators>,
+    keys: Arc<Keys>,
+    config: ApiConfig,
+) -> Router {
     let (body, policy_body) = (config.max_body_bytes, config.max_policy_bytes);
     let started = core.clock().now().wall;
     let places = Semaphore::new(config.max_concurrent_requests);
-    let api = Arc::new(Api { core, fleet, operators, config, places, started });
+    let api = Arc::new(Api { core, fleet, operators, keys, config, places, started });
     let limited = |routes: MethodRouter<Arc<Api>>, limit: usize| {
         routes.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)))
     };
-    let routes: [(&str, MethodRouter<Arc<Api>>); 21] = [
+    let routes: [(&str, MethodRouter<Arc<Api>>); 22] = [
         ("/v1/status", get(status::show)),
         ("/v1/enforcement-points", get(status::enforcement_points)),
         ("/v1/operators", get(operators::list).post(operators::create)),
         ("/v1/operators/{name}", delete(operators::revoke)),
         ("/v1/issuers", get(issuers::list)),
         ("/v1/issuers/{name}", get(issuers::show).put(issuers::put).delete(issuers::delete)),
+        ("/v1/issuers/{name}/keys", get(issuers::keys)),
         ("/v1/workloads", get(workloads::list)),
         ("/v1/workloads/{id}", get(workloads::show).put(workloads::put).delete(workloads::retire)),
         ("/v1/services", get(services::list)),

@@ -25,17 +25,31 @@ pub(super) async fn put(
     check: impl Fn(&Index, Option<&Stored>) -> Result<Vec<Guard>, Problem> + Send + Sync,
 ) -> Result<Response, Problem> {
     object.check()?;
-    let (kind, key) = (object.kind(), object.key());
-    let (committed, stored) = api
+    put_made(api, caller, action, precondition, (object.kind(), &object.key()), |index, stored| {
+        Ok((object.clone(), check(index, stored)?))
+    })
+    .await
+}
+
+/// Writes the object that `make` makes of the index and the stored version, with what its verdict rests on.
+pub(super) async fn put_made(
+    api: &Api,
+    caller: &Caller,
+    action: &'static str,
+    precondition: &Precondition,
+    (kind, key): (Kind, &str),
+    make: impl Fn(&Index, Option<&Stored>) -> Result<(Object, Vec<Guard>), Problem> + Send + Sync,
+) -> Result<Response, Problem> {
+    let (committed, (stored, object)) = api
         .core
         .transact(&caller.intent(action), |index| {
-            let stored = index.get(kind, &key);
+            let stored = index.get(kind, key);
             precondition.check(stored.as_deref())?;
-            let guards = check(index, stored.as_deref())?;
+            let (object, guards) = make(index, stored.as_deref())?;
             let expect = stored.as_ref().map_or(Expect::Absent, |s| Expect::Revision(s.revision));
             let unchanged = stored.as_ref().is_some_and(|s| s.object.as_ref() == Some(&object));
             let changes = if unchanged { Vec::new() } else { vec![Write::put(&object, expect)] };
-            Ok::<_, Problem>(Plan { guards, changes, answer: stored })
+            Ok::<_, Problem>(Plan { guards, changes, answer: (stored, object) })
         })
         .await?;
     let unchanged = stored.as_ref().map_or(crate::wire::Revision(0), |s| s.revision);

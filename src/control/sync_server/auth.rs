@@ -13,7 +13,10 @@ use tonic::metadata::MetadataMap;
 
 use crate::clock::Timestamp;
 use crate::control::index::Index;
-use crate::credential::{IssuerSet, Rejection, SpiffeId, VerifiedToken, X509Svid, verify_for_audience};
+use crate::control::keys::Keys;
+use crate::credential::{
+    CredentialReason, IssuerSet, Rejection, SpiffeId, VerifiedToken, X509Svid, issuer_of, verify_for_audience,
+};
 use crate::object::{Issuer, Kind, Object, Target};
 use crate::tls::PeerInfo;
 use crate::wire::Revision;
@@ -46,6 +49,8 @@ pub(super) struct Authenticator {
     pub(super) trusted: Vec<String>,
     pub(super) audience: String,
     pub(super) cache: Mutex<Option<(Revision, Arc<Trust>)>>,
+    /// Told of keys that are missing.
+    pub(super) keys: Option<Arc<Keys>>,
 }
 
 // === impl Authenticator ===
@@ -104,9 +109,20 @@ impl Authenticator {
         trust
     }
 
+    /// A token of this issuer named a key that it does not have.
+    pub(super) fn key_is_missing(&self, issuer: &str) {
+        if let Some(keys) = &self.keys {
+            keys.key_is_missing(issuer);
+        }
+    }
+
     fn verify_token(&self, token: &str, trust: &Trust, now: Timestamp) -> Result<Principal, Status> {
-        let token = verify_for_audience(token, &trust.issuers, &[&self.audience], now)
-            .map_err(|e| Status::unauthenticated(format!("the token was refused: {e}")))?;
+        let token = verify_for_audience(token, &trust.issuers, &[&self.audience], now).map_err(|e| {
+            if e.reason == CredentialReason::KidUnknown {
+                issuer_of(token, &trust.issuers).into_iter().for_each(|issuer| self.key_is_missing(issuer));
+            }
+            Status::unauthenticated(format!("the token was refused: {e}"))
+        })?;
         let Some(identity) = token.workload.clone() else {
             return Err(Status::unauthenticated(
                 "the token was refused: a sidecar's token names its SPIFFE ID, as those of `spiffe` issuers do",

@@ -23,6 +23,7 @@ use self::auth::Authenticator;
 use self::session::Session;
 use super::fleet::Fleet;
 use super::index::Index;
+use super::keys::Keys;
 use crate::clock::SharedClock;
 use crate::telemetry::ControlMetrics;
 use crate::tls::{AcceptLimits, Listen, PeerInfo};
@@ -71,6 +72,8 @@ pub struct SyncServerDeps {
     pub clock: SharedClock,
     /// Told how long each commit took to be acknowledged.
     pub metrics: Arc<ControlMetrics>,
+    /// Told of keys that tokens name and issuers do not have.
+    pub keys: Option<Arc<Keys>>,
 }
 
 /// Why the server does not run.
@@ -139,6 +142,7 @@ pub async fn serve<L: Listen>(
         trusted: config.trusted_issuers.clone(),
         audience: config.audience.clone(),
         cache: Mutex::new(None),
+        keys: deps.keys.clone(),
     };
     let shared = Arc::new(Shared {
         index: deps.index,

@@ -83,15 +83,20 @@ impl Session {
             biased;
             () = self.shared.stop.cancelled() => Err(unavailable("the control plane is shutting down", self.shared.config.retry_after)),
             () = tokio::time::sleep(ends_in) => Err(Status::unauthenticated("the credential of this stream has expired")),
-            r = read(inbound, &connection, epoch, &sent, |revision| self.acknowledged(revision)) => r,
+            r = read(inbound, &connection, epoch, &sent, |said| self.said(&said)) => r,
             r = self.write(&hello, &sent) => r,
         }
     }
 
-    /// Measures how long the commit took to get here and back, while the log still knows when it was.
-    fn acknowledged(&self, revision: Revision) {
-        if let Some(at) = self.shared.index.committed_at(revision) {
-            self.shared.metrics.fanned_out(self.shared.clock.now().wall.since(at));
+    fn said(&self, said: &Said) {
+        match said {
+            // How long the commit took to get here and back, while the log still knows when it was.
+            Said::Acknowledged(revision) => {
+                if let Some(at) = self.shared.index.committed_at(*revision) {
+                    self.shared.metrics.fanned_out(self.shared.clock.now().wall.since(at));
+                }
+            }
+            Said::KeyMissing(issuer) => self.shared.auth.key_is_missing(issuer),
         }
     }
 
@@ -270,13 +275,19 @@ async fn read_hello(inbound: &mut Streaming<ClientFrame>) -> Result<Hello, Statu
     }
 }
 
-/// Takes in acknowledgements until the sidecar ends the stream.
+/// What a sidecar said that concerns others than its connection.
+enum Said {
+    Acknowledged(Revision),
+    KeyMissing(String),
+}
+
+/// Takes in what the sidecar says until it ends the stream.
 async fn read(
     inbound: &mut Streaming<ClientFrame>,
     connection: &Connection,
     epoch: Epoch,
     sent: &AtomicU64,
-    acknowledged: impl Fn(Revision),
+    tell: impl Fn(Said),
 ) -> Result<(), Status> {
     // A sidecar can only have applied what it was sent. Anything else would falsify receipts.
     let position = |revision: u64| {
@@ -289,13 +300,14 @@ async fn read(
         match frame.frame {
             Some(Frame::Ack(ack)) => {
                 connection.acked(position(ack.revision)?);
-                acknowledged(Revision(ack.revision));
+                tell(Said::Acknowledged(Revision(ack.revision)));
             }
             Some(Frame::Nack(nack)) => {
                 let object = format!("{}/{}", clip(&nack.kind, 64), clip(&nack.key, MAX_TEXT));
                 tracing::warn!(object, error = clip(&nack.error, MAX_TEXT), "a sidecar cannot use an object");
                 connection.nacked(position(nack.revision)?, object, clip(&nack.error, MAX_TEXT));
             }
+            Some(Frame::KeyMissing(missing)) => tell(Said::KeyMissing(clip(&missing.issuer, MAX_TEXT))),
             Some(Frame::Hello(_)) => return Err(Status::invalid_argument("a second hello")),
             None => return Err(Status::invalid_argument("an unknown frame")),
         }

@@ -24,6 +24,7 @@ struct Inner {
     acks: Vec<(usize, u64)>,
     streams: usize,
     nacks: Vec<String>,
+    missing: Vec<String>,
 }
 
 impl Fake {
@@ -54,6 +55,11 @@ impl Fake {
     pub(super) fn acks_on(&self, stream: usize) -> Vec<u64> {
         let inner = self.0.lock().unwrap();
         inner.acks.iter().filter(|(on, _)| *on == stream).map(|(_, revision)| *revision).collect()
+    }
+
+    /// Issuers that were reported for a missing key.
+    pub(super) fn missing(&self) -> Vec<String> {
+        self.0.lock().unwrap().missing.clone()
     }
 
     pub(super) fn nacks(&self) -> Vec<String> {
@@ -89,6 +95,7 @@ impl Sync for Fake {
                 match frame.frame.unwrap() {
                     Frame::Hello(hello) => inner.hellos.push(hello),
                     Frame::Ack(ack) => inner.acks.push((stream, ack.revision)),
+                    Frame::KeyMissing(missing) => inner.missing.push(missing.issuer),
                     Frame::Nack(nack) => inner.nacks.push(format!("{}/{}: {}", nack.kind, nack.key, nack.error)),
                 }
             }

@@ -200,3 +200,20 @@ async fn nothing_is_acknowledged_that_is_not_confirmed_by_the_stream() {
     sidecar.stop().await;
     assert_eq!(s.fake.acks_on(2), Vec::<u64>::new());
 }
+
+#[tokio::test]
+async fn an_issuer_with_a_missing_key_is_reported_once_in_a_while() {
+    let s = Setup::new().await;
+    let sidecar = at_seven(&s).await;
+    s.fake.add(vec![]);
+    let note = |issuer: &str| sidecar.state.missing_keys().note(&std::sync::Arc::from(issuer));
+    note("test");
+    note("test");
+    eventually("it is reported", || s.fake.missing() == ["test"]).await;
+    // Again within ten seconds: only the other one is news, and it comes after.
+    note("test");
+    note("other");
+    eventually("the other is reported", || s.fake.missing().len() > 1).await;
+    assert_eq!(s.fake.missing(), ["test", "other"]);
+    sidecar.stop().await;
+}

@@ -95,6 +95,7 @@ impl Plane {
             key: Arc::clone(&self.key),
             clock: self.estate.clock.clone(),
             metrics: Arc::new(crate::telemetry::ControlMetrics::new().unwrap()),
+            keys: None,
         };
         let stop = CancellationToken::new();
         let (config, stopped) = (self.config.clone(), stop.clone());

@@ -14,10 +14,12 @@ use tower::ServiceExt;
 use crate::clock::{ManualClock, SharedClock, Timestamp};
 use crate::control::api::{ApiConfig, router};
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
+use crate::control::keys::{Keys, KeysConfig};
 use crate::control::operators::Operators;
 use crate::control::store::SqliteStore;
 use crate::control::{Core, CoreConfig};
 use crate::credential::TokenSigner;
+use crate::telemetry::ControlMetrics;
 
 pub(super) const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 pub(super) const STOREFRONT: &str = "spiffe://test.example/storefront";
@@ -69,7 +71,9 @@ impl Site {
         };
         let fleet = Fleet::open(shared, config).unwrap();
         let config = ApiConfig { points, max_body_bytes: 64 << 10, ..ApiConfig::default() };
-        let router = router(Arc::clone(&core), Arc::clone(&fleet), operators, config);
+        let metrics = Arc::new(ControlMetrics::new().unwrap());
+        let keys = Keys::new(Arc::clone(&core), metrics, KeysConfig::default());
+        let router = router(Arc::clone(&core), Arc::clone(&fleet), operators, keys, config);
         let token = std::fs::read_to_string(file).unwrap().trim().to_owned();
         Self { directory, clock, core, fleet, router, token }
     }

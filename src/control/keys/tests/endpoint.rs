@@ -1,0 +1,152 @@
+//! An https endpoint on loopback that answers what a test tells it to, and a CA that vouches for it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::control::api::{ServeLimits, serve};
+use crate::tls::{self, ServerFiles};
+
+pub(super) struct Ca {
+    dir: tempfile::TempDir,
+    ca: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub(super) enum Say {
+    Body(String),
+    Status(u16),
+    Redirect(String),
+    /// So many bytes, without saying how many.
+    Endless(usize),
+    /// Nothing, ever.
+    Silence,
+}
+
+/// What it answers, by path, and how often it was asked.
+type Script = Arc<Mutex<(HashMap<String, Say>, usize)>>;
+
+pub(super) struct Endpoint {
+    pub(super) address: SocketAddr,
+    script: Script,
+    _stop: DropGuard,
+}
+
+impl Ca {
+    pub(super) fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
+        Self { dir, ca }
+    }
+
+    pub(super) fn file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// Its certificate as an X.509 authority of a SPIFFE bundle.
+    pub(super) fn authority(&self) -> Value {
+        json!({ "kty": "EC", "use": "x509-svid", "x5c": [STANDARD.encode(self.ca.der())] })
+    }
+
+    /// Its certificate in DER.
+    pub(super) fn der(&self) -> Vec<u8> {
+        self.ca.der().to_vec()
+    }
+
+    /// An endpoint for `127.0.0.1` and `localhost`.
+    pub(super) async fn endpoint(&self) -> Endpoint {
+        let address = SanType::IpAddress("127.0.0.1".parse().unwrap());
+        self.endpoint_as(vec![address, SanType::DnsName("localhost".try_into().unwrap())]).await
+    }
+
+    /// An endpoint that shows these names.
+    pub(super) async fn endpoint_as(&self, names: Vec<SanType>) -> Endpoint {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.subject_alt_names = names;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.ca).unwrap();
+        let name = uuid::Uuid::new_v4();
+        let file = |end: &str| self.dir.path().join(format!("{name}.{end}"));
+        std::fs::write(file("pem"), cert.pem()).unwrap();
+        std::fs::write(file("key"), key.serialize_pem()).unwrap();
+        let files = ServerFiles { cert_file: file("pem"), key_file: file("key"), client_ca_file: None };
+        let config = tls::server_config(&files, tls::TLS12_UP, &[tls::ALPN_HTTP1]).unwrap();
+        Endpoint::start(config).await
+    }
+
+    pub(super) async fn endpoint_with_id(&self, id: &str) -> Endpoint {
+        self.endpoint_as(vec![SanType::URI(id.try_into().unwrap())]).await
+    }
+}
+
+impl Endpoint {
+    async fn start(config: Arc<rustls::ServerConfig>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let script = Script::default();
+        let asked = Arc::clone(&script);
+        let router = Router::new().fallback(move |request: Request<Body>| {
+            let say = {
+                let mut script = asked.lock().unwrap();
+                script.1 += 1;
+                script.0.get(request.uri().path()).cloned().unwrap_or(Say::Status(404))
+            };
+            say.respond()
+        });
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, Some(config.into()), router, ServeLimits::default(), stop.clone()));
+        Self { address, script, _stop: stop.drop_guard() }
+    }
+
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.address)
+    }
+
+    pub(super) fn say(&self, path: &str, say: Say) {
+        self.script.lock().unwrap().0.insert(path.to_owned(), say);
+    }
+
+    pub(super) fn serve_json(&self, path: &str, body: &Value) {
+        self.say(path, Say::Body(body.to_string()));
+    }
+
+    pub(super) fn times_asked(&self) -> usize {
+        self.script.lock().unwrap().1
+    }
+}
+
+impl Say {
+    async fn respond(self) -> Response<Body> {
+        match self {
+            Self::Body(text) => Response::new(Body::from(text)),
+            Self::Status(status) => Response::builder().status(status).body(Body::empty()).unwrap(),
+            Self::Redirect(to) => Response::builder().status(302).header("location", to).body(Body::empty()).unwrap(),
+            Self::Endless(bytes) => {
+                let chunks = (0..bytes / 1024).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1024]));
+                Response::new(Body::from_stream(futures_util::stream::iter(chunks)))
+            }
+            Self::Silence => {
+                tokio::time::sleep(Duration::from_secs(600)).await;
+                Response::new(Body::empty())
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! A real OpenID provider (npm `oidc-provider`): its keys by discovery, its RFC 9068 access tokens at a sidecar, and its
+//! key rotation found out by a token whose key nobody knows yet.
+//!
+//! A test that needs the provider never passes without it: what cannot be installed fails the test, with the installer's
+//! words.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use serde_json::{Value, json};
+
+use super::envoy::root;
+use super::running::{DOMAIN, Site};
+
+/// What its tokens are for.
+const AUDIENCE: &str = "https://api.test";
+/// How often the control plane lets itself be told of unknown keys.
+const COOLDOWN: Duration = Duration::from_secs(3);
+
+struct Provider {
+    child: Child,
+    said: BufReader<ChildStdout>,
+    dir: tempfile::TempDir,
+    issuer: String,
+    http: reqwest::Client,
+}
+
+/// The directory with its `node_modules`: `PORTCULLIS_OIDC_PROVIDER`, or where the installer puts it.
+fn installed() -> PathBuf {
+    if let Some(path) = std::env::var_os("PORTCULLIS_OIDC_PROVIDER") {
+        return path.into();
+    }
+    let installer = root().join("tests/it/oidc/install.sh");
+    let output = Command::new("bash").arg(&installer).stdin(Stdio::null()).output().expect("bash runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} failed:\n{said}", installer.display());
+    String::from_utf8(output.stdout).expect("a UTF-8 path").trim().into()
+}
+
+impl Provider {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.subject_alt_names = vec![SanType::IpAddress("127.0.0.1".parse().unwrap())];
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(file("ca.pem"), ca.pem()).unwrap();
+        std::fs::write(file("cert.pem"), params.signed_by(&key, &ca).unwrap().pem()).unwrap();
+        std::fs::write(file("key.pem"), key.serialize_pem()).unwrap();
+        let mut child = Command::new("node")
+            .arg(root().join("tests/it/oidc/provider.mjs"))
+            .arg(installed())
+            .args([file("cert.pem"), file("key.pem")])
+            .arg(AUDIENCE)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(file("log")).unwrap())
+            .spawn()
+            .expect("node runs; tests/it/oidc/install.sh installs it");
+        let said = BufReader::new(child.stdout.take().unwrap());
+        portcullis::tls::install_provider();
+        let root = reqwest::Certificate::from_pem(ca.pem().as_bytes()).unwrap();
+        let http = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
+        let mut provider = Self { child, said, dir, issuer: String::new(), http };
+        provider.issuer = provider.listen();
+        provider
+    }
+
+    /// Who it says it is, among the notices that it writes as well.
+    fn listen(&mut self) -> String {
+        for line in self.said.by_ref().lines() {
+            let said: Option<Value> = serde_json::from_str(&line.unwrap()).ok();
+            if let Some(issuer) = said.as_ref().and_then(|said| said["issuer"].as_str()) {
+                return issuer.to_owned();
+            }
+        }
+        panic!("oidc-provider ended: {}", std::fs::read_to_string(self.dir.path().join("log")).unwrap());
+    }
+
+    /// Starts over with new keys.
+    fn rotate(&mut self) {
+        self.child.stdin.as_mut().unwrap().write_all(b"rotate\n").unwrap();
+        assert_eq!(self.listen(), self.issuer);
+    }
+
+    fn ca_file(&self) -> String {
+        self.dir.path().join("ca.pem").display().to_string()
+    }
+
+    /// An access token by the client credentials grant.
+    async fn token(&self) -> String {
+        let form = "grant_type=client_credentials&client_id=pipeline&client_secret=a+secret+of+the+test&scope=api";
+        let request = self.http.post(format!("{}/token", self.issuer)).body(form);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn apply(site: &Site, name: &str, document: &Value) {
+    let file = site.path(&format!("{name}.json"));
+    std::fs::write(&file, document.to_string()).unwrap();
+    site.must("alice", &["apply", "-f", Path::new(&file).to_str().unwrap()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn tokens_of_a_real_provider_count_and_a_rotated_key_is_found_through_them() {
+    let mut provider = Provider::start();
+    let keys = format!(
+        "keys:\n  allowed_hosts: [127.0.0.1]\n  allowed_networks: [127.0.0.0/8]\n  ca_file: {}\n  \
+         refresh_interval: 1h\n  unknown_kid_cooldown: {}s\n",
+        provider.ca_file(),
+        COOLDOWN.as_secs()
+    );
+    let site = Site::open_with(&keys).await;
+    let sidecar = site.sidecar().await;
+    let first = provider.token().await;
+    let unknown = sidecar.check("GET", "/catalog/1", &first).await;
+    assert_eq!((unknown.status, unknown.body["reason"].as_str()), (401, Some("credential")), "{unknown:?}");
+
+    let issuer = json!({
+        "issuer": {
+            "name": "idp", "kind": "oidc", "token_type": "at+jwt", "issuer": provider.issuer,
+            "audiences": [AUDIENCE], "keys_from": { "type": "discovery" },
+        }
+    });
+    apply(&site, "issuer", &issuer).await;
+    let workload = json!({
+        "workload": {
+            "id": format!("{DOMAIN}/pipeline"), "kind": "pipeline", "owner": "shop-team", "environment": "demo",
+            "roles": ["storefront"],
+            "credentials": [{ "issuer": "idp", "when": { "sub": "pipeline", "client_id": "pipeline" } }],
+        }
+    });
+    apply(&site, "workload", &workload).await;
+    let allowed = sidecar.comes_to(200, "GET", "/catalog/1", &first).await;
+    let workload = allowed.upstream.iter().find(|(name, _)| name == "x-portcullis-workload");
+    assert_eq!(workload.unwrap().1, format!("{DOMAIN}/pipeline"));
+    let status = site.must("alice", &["issuer", "keys", "idp"]).await;
+    assert_eq!((status["source"].as_str(), status["failures"].as_u64()), (Some("discovery"), Some(0)), "{status}");
+    assert_eq!(status["keys"], 2, "{status}");
+    let fetched_at = Instant::now();
+
+    // Applying the same document again does not drop the keys that were fetched.
+    apply(&site, "issuer", &issuer).await;
+    assert_eq!(site.must("alice", &["issuer", "keys", "idp"]).await["keys"], 2);
+
+    // New keys, and nobody is due to look for an hour: the token itself has them fetched.
+    provider.rotate();
+    let second = provider.token().await;
+    let refused = sidecar.check("GET", "/catalog/1", &second).await;
+    assert_eq!(refused.status, 401, "{refused:?}");
+    sidecar.comes_to(200, "GET", "/catalog/1", &second).await;
+    assert!(fetched_at.elapsed() >= COOLDOWN / 2, "not before the cooldown");
+    let after = sidecar.comes_to(401, "GET", "/catalog/1", &first).await;
+    assert_eq!(after.status, 401, "the old key is gone with the old set");
+    let status = site.must("alice", &["issuer", "keys", "idp"]).await;
+    assert_eq!(status["failures"], 0, "{status}");
+
+    // A token of nobody's key changes nothing, and does not make the provider be asked all the time.
+    let forged = site.signer.sign_with_header(
+        &json!({ "alg": "ES256", "typ": "at+jwt", "kid": "forged" }),
+        &json!({ "iss": provider.issuer, "sub": "pipeline", "client_id": "pipeline", "aud": AUDIENCE, "jti": "1",
+                 "iat": 0, "exp": 4_000_000_000_u64 }),
+    );
+    let forged = sidecar.check("GET", "/catalog/1", &forged.unwrap()).await;
+    assert_eq!(forged.status, 401, "{forged:?}");
+    sidecar.server.stop().await;
+    site.control.stop().await;
+}
