@@ -22,7 +22,7 @@ use crate::control::core::Plan;
 use crate::control::index::Index;
 use crate::control::rules;
 use crate::control::store::{Expect, Write};
-use crate::object::{FieldError, Kind, Object, Revocation, Target};
+use crate::object::{FieldError, IssuerKind, Kind, Object, Revocation, Target};
 use crate::wire::Revision;
 
 /// What to end.
@@ -117,7 +117,14 @@ fn check_target(index: &Index, target: &Target, now: Timestamp) -> Result<(), Fi
             }
             Ok(())
         }
-        Target::BoundObject { issuer: name, .. } => issuer(name),
+        Target::BoundObject { issuer: name, .. } => {
+            issuer(name)?;
+            let stored = index.get(Kind::Issuer, name);
+            match stored.as_deref().and_then(rules::as_issuer).map(|i| i.kind) {
+                Some(IssuerKind::Kubernetes) => Ok(()),
+                _ => Err(FieldError::new("target.issuer", format!("tokens of `{name}` are not bound to objects"))),
+            }
+        }
         Target::Delegator { workload: id } => workload(id),
         Target::Certificate { .. } => {
             Err(FieldError::new("target.kind", "no enforcement point of this version enforces this kind of revocation"))
