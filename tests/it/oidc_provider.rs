@@ -30,7 +30,8 @@ struct Provider {
 
 /// The directory with its `node_modules`: `PORTCULLIS_OIDC_PROVIDER`, or where the installer puts it.
 fn installed() -> PathBuf {
-    if let Some(path) = std::env::var_os("PORTCULLIS_OIDC_PROVIDER") {
+    // Empty: the installer has failed already. It is run again, so that the test can say why.
+    if let Some(path) = std::env::var_os("PORTCULLIS_OIDC_PROVIDER").filter(|path| !path.is_empty()) {
         return path.into();
     }
     let installer = root().join("tests/it/oidc/install.sh");
