@@ -21,8 +21,10 @@ use super::{args, block_on, documents, receipt};
 pub(super) enum IssuerCommand {
     /// Register an issuer, or replace it. An empty key set revokes its whole trust domain.
     #[command(after_help = "Example:\n  portcullis issuer put production --trust-domain example.org \\\n    \
-        --audience portcullis --jwks bundle.json --max-lifetime 5m\n  portcullis issuer put -f issuer.yaml")]
-    Put(PutArgs),
+        --audience portcullis --jwks bundle.json --max-lifetime 5m\n  portcullis issuer put idp --kind oidc \\\n    \
+        --issuer https://idp.example --audience portcullis --keys-from discovery\n  \
+        portcullis issuer put -f issuer.yaml")]
+    Put(Box<PutArgs>),
     /// List issuers.
     #[command(after_help = "Example:\n  portcullis issuer list")]
     List {
@@ -61,20 +63,30 @@ pub(super) enum IssuerCommand {
 #[derive(Debug, Args)]
 pub(super) struct PutArgs {
     /// File with the whole object, YAML or JSON; `-` reads standard input.
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "trust_domain", "audience", "jwks"])]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "trust_domain", "issuer", "audience", "jwks", "keys_from"])]
     file: Option<PathBuf>,
     /// Its name.
     #[arg(required_unless_present = "file")]
     name: Option<String>,
+    /// spiffe, kubernetes, oidc, github or portcullis.
+    #[arg(long, default_value = "spiffe")]
+    kind: String,
     /// The SPIFFE trust domain that it vouches for.
-    #[arg(long, required_unless_present = "file")]
+    #[arg(long, required_unless_present_any = ["file", "issuer"])]
     trust_domain: Option<String>,
+    /// Every kind but spiffe: the exact `iss` of its tokens.
+    #[arg(long, value_name = "URL", conflicts_with = "trust_domain")]
+    issuer: Option<String>,
     /// An audience of which tokens must name one; may be repeated.
     #[arg(long, required_unless_present = "file")]
     audience: Vec<String>,
     /// File with its key set (RFC 7517).
-    #[arg(long, value_name = "FILE", required_unless_present = "file")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["file", "keys_from"])]
     jwks: Option<PathBuf>,
+    /// Where the control plane keeps its keys up to date from: `discovery`, `workload_api`, `jwks_uri=URL`,
+    /// `https_web=URL` or `file=NAME`.
+    #[arg(long, value_name = "SOURCE", value_parser = key_source)]
+    keys_from: Option<Value>,
     /// An algorithm that its tokens may use, as in ES256; may be repeated. Default: all of the JWT-SVID standard.
     #[arg(long)]
     algorithm: Vec<String>,
@@ -135,6 +147,17 @@ impl IssuerCommand {
     }
 }
 
+/// `discovery`, `jwks_uri=https://idp.example/keys` and the like, as a document has it.
+fn key_source(text: &str) -> Result<Value, String> {
+    let (kind, value) = text.split_once('=').map_or((text, None), |(kind, value)| (kind, Some(value)));
+    match (kind, value) {
+        ("discovery" | "workload_api", None) => Ok(json!({ "type": kind })),
+        ("jwks_uri" | "https_web", Some(url)) => Ok(json!({ "type": kind, "url": url })),
+        ("file", Some(name)) => Ok(json!({ "type": kind, "name": name })),
+        _ => Err("expected discovery, workload_api, jwks_uri=URL, https_web=URL or file=NAME".to_owned()),
+    }
+}
+
 /// One line a fact; what is absent is left out.
 fn show_keys(out: &mut Out<'_>, answer: &Value) -> Result<(), Failure> {
     let fact = |name: &str| answer.get(name).filter(|v| !v.is_null()).map(|_| cell(answer, name));
@@ -165,8 +188,15 @@ impl PutArgs {
         }
         let mut body = Map::new();
         body.insert("name".to_owned(), json!(self.name));
-        body.insert("kind".to_owned(), json!("spiffe"));
-        body.insert("trust_domain".to_owned(), json!(self.trust_domain));
+        body.insert("kind".to_owned(), json!(self.kind));
+        for (member, value) in [("trust_domain", &self.trust_domain), ("issuer", &self.issuer)] {
+            if let Some(value) = value {
+                body.insert(member.to_owned(), json!(value));
+            }
+        }
+        if let Some(source) = &self.keys_from {
+            body.insert("keys_from".to_owned(), source.clone());
+        }
         body.insert("audiences".to_owned(), json!(self.audience));
         if let Some(path) = &self.jwks {
             body.insert("jwks".to_owned(), documents::read_one(path)?);
@@ -178,5 +208,24 @@ impl PutArgs {
             body.insert("max_lifetime_seconds".to_owned(), json!(lifetime.as_secs()));
         }
         Ok(Value::Object(body))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::KeySource;
+
+    #[test]
+    fn a_source_on_the_command_line_is_one_of_a_document() {
+        for text in
+            ["discovery", "workload_api", "jwks_uri=https://a.example/k?x=y", "https_web=https://a", "file=a.json"]
+        {
+            let source: KeySource = serde_json::from_value(key_source(text).unwrap()).unwrap();
+            assert!(text.starts_with(source.name()), "{text}");
+        }
+        for text in ["", "discovery=x", "jwks_uri", "https_spiffe=https://a"] {
+            assert!(key_source(text).is_err(), "{text}");
+        }
     }
 }

@@ -7,7 +7,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use serde_json::{Value, json};
@@ -30,7 +30,8 @@ struct Provider {
 
 /// The directory with its `node_modules`: `PORTCULLIS_OIDC_PROVIDER`, or where the installer puts it.
 fn installed() -> PathBuf {
-    if let Some(path) = std::env::var_os("PORTCULLIS_OIDC_PROVIDER") {
+    // Empty: the installer has failed already. It is run again, so that the test can say why.
+    if let Some(path) = std::env::var_os("PORTCULLIS_OIDC_PROVIDER").filter(|path| !path.is_empty()) {
         return path.into();
     }
     let installer = root().join("tests/it/oidc/install.sh");
@@ -153,7 +154,6 @@ async fn tokens_of_a_real_provider_count_and_a_rotated_key_is_found_through_them
     let status = site.must("alice", &["issuer", "keys", "idp"]).await;
     assert_eq!((status["source"].as_str(), status["failures"].as_u64()), (Some("discovery"), Some(0)), "{status}");
     assert_eq!(status["keys"], 2, "{status}");
-    let fetched_at = Instant::now();
 
     // Applying the same document again does not drop the keys that were fetched.
     apply(&site, "issuer", &issuer).await;
@@ -165,7 +165,6 @@ async fn tokens_of_a_real_provider_count_and_a_rotated_key_is_found_through_them
     let refused = sidecar.check("GET", "/catalog/1", &second).await;
     assert_eq!(refused.status, 401, "{refused:?}");
     sidecar.comes_to(200, "GET", "/catalog/1", &second).await;
-    assert!(fetched_at.elapsed() >= COOLDOWN / 2, "not before the cooldown");
     let after = sidecar.comes_to(401, "GET", "/catalog/1", &first).await;
     assert_eq!(after.status, 401, "the old key is gone with the old set");
     let status = site.must("alice", &["issuer", "keys", "idp"]).await;

@@ -23,7 +23,7 @@ use crate::control::index::Index;
 use crate::control::rules;
 use crate::control::store::{Expect, Write};
 use crate::credential::certificate_serial;
-use crate::object::{FieldError, Kind, Object, Revocation, Target};
+use crate::object::{FieldError, IssuerKind, Kind, Object, Revocation, Target};
 use crate::wire::Revision;
 
 /// What to end.
@@ -128,7 +128,14 @@ fn check_target(index: &Index, target: &Target, now: Timestamp) -> Result<(), Fi
             }
             Ok(())
         }
-        Target::BoundObject { issuer: name, .. } => issuer(name),
+        Target::BoundObject { issuer: name, .. } => {
+            issuer(name)?;
+            let stored = index.get(Kind::Issuer, name);
+            match stored.as_deref().and_then(rules::as_issuer).map(|i| i.kind) {
+                Some(IssuerKind::Kubernetes) => Ok(()),
+                _ => Err(FieldError::new("target.issuer", format!("tokens of `{name}` are not bound to objects"))),
+            }
+        }
         Target::Delegator { workload: id } => workload(id),
         // Certificates are not registered: any serial number can be one.
         Target::Certificate { .. } | Target::Grant { .. } => Ok(()),

@@ -52,7 +52,7 @@ impl Watched {
     }
 }
 
-/// Looks after the keys of `watched` until it is dropped, or the issuer has gone.
+/// Looks after the keys of `watched` until it is dropped.
 pub(super) async fn keep(keys: Arc<Keys>, watched: Arc<Watched>) {
     let is_told = watched.spec.source == KeySource::WorkloadApi {};
     let mut changes = keys.sources.workload_api.as_ref().filter(|_| is_told).map(|hub| hub.subscribe());
@@ -84,7 +84,8 @@ pub(super) async fn keep(keys: Arc<Keys>, watched: Arc<Watched>) {
         let result = refresh(&keys, &watched.spec).await;
         let now = keys.core.clock().now().wall;
         let wait = match result {
-            Ok(Refreshed { installed: Installed::Gone, .. }) => return,
+            // Whoever follows the issuers ends this task, or finds that nothing has changed after all.
+            Ok(Refreshed { installed: Installed::Gone, .. }) => schedule::after_failure(interval, 1),
             Ok(Refreshed { installed, hint_seconds, sequence }) => {
                 let changed = installed == Installed::Changed;
                 keys.count(&watched.spec, if changed { KeyFetch::Changed } else { KeyFetch::Unchanged });
@@ -94,10 +95,10 @@ pub(super) async fn keep(keys: Arc<Keys>, watched: Arc<Watched>) {
                 failures = 0;
                 watched.lock().succeeded(now, changed, sequence);
                 let hint = hint_seconds.filter(|_| watched.spec.kind == IssuerKind::Spiffe);
-                if matches!(watched.spec.source, KeySource::File { .. }) {
-                    interval
-                } else {
-                    schedule::after_success(interval, hint)
+                match watched.spec.source {
+                    KeySource::File { .. } => interval,
+                    KeySource::WorkloadApi {} => NEVER,
+                    _ => schedule::after_success(interval, hint),
                 }
             }
             Err(error) => {
@@ -109,8 +110,8 @@ pub(super) async fn keep(keys: Arc<Keys>, watched: Arc<Watched>) {
                 wait
             }
         };
-        next = Instant::now() + if is_told { NEVER } else { wait };
-        show_next(&keys, &watched, (!is_told).then_some(next));
+        next = Instant::now() + wait;
+        show_next(&keys, &watched, (wait < NEVER).then_some(next));
     }
 }
 

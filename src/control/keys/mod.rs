@@ -159,7 +159,8 @@ impl Keys {
             .collect();
         let mut watched = self.watched.write().unwrap_or_else(PoisonError::into_inner);
         watched.retain(|name, w| {
-            let stays = wanted.get(name) == Some(&w.spec);
+            let is_alive = running.get(name).is_some_and(|task| !task.is_finished());
+            let stays = is_alive && wanted.get(name) == Some(&w.spec);
             if !stays && let Some(task) = running.remove(name) {
                 task.abort();
             }

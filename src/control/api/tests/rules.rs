@@ -144,3 +144,36 @@ async fn no_request_slips_past_a_retirement() {
         assert_eq!(left["items"], json!([]));
     }
 }
+
+#[tokio::test]
+async fn keys_that_were_fetched_stay_as_long_as_their_source_does() {
+    let site = Site::new().await;
+    let from = |url: &str| json!({ "type": "jwks_uri", "url": url });
+    let mut jwk = crate::credential::TokenSigner::generate_es256("one").unwrap().public_jwk();
+    jwk["use"] = json!("sig");
+    let mut issuer = json!({
+        "name": "idp", "kind": "oidc", "issuer": "https://idp.example", "audiences": ["us"],
+        "keys_from": from("https://idp.example/keys"), "jwks": { "keys": [jwk] },
+    });
+    let put = async |issuer: &Value| site.call("PUT", "/v1/issuers/idp", issuer.clone()).await;
+    put(&issuer).await.expect(201);
+    let keys = async || site.get("/v1/issuers/idp/keys").await.expect(200).body["keys"].clone();
+    assert_eq!(keys().await, 1);
+
+    // The document as an operator has it, without the keys.
+    issuer.as_object_mut().unwrap().remove("jwks");
+    let again = put(&issuer).await.expect(200);
+    assert!(again.body.get("committed_at").is_none(), "nothing has changed: {again:?}");
+    issuer["audiences"] = json!(["others"]);
+    let edited = put(&issuer).await.expect(200);
+    assert_eq!(edited.body["object"]["jwks"]["keys"].as_array().unwrap().len(), 1, "{edited:?}");
+
+    // Another source: keys of the old one do not count until it has answered.
+    issuer["keys_from"] = from("https://elsewhere.example/keys");
+    put(&issuer).await.expect(200);
+    assert_eq!(keys().await, 0);
+    site.get("/v1/issuers/nobody/keys").await.expect(404);
+
+    let bound = json!({ "target": { "kind": "bound_object", "issuer": "idp", "uid": "u" } });
+    site.call("POST", "/v1/revocations", bound).await.expect(422).names("target.issuer", "not bound to objects");
+}

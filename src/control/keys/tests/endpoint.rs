@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -36,8 +36,8 @@ pub(super) enum Say {
     Silence,
 }
 
-/// What it answers, by path, and how often it was asked.
-type Script = Arc<Mutex<(HashMap<String, Say>, usize)>>;
+/// What it answers, by path, and when it was asked.
+type Script = Arc<Mutex<(HashMap<String, Say>, Vec<Instant>)>>;
 
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
@@ -106,7 +106,7 @@ impl Endpoint {
         let router = Router::new().fallback(move |request: Request<Body>| {
             let say = {
                 let mut script = asked.lock().unwrap();
-                script.1 += 1;
+                script.1.push(Instant::now());
                 script.0.get(request.uri().path()).cloned().unwrap_or(Say::Status(404))
             };
             say.respond()
@@ -129,7 +129,15 @@ impl Endpoint {
     }
 
     pub(super) fn times_asked(&self) -> usize {
-        self.script.lock().unwrap().1
+        self.script.lock().unwrap().1.len()
+    }
+}
+
+impl Endpoint {
+    /// The time between the first two times that it was asked.
+    pub(super) fn first_gap(&self) -> Duration {
+        let script = self.script.lock().unwrap();
+        script.1[1] - script.1[0]
     }
 }
 

@@ -225,12 +225,11 @@ async fn an_unknown_key_id_has_the_source_asked_once_a_cooldown() {
     let ca = Ca::new();
     let endpoint = ca.endpoint().await;
     endpoint.serve_json("/keys", &jwks(&["one"]));
-    let cooldown = Duration::from_millis(700);
+    let cooldown = Duration::from_secs(2);
     let hour = Duration::from_secs(3600);
     let site = Site::new(KeysConfig { refresh_interval: hour, unknown_kid_cooldown: cooldown, ..config(&ca) }).await;
     site.put(&oidc("idp", &jwks_uri(&endpoint.url("/keys")))).await;
     site.comes_to_kids("idp", &["one"]).await;
-    let since = tokio::time::Instant::now();
     endpoint.serve_json("/keys", &jwks(&["one", "two"]));
     site.keys.key_is_missing("nobody");
     site.keys.key_is_missing("idp");
@@ -239,7 +238,8 @@ async fn an_unknown_key_id_has_the_source_asked_once_a_cooldown() {
         site.keys.key_is_missing("idp");
         look.tick().await;
     }
-    assert!(since.elapsed() >= cooldown - Duration::from_millis(250), "{:?}", since.elapsed());
+    // Counted from before the first answer, which may have taken its time on a busy machine.
+    assert!(endpoint.first_gap() >= cooldown / 2, "{:?}", endpoint.first_gap());
     assert_eq!(endpoint.times_asked(), 2, "however often it was reported");
 }
 
