@@ -13,7 +13,7 @@ use std::time::Duration;
 use cedar_policy::{
     Authorizer, Context, Decision as Verdict, Entities, EntityUid, PolicyId, PolicySet, Request as Ask,
 };
-use portcullis::authz::{self, Builder, Change, Inputs, NoMemo, Reason};
+use portcullis::authz::{self, Builder, Change, Inputs, NoMemo, Reason, Settings};
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock, Timestamp};
 use portcullis::credential::TokenSigner;
@@ -353,7 +353,8 @@ proptest! {
         let mut request = request(&case.method, &case.path, &headers);
         request.host = &case.host;
         let expected = oracle.answer(&case, &credential);
-        let inputs = Inputs { snapshot: Some(&snapshot), lease: Some(lease), now };
+        let settings = Settings::default();
+        let inputs = Inputs { snapshot: Some(&snapshot), lease: Some(lease), now, proofs: None, settings: &settings };
         let direct = authz::decide(&request, inputs, &NoMemo);
         let state = Arc::new(State::new());
         state.restore(Arc::new(snapshot.clone()), lease);
