@@ -159,4 +159,16 @@ mod replay {
         }
         assert!(seed("jwt", "valid").starts_with(shim::SIGNED.trim_end().as_bytes()));
     }
+
+    #[test]
+    fn proof() {
+        replay("proof", |data| {
+            shim::proof(data);
+        });
+        // The search starts on both sides of the gate.
+        for (name, proof) in corpus("proof") {
+            assert_eq!(shim::proof(&proof), name == "valid", "{name}");
+        }
+        assert!(seed("proof", "valid").starts_with(shim::SIGNED_PROOF.trim_end().as_bytes()));
+    }
 }

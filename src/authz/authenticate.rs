@@ -308,7 +308,7 @@ impl Certificate {
 // === impl KnownToken ===
 
 impl KnownToken {
-    fn new(mut token: VerifiedToken, digest: [u8; 32], snapshot: &Snapshot) -> Self {
+    pub(super) fn new(mut token: VerifiedToken, digest: [u8; 32], snapshot: &Snapshot) -> Self {
         let claims = token.claims.take();
         let workload = match (&token.workload, &claims) {
             (Some(id), _) => Ok(Party::of(id.as_str())),
@@ -338,6 +338,14 @@ impl KnownToken {
             token,
             digest,
         }
+    }
+
+    /// The registered workload, and who acts for it.
+    pub(super) fn parties(&self, snapshot: &Snapshot) -> Result<(Arc<str>, Option<Arc<str>>), Denied> {
+        let id = |party: &Result<Party, &'static str>| {
+            registered(party.as_ref().map_err(|why| *why), snapshot).map(|(workload, _)| Arc::clone(&workload.id))
+        };
+        Ok((id(&self.workload)?, self.actor.as_ref().map(id).transpose()?))
     }
 
     /// Whoever holds the connection presents the token: the actor, if there is one.

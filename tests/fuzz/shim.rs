@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use portcullis::authz::{self, CanonicalPath, Inputs, Lease, NoMemo, Relation, Settings, Snapshot, Template};
 use portcullis::clock::{Clock, Now, Timestamp};
 use portcullis::credential::{
-    IssuerSet, X509Svid, certificate_from_client_cert, certificate_from_pem, last_forwarded_certificate, verify,
+    Dpop, IssuerSet, X509Svid, certificate_from_client_cert, certificate_from_pem, check_dpop,
+    last_forwarded_certificate, token_digest, verify,
 };
 use portcullis::object::{Issuer, Jwks, Kind, Object};
 use portcullis::testing::Estate;
@@ -19,6 +20,12 @@ use portcullis::{ext_authz, sync};
 pub(crate) const SIGNED: &str = include_str!("signed.txt");
 /// When it is valid.
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_700_000_100);
+
+/// The one proof that its key ever signed: header and claims. The private key was thrown away.
+pub(crate) const SIGNED_PROOF: &str = include_str!("signed_proof.txt");
+
+/// The thumbprint of that key.
+static PROOF_KEY: LazyLock<[u8; 32]> = LazyLock::new(|| token_digest(include_str!("proof_key.json").trim_end()));
 
 static ISSUERS: LazyLock<IssuerSet> = LazyLock::new(|| {
     let issuer: Issuer = serde_json::from_str(include_str!("issuer.json")).expect("issuer.json is an issuer");
@@ -110,6 +117,34 @@ pub(crate) fn certificate(data: &[u8]) -> bool {
     assert!(svid.id.path().len() > 1 && !svid.serial.is_empty() && svid.serial.len() <= 40);
     let _ = svid.check_time(NOW);
     true
+}
+
+/// A DPoP proof. Tells whether it holds.
+pub(crate) fn proof(data: &[u8]) -> bool {
+    let Ok(proof) = std::str::from_utf8(data) else { return false };
+    let judged = check_dpop(&Dpop {
+        proof,
+        method: "GET",
+        is_target: &|uri| uri == "https://shop.example/catalog/1",
+        token_digest: &token_digest("some.access.token"),
+        bound_to: &PROOF_KEY,
+        nonces: None,
+        remembered_since: Timestamp::from_secs(0),
+        now: NOW,
+    });
+    match judged {
+        Ok(proven) => {
+            let signed = proof.rsplit_once('.').map(|(signed, _)| signed);
+            assert_eq!(signed, Some(SIGNED_PROOF.trim_end()), "holds, but was never signed");
+            assert!(proven.until > NOW);
+            true
+        }
+        Err(unproven) => {
+            let reason = portcullis::authz::Reason::from(unproven.rejection().reason);
+            assert_eq!(reason.code(), "credential.pop_invalid");
+            false
+        }
+    }
 }
 
 /// A stored document, as REST, the sync stream and the state file carry it; the first byte picks the kind.

@@ -19,20 +19,21 @@ use portcullis::credential::TokenSigner;
 use portcullis::object::{GrantId, Kind, Object};
 use portcullis::state::State;
 use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
-use portcullis::testing::Estate;
+use portcullis::testing::{Estate, KeyHolder, changed};
 use portcullis::{drain, ext_authz, readiness};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::certificates;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "certificate",
     "credential",
     "entitlement",
     "input",
     "policy",
     "policy_error",
+    "proof",
     "revoked",
     "revoked_issuer",
     "stale",
@@ -89,6 +90,11 @@ struct Case {
     #[serde(default)]
     xfcc: Vec<Certificate>,
     client_cert: Option<Certificate>,
+    /// The scheme under which the token is sent.
+    #[serde(default = "default_scheme")]
+    scheme: String,
+    /// A DPoP proof of the client's key.
+    dpop: Option<Proof>,
     #[serde(default)]
     headers: Vec<(String, String)>,
     reason: Reason,
@@ -113,6 +119,31 @@ struct Token {
     iat: Option<i64>,
     #[serde(default)]
     key: Option<String>,
+    /// Binds it to the client's key, by `cnf.jkt`.
+    #[serde(default)]
+    bound: bool,
+}
+
+/// A good proof for the case's token, method, host and path, with changes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Proof {
+    /// Replaces claims; null removes one.
+    #[serde(default)]
+    claims: Value,
+    /// Replaces header members.
+    #[serde(default)]
+    header: Value,
+    /// Seconds from now.
+    #[serde(default)]
+    iat: i64,
+    /// Another key signs, and is in the header.
+    #[serde(default)]
+    stranger: bool,
+}
+
+fn default_scheme() -> String {
+    "Bearer".to_owned()
 }
 
 #[derive(Deserialize, Default)]
@@ -196,7 +227,19 @@ fn set_up(steps: &[Step]) -> (Estate, Arc<State>) {
     (estate, state)
 }
 
-fn token(estate: &Estate, token: &Token) -> String {
+fn proof(estate: &Estate, client: &KeyHolder, case: &Case, proof: &Proof, token: &str) -> String {
+    let now = estate.clock.now().wall;
+    let stranger = KeyHolder::new();
+    let holder = if proof.stranger { &stranger } else { client };
+    let path = case.path.split('?').next().unwrap();
+    let mut claims = KeyHolder::dpop_claims(&case.method, &format!("https://{}{path}", case.host), token, now);
+    claims["iat"] = json!(i64::try_from(now.as_secs()).unwrap() + proof.iat);
+    let header = json!({"typ": "dpop+jwt", "alg": "ES256", "jwk": holder.jwk()});
+    let over = |good: Value, changes: &Value| if changes.is_null() { good } else { changed(good, changes) };
+    holder.sign(&over(header, &proof.header), &over(claims, &proof.claims))
+}
+
+fn token(estate: &Estate, client: &KeyHolder, token: &Token) -> String {
     let now = i64::try_from(estate.clock.now().wall.as_secs()).unwrap();
     let mut claims = estate.claims(token.workload.as_deref().unwrap_or("storefront"));
     for (name, offset) in [("exp", token.exp), ("nbf", token.nbf), ("iat", token.iat)] {
@@ -206,6 +249,9 @@ fn token(estate: &Estate, token: &Token) -> String {
     }
     for (name, value) in &token.claims {
         claims[name] = value.clone();
+    }
+    if token.bound {
+        claims["cnf"] = json!({"jkt": client.thumbprint()});
     }
     claims.as_object_mut().unwrap().retain(|_, v| !v.is_null());
     let mut header = json!({"alg": "ES256", "kid": estate.signer.kid(), "typ": "JWT"});
@@ -295,10 +341,14 @@ fn forwarded_headers(estate: &Estate, case: &Case, ders: &mut Ders) -> Vec<(Stri
     headers
 }
 
-fn wire_headers(estate: &Estate, case: &Case) -> Vec<(String, String)> {
+fn wire_headers(estate: &Estate, client: &KeyHolder, case: &Case) -> Vec<(String, String)> {
     let mut headers = Vec::new();
     if let Some(t) = &case.token {
-        headers.push(("authorization".to_owned(), format!("Bearer {}", token(estate, t))));
+        let token = token(estate, client, t);
+        headers.push(("authorization".to_owned(), format!("{} {token}", case.scheme)));
+        if let Some(p) = &case.dpop {
+            headers.push(("dpop".to_owned(), proof(estate, client, case, p, &token)));
+        }
     }
     if let Some(value) = &case.authorization {
         headers.push(("authorization".to_owned(), value.clone()));
@@ -308,14 +358,24 @@ fn wire_headers(estate: &Estate, case: &Case) -> Vec<(String, String)> {
 }
 
 fn check_request(case: &Case, headers: &[(String, String)], peered: &Peered) -> CheckRequest {
+    ask_as(&case.method, &case.path, &case.host, headers, peered)
+}
+
+/// What Envoy asks about a request.
+pub(crate) fn ask(method: &str, path: &str, host: &str, headers: &[(String, String)]) -> CheckRequest {
+    ask_as(method, path, host, headers, &Peered::default())
+}
+
+fn ask_as(method: &str, path: &str, host: &str, headers: &[(String, String)], peered: &Peered) -> CheckRequest {
     let headers = headers
         .iter()
         .map(|(k, v)| HeaderValue { key: k.clone(), raw_value: v.clone().into_bytes(), ..HeaderValue::default() })
         .collect();
     let http = HttpRequest {
-        method: case.method.clone(),
-        path: case.path.clone(),
-        host: case.host.clone(),
+        method: method.to_owned(),
+        path: path.to_owned(),
+        host: host.to_owned(),
+        scheme: "https".to_owned(),
         header_map: Some(HeaderMap { headers }),
         ..HttpRequest::default()
     };
@@ -336,7 +396,7 @@ fn check_request(case: &Case, headers: &[(String, String)], peered: &Peered) -> 
     }
 }
 
-fn metadata(response: &CheckResponse, key: &str) -> Option<String> {
+pub(crate) fn metadata(response: &CheckResponse, key: &str) -> Option<String> {
     match response.dynamic_metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
         ValueKind::StringValue(s) => Some(s.clone()),
         _ => None,
@@ -401,11 +461,12 @@ async fn every_case_gets_its_decision_at_every_door() {
         let gate = Gate::new(state, Arc::clone(&estate.clock) as _, sizes).with_settings(settings);
         let gate = Arc::new(gate);
         let (mut client, drain) = grpc(&gate).await;
+        let client_key = KeyHolder::new();
         for case in &file.cases {
             let name = format!("{}: {}", path.file_name().unwrap().to_string_lossy(), case.name);
             families.insert(case.reason.family());
             let mut ders = Ders::default();
-            let mut headers = wire_headers(&estate, case);
+            let mut headers = wire_headers(&estate, &client_key, case);
             headers.extend(forwarded_headers(&estate, case, &mut ders));
             let peered = peered(&estate, case, &mut ders);
             let partial = headers.iter().any(|(k, _)| k == "x-envoy-auth-partial-body");
@@ -440,7 +501,7 @@ async fn every_case_gets_its_decision_at_every_door() {
     assert_eq!(families.into_iter().collect::<Vec<_>>(), expected, "every family of reasons is hit");
 }
 
-async fn grpc(gate: &Arc<Gate>) -> (AuthorizationClient<tonic::transport::Channel>, drain::Drain) {
+pub(crate) async fn grpc(gate: &Arc<Gate>) -> (AuthorizationClient<tonic::transport::Channel>, drain::Drain) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let metrics = Arc::new(SidecarMetrics::new().unwrap());

@@ -11,6 +11,8 @@
 #[path = "../../src/testing/certificates.rs"]
 mod certificates;
 mod cli;
+mod credentials;
+mod cve_classes;
 mod decisions;
 mod end_to_end;
 mod envoy;
@@ -19,3 +21,4 @@ mod failure_mode;
 mod mtls;
 mod oracle;
 mod running;
+mod token_verify;

@@ -2,6 +2,7 @@
 //!
 //! Fails closed: without an identity, a scope, a key to check signatures with and a credential of its own, an
 //! enforcement point does not start. `state.max_staleness` can only shorten what the control plane says.
+//! Long because every section of the file becomes its runtime form here, one after the other.
 
 mod raw;
 

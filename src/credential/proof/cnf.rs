@@ -59,6 +59,15 @@ impl Confirmation {
         Ok(confirmation)
     }
 
+    /// What it names, as in the claim.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        let key = self.key.as_ref().map(|key| match key {
+            Bound::Thumbprint(_) => "jkt",
+            Bound::Key(_) => "jwk",
+        });
+        self.certificate.map(|_| "x5t#S256").into_iter().chain(key)
+    }
+
     /// Whether a client certificate is part of the proof.
     pub const fn needs_certificate(&self) -> bool {
         self.certificate.is_some()
@@ -93,12 +102,7 @@ impl Confirmation {
 
 impl fmt::Debug for Confirmation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let key = match &self.key {
-            Some(Bound::Thumbprint(_)) => "jkt",
-            Some(Bound::Key(_)) => "jwk",
-            None => "none",
-        };
-        f.debug_struct("Confirmation").field("certificate", &self.needs_certificate()).field("key", &key).finish()
+        f.debug_list().entries(self.names()).finish()
     }
 }
 
