@@ -96,6 +96,59 @@ mod replay {
     }
 
     #[test]
+    fn check() {
+        replay("check", |data| {
+            shim::check(data);
+        });
+        for (name, message) in corpus("check") {
+            assert_eq!(shim::check(&message), name.starts_with("valid"), "{name}");
+        }
+    }
+
+    #[test]
+    fn jwks() {
+        replay("jwks", |data| {
+            shim::jwks(data);
+        });
+        for (name, keys) in corpus("jwks") {
+            assert_eq!(shim::jwks(&keys), name.starts_with("valid"), "{name}");
+        }
+    }
+
+    #[test]
+    fn sync_frame() {
+        replay("sync_frame", |data| {
+            shim::sync_frame(data);
+        });
+        for (name, frame) in corpus("sync_frame") {
+            assert_eq!(shim::sync_frame(&frame), name.starts_with("valid"), "{name}");
+        }
+    }
+
+    #[test]
+    fn sync_payloads() {
+        replay("sync_payloads", |data| {
+            shim::sync_payloads(data);
+        });
+        for (name, payloads) in corpus("sync_payloads") {
+            let fitting = name.rsplit('-').next().unwrap().parse::<usize>().unwrap();
+            assert_eq!(shim::sync_payloads(&payloads), fitting, "{name}");
+        }
+    }
+
+    #[test]
+    fn state() {
+        let valid = shim::state(&seed("state", "valid")).unwrap();
+        replay("state", |data| {
+            // Whatever was changed in it, a file is read as it was signed or not at all.
+            assert!(shim::state(data).is_none_or(|position| position == valid));
+        });
+        for (name, file) in corpus("state") {
+            assert_eq!(shim::state(&file).is_some(), name.starts_with("valid"), "{name}");
+        }
+    }
+
+    #[test]
     fn jwt() {
         replay("jwt", |data| {
             shim::jwt(data);

@@ -61,6 +61,14 @@ pub struct Config {
     pub grant_request_url: Option<String>,
 }
 
+/// Reads a check as the door does, for the fuzz targets.
+#[cfg(any(test, feature = "testing"))]
+pub fn read_check(message: &[u8]) -> Option<crate::authz::Request<'_>> {
+    let limits = Config::default();
+    let limits = request::HeaderLimits { count: limits.max_headers, bytes: limits.max_header_bytes };
+    request::decode(message, limits).ok()
+}
+
 // === impl Config ===
 
 impl Default for Config {

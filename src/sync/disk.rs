@@ -487,6 +487,13 @@ pub fn load_offline(
     Ok(Offline { snapshot, lease, problems: loaded.problems })
 }
 
+/// The position of a state directory that holds one snapshot file.
+#[cfg(any(test, feature = "testing"))]
+pub(super) fn load_one(snapshot: bytes::Bytes, opener: &Opener) -> Option<Position> {
+    let loaded = load(&fs::OneFile(snapshot), Path::new(""), opener).ok()?;
+    loaded.generation.map(|g| g.built.snapshot.position())
+}
+
 /// The lease of a state from disk. Its signed time has passed, whatever the wall clock says.
 pub(super) fn restored_lease(
     bookmark: &Bookmark,

@@ -13,6 +13,8 @@ mod backoff;
 mod connect;
 pub mod disk;
 mod frame;
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzzing;
 mod session;
 mod stats;
 

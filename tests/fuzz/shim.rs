@@ -5,13 +5,16 @@
 
 use std::sync::LazyLock;
 
-use portcullis::authz::{CanonicalPath, Relation, Template};
-use portcullis::clock::Timestamp;
+use portcullis::authz::{self, CanonicalPath, Inputs, Lease, NoMemo, Relation, Settings, Snapshot, Template};
+use portcullis::clock::{Clock, Now, Timestamp};
 use portcullis::credential::{
     Dpop, IssuerSet, Unproven, X509Svid, certificate_from_client_cert, certificate_from_pem, check_dpop,
     last_forwarded_certificate, token_digest, verify,
 };
-use portcullis::object::{Issuer, Kind, Object};
+use portcullis::object::{Issuer, Jwks, Kind, Object};
+use portcullis::testing::Estate;
+use portcullis::wire::{Position, VerifyKey};
+use portcullis::{ext_authz, sync};
 
 /// The one token that the key of [`ISSUERS`] ever signed: header and claims. The private key was thrown away.
 pub(crate) const SIGNED: &str = include_str!("signed.txt");
@@ -155,4 +158,64 @@ pub(crate) fn object(data: &[u8]) {
     let again = Object::parse(kind, &object.to_json()).expect("what was read can be written and read again");
     assert_eq!(again, object);
     assert_eq!(again.key(), object.key());
+}
+
+/// The public half of the key that signed the genuine seeds of `sync_frame` and `state`. The private one was thrown away.
+static SYNC_KEY: LazyLock<VerifyKey> =
+    LazyLock::new(|| VerifyKey::parse(include_str!("sync_key.txt")).expect("sync_key.txt is a key"));
+/// The only payload that it signed for a frame of its own.
+const PAYLOAD: &[u8] = include_bytes!("signed_payload.bin");
+
+static SETTINGS: Settings = Settings { trusted_proxies: Vec::new() };
+/// A state that knows the policies of the design, and signs for nobody.
+static ESTATE: LazyLock<(Snapshot, Lease, Now)> = LazyLock::new(|| {
+    let estate = Estate::new();
+    (estate.snapshot(), estate.lease(), estate.clock.now())
+});
+
+/// A `CheckRequest`. Tells whether it was one.
+pub(crate) fn check(data: &[u8]) -> bool {
+    let Some(request) = ext_authz::read_check(data) else { return false };
+    let bytes: usize = request.headers.iter().map(|h| h.name.len() + h.value.len()).sum();
+    assert!(request.headers.len() <= 256 && bytes <= 65_536, "{} headers of {bytes} bytes", request.headers.len());
+    let (snapshot, lease, now) = &*ESTATE;
+    let inputs = Inputs { snapshot: Some(snapshot), lease: Some(*lease), now: *now, proofs: None, settings: &SETTINGS };
+    let decision = authz::decide(&request, inputs, &NoMemo);
+    assert!(decision.permit().is_none(), "allowed, and nobody has a credential");
+    true
+}
+
+/// A key set. Tells whether the one token verifies with it.
+pub(crate) fn jwks(data: &[u8]) -> bool {
+    let Some(jwks) = serde_json::from_slice::<Jwks>(data).ok().filter(|jwks| jwks.check().is_ok()) else {
+        return false;
+    };
+    let mut issuer: Issuer = serde_json::from_str(include_str!("issuer.json")).expect("issuer.json is an issuer");
+    issuer.jwks = jwks;
+    let (issuers, _) = IssuerSet::compile([&issuer]);
+    let verified = verify(include_str!("corpus/jwt/valid").trim_end(), &issuers, NOW).is_ok();
+    let text = String::from_utf8_lossy(data);
+    assert!(!verified || text.contains("VvNhoggAeMtl00YeBT2oye5J6Hj8DAb7kXy3QIRy"), "by another key: {text}");
+    verified
+}
+
+/// A frame of sync. Tells whether it was genuine.
+pub(crate) fn sync_frame(data: &[u8]) -> bool {
+    let genuine = sync::fuzzing::frame(data, &SYNC_KEY);
+    assert!(!genuine || data.windows(PAYLOAD.len()).any(|w| w == PAYLOAD), "genuine, but never signed");
+    genuine
+}
+
+/// What genuine frames carry, one after another. Tells how many fitted.
+pub(crate) fn sync_payloads(data: &[u8]) -> usize {
+    let positions = sync::fuzzing::payloads(data);
+    for pair in positions.windows(2) {
+        assert!(pair[0].epoch != pair[1].epoch || pair[0] <= pair[1], "{pair:?}: the position falls");
+    }
+    positions.len()
+}
+
+/// A snapshot file. Tells its position when it may be used.
+pub(crate) fn state(data: &[u8]) -> Option<Position> {
+    sync::fuzzing::state_file(data, &SYNC_KEY)
 }

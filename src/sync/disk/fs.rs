@@ -89,3 +89,42 @@ impl File for fs::File {
         self.sync_data()
     }
 }
+
+/// A directory that holds the snapshot of the first generation, and that nobody can write to.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Debug)]
+pub(in crate::sync) struct OneFile(pub(in crate::sync) bytes::Bytes);
+
+#[cfg(any(test, feature = "testing"))]
+impl Fs for OneFile {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
+        if path != Path::new(&super::load::snapshot_name(1)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(Box::new(io::Cursor::new(self.0.clone())))
+    }
+
+    fn list(&self, _: &Path) -> io::Result<Vec<String>> {
+        Ok(vec![super::load::snapshot_name(1)])
+    }
+
+    fn create(&self, _: &Path) -> io::Result<Box<dyn File>> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn append(&self, _: &Path, _: u64) -> io::Result<Box<dyn File>> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn rename(&self, _: &Path, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn remove(&self, _: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
