@@ -28,7 +28,7 @@ pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::intake::MIN_REVISION_HEADER;
 pub use self::path::{AmbiguousPath, CanonicalPath, MAX_PATH};
-pub use self::peer::{KnownCertificate, Network, NetworkError, Settings, TrustedProxy};
+pub use self::peer::{ForwardingHeader, KnownCertificate, Network, NetworkError, ProxyPeer, Settings, TrustedProxy};
 pub use self::reason::{GrpcStatus, Reason};
 pub use self::request::{Door, Header, Peer, Request};
 pub use self::route::{RouteConflict, RouteMatch, RouteTable, RouteTableError};
