@@ -103,26 +103,30 @@ pub(super) fn authenticate(
         Some(Authentication::Certificate | Authentication::Any | Authentication::Both) => true,
         None => token.is_none(),
     };
-    let verify = |token: &str| verified(token, Purpose::Credential, snapshot, inputs.now, memo);
-    let token = token.map(|token| verify(token.token)).transpose()?;
+    // The certificate costs no signature, so it is looked at first: who has none costs little.
     let certificate = match reads_certificate {
         true => Certificate::of(peer, intake, inputs, snapshot, memo)?,
         false => None,
     };
-    let by = match (route, token, certificate) {
-        (Some(Authentication::Both), Some(_), None) | (Some(Authentication::Certificate), _, None) => {
+    match (route, token, &certificate) {
+        (Some(Authentication::Certificate | Authentication::Both), _, None) => {
             return deny(Reason::CredentialMissing, "the route demands a client certificate");
         }
         (Some(Authentication::Both), None, Some(_)) => {
             return deny(Reason::CredentialMissing, "the route demands a token beside the certificate");
         }
-        (_, Some(token), Some(certificate)) => {
+        _ => {}
+    }
+    let verify = |token: &str| verified(token, Purpose::Credential, snapshot, inputs.now, memo);
+    let token = token.map(|token| verify(token.token)).transpose()?;
+    let by = match (token, certificate) {
+        (Some(token), Some(certificate)) => {
             token.agrees_with(&certificate)?;
             By::Both(token, certificate)
         }
-        (_, Some(token), None) => By::Token(token),
-        (_, None, Some(certificate)) => By::Certificate(certificate),
-        (_, None, None) => return Err((Reason::CredentialMissing, None).into()),
+        (Some(token), None) => By::Token(token),
+        (None, Some(certificate)) => By::Certificate(certificate),
+        (None, None) => return Err((Reason::CredentialMissing, None).into()),
     };
     Ok(Caller { by, scheme })
 }

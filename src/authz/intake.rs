@@ -155,11 +155,12 @@ impl Name {
         let (canonical, this) = match name.len() {
             4 => ("dpop", Self::Dpop),
             9 => ("txn-token", Self::TxnToken),
-            11 => ("client-cert", Self::ClientCert),
+            // What a proxy writes has its one name; another spelling is a client's, and is not used.
+            11 => return name.eq_ignore_ascii_case("client-cert").then_some(Self::ClientCert),
             13 => ("authorization", Self::Authorization),
             20 => ("workload-proof-token", Self::Wpt),
             23 if is_header(name, "workload-identity-token") => ("workload-identity-token", Self::Wit),
-            23 => ("x-forwarded-client-cert", Self::Xfcc),
+            23 => return name.eq_ignore_ascii_case("x-forwarded-client-cert").then_some(Self::Xfcc),
             25 => (MIN_REVISION_HEADER, Self::MinRevision),
             _ => return None,
         };

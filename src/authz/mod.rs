@@ -37,7 +37,7 @@ pub use self::identify::{Identity, identify};
 pub use self::intake::MIN_REVISION_HEADER;
 pub use self::missing_key::issuer_of_token;
 pub use self::path::{AmbiguousPath, CanonicalPath, MAX_PATH};
-pub use self::peer::{KnownCertificate, Network, NetworkError, Settings, TrustedProxy};
+pub use self::peer::{ForwardingHeader, KnownCertificate, Network, NetworkError, ProxyPeer, Settings, TrustedProxy};
 pub use self::proof::{Challenge, Proving, Registered, Replay};
 pub use self::reason::{GrpcStatus, Reason};
 pub use self::request::{Door, Header, Peer, Request};

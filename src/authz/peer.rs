@@ -9,6 +9,8 @@ use core::net::IpAddr;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::authenticate::Party;
 use super::engine::{Denied, Memo, deny};
 use super::intake::Intake;
@@ -28,9 +30,29 @@ pub struct Settings {
     pub trusted_proxies: Vec<TrustedProxy>,
 }
 
+/// A proxy, and where it says which certificate its client has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedProxy {
+    /// Who it is.
+    pub peer: ProxyPeer,
+    /// The header that it sets and removes from what its clients send. The other is not believed: a proxy that does not
+    /// know it passes a client's own on.
+    pub header: ForwardingHeader,
+}
+
+/// Where a proxy says which certificate its client has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForwardingHeader {
+    /// `x-forwarded-client-cert`.
+    #[default]
+    Xfcc,
+    /// `Client-Cert` (RFC 9440).
+    ClientCert,
+}
+
 /// How a proxy is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TrustedProxy {
+pub enum ProxyPeer {
     /// By the X.509-SVID of its connection.
     SpiffeId(SpiffeId),
     /// By the address of its connection.
@@ -74,6 +96,9 @@ pub(super) struct Presented<'a> {
     pub(super) forwarded: bool,
 }
 
+/// The headers of a proxy that count.
+type Believed = SmallVec<[ForwardingHeader; 2]>;
+
 /// The client's certificate, if there is one.
 pub(super) fn presented<'a>(
     peer: Peer<'a>,
@@ -83,8 +108,8 @@ pub(super) fn presented<'a>(
     now: Now,
     memo: &impl Memo,
 ) -> Result<Option<Presented<'a>>, Denied> {
-    if settings.lists(peer, snapshot, now, memo) {
-        return forwarded(intake);
+    if let Some(believed) = settings.believed(peer, snapshot, now, memo) {
+        return forwarded(intake, &believed);
     }
     let Some(pem) = peer.certificate else { return Ok(None) };
     let der = certificate_from_pem(pem).map_err(rejected)?;
@@ -92,10 +117,17 @@ pub(super) fn presented<'a>(
 }
 
 /// The certificate in the headers of a listed proxy.
-fn forwarded<'a>(intake: &Intake<'a>) -> Result<Option<Presented<'a>>, Denied> {
-    let element = intake.beside.xfcc.map(last_forwarded_certificate).transpose().map_err(rejected)?;
+fn forwarded<'a>(intake: &Intake<'a>, believed: &Believed) -> Result<Option<Presented<'a>>, Denied> {
+    let beside = &intake.beside;
+    let believes = |header| believed.contains(&header);
+    let is_said = beside.xfcc.is_some() && believes(ForwardingHeader::Xfcc)
+        || beside.client_cert.is_some() && believes(ForwardingHeader::ClientCert);
+    if !is_said {
+        return Ok(None);
+    }
+    let element = beside.xfcc.map(last_forwarded_certificate).transpose().map_err(rejected)?;
     let from_xfcc = element.map(from_xfcc).transpose()?;
-    let field = intake.beside.client_cert.map(certificate_from_client_cert).transpose().map_err(rejected)?;
+    let field = beside.client_cert.map(certificate_from_client_cert).transpose().map_err(rejected)?;
     match (from_xfcc, field) {
         (Some(xfcc), Some(field)) if xfcc.der != field => {
             deny(Reason::InputHeaderMismatch, "`x-forwarded-client-cert` and `Client-Cert` differ")
@@ -177,30 +209,33 @@ impl Presented<'_> {
 // === impl Settings ===
 
 impl Settings {
-    /// Whether the other end of the connection is a listed proxy.
-    fn lists(&self, peer: Peer<'_>, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> bool {
+    /// The headers of the other end of the connection that count, if it is a listed proxy.
+    fn believed(&self, peer: Peer<'_>, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Option<Believed> {
         if self.trusted_proxies.is_empty() {
-            return false;
+            return None;
         }
-        let listed_network = self.trusted_proxies.iter().any(|proxy| match proxy {
-            TrustedProxy::Network(network) => peer.address.is_some_and(|address| network.contains(address)),
-            TrustedProxy::SpiffeId(_) => false,
-        });
-        listed_network || self.lists_certificate(peer, snapshot, now, memo)
+        let own = self.is_by_certificate().then(|| certified(peer, snapshot, now, memo)).flatten();
+        let is_peer = |proxy: &&TrustedProxy| match &proxy.peer {
+            ProxyPeer::SpiffeId(id) => own.as_ref().is_some_and(|own| own.svid.id == *id),
+            ProxyPeer::Network(network) => peer.address.is_some_and(|address| network.contains(address)),
+        };
+        let believed: Believed = self.trusted_proxies.iter().filter(is_peer).map(|proxy| proxy.header).collect();
+        (!believed.is_empty()).then_some(believed)
     }
 
-    fn lists_certificate(&self, peer: Peer<'_>, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> bool {
-        let Some(der) = peer.certificate.and_then(|pem| certificate_from_pem(pem).ok()) else { return false };
-        let claimed_id = peer.principal.map(Cow::Borrowed);
-        let own = Presented { der, claimed_id, forwarded: false };
-        let Ok((known, issuer)) = own.verify(snapshot, now, memo) else { return false };
-        let svid = &known.svid;
-        let listed = self.trusted_proxies.iter().any(|proxy| match proxy {
-            TrustedProxy::SpiffeId(id) => *id == svid.id,
-            TrustedProxy::Network(_) => false,
-        });
-        listed && snapshot.revocations.of_certificate(svid.id.as_str(), &svid.serial, &issuer).is_none()
+    fn is_by_certificate(&self) -> bool {
+        self.trusted_proxies.iter().any(|proxy| matches!(proxy.peer, ProxyPeer::SpiffeId(_)))
     }
+}
+
+/// The certificate of the other end of the connection, if it counts and is not revoked.
+fn certified(peer: Peer<'_>, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Option<Arc<KnownCertificate>> {
+    let der = peer.certificate.and_then(|pem| certificate_from_pem(pem).ok())?;
+    let own = Presented { der, claimed_id: peer.principal.map(Cow::Borrowed), forwarded: false };
+    let (known, issuer) = own.verify(snapshot, now, memo).ok()?;
+    let svid = &known.svid;
+    let revoked = snapshot.revocations.of_certificate(svid.id.as_str(), &svid.serial, &issuer).is_some();
+    (!revoked).then_some(known)
 }
 
 // === impl Network ===

@@ -24,8 +24,8 @@ pub use self::keys::RawKeys;
 pub use self::load::{ConfigError, Environment};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
-    Cache, ControlPlane, Credential, Limits, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawProof,
-    RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput, Records, Scope,
-    SidecarConfig, SidecarListeners, StateDirectory, Transport,
+    Cache, CertificateHeader, ControlPlane, Credential, Limits, RawCache, RawControlPlane, RawDrain, RawExtAuthz,
+    RawLimits, RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy,
+    RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory, Transport,
 };
 pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

@@ -82,6 +82,35 @@ fn unknown_keys_and_wrong_types_are_refused_with_line_and_column() {
 }
 
 #[test]
+fn trusted_proxies_are_one_thing_each_and_nobody_by_default() {
+    use crate::authz::{ForwardingHeader, ProxyPeer, TrustedProxy};
+
+    let fixture = Fixture::new();
+    let with = |proxies: &str| sidecar(&format!("{}trusted_proxies: {proxies}\n", fixture.sidecar()), &[]);
+    assert_eq!(sidecar(&fixture.sidecar(), &[]).unwrap().trusted_proxies, []);
+    let listed = with("[{spiffe_id: spiffe://a.example/gateway}, {network: 10.0.0.0/8, header: client_cert}]").unwrap();
+    let id = crate::credential::SpiffeId::parse("spiffe://a.example/gateway").unwrap();
+    let expected = [
+        TrustedProxy { peer: ProxyPeer::SpiffeId(id), header: ForwardingHeader::Xfcc },
+        TrustedProxy { peer: ProxyPeer::Network("10.0.0.0/8".parse().unwrap()), header: ForwardingHeader::ClientCert },
+    ];
+    assert_eq!(listed.trusted_proxies, expected);
+    let one_of = "`trusted_proxies[0]`: either `spiffe_id` or `network` is needed";
+    assert_eq!(message(with("[{}]")), one_of);
+    assert_eq!(message(with("[{spiffe_id: spiffe://a.example/g, network: 10.0.0.0/8}]")), one_of);
+    for (proxies, expected) in [
+        ("[{network: 10.0.0.1/8}]", "`10.0.0.1/8` is not a network: has bits set after its prefix"),
+        ("[{network: 0.0.0.0/0}]", "would list every address"),
+        ("[{spiffe_id: gateway}]", "`gateway` is not a workload's SPIFFE ID"),
+        ("[{name: gateway}]", "unknown field `name`"),
+        ("[{network: 10.0.0.0/8, header: both}]", "unknown variant `both`"),
+    ] {
+        let got = message(with(proxies));
+        assert!(got.contains(expected) && got.starts_with("sidecar.yaml:"), "{got}");
+    }
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let fixture = Fixture::new();
     let text = fixture.sidecar();

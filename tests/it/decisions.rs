@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_client::Authorizati
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
-use portcullis::authz::{Door, Header, Peer, Reason, Request, Settings, TrustedProxy};
+use portcullis::authz::{Door, ForwardingHeader, Header, Peer, ProxyPeer, Reason, Request, Settings, TrustedProxy};
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::Clock;
 use portcullis::credential::TokenSigner;
@@ -46,10 +46,18 @@ const FILES: [&str; 12] = [
 struct File {
     #[serde(default)]
     setup: Vec<Step>,
-    /// SPIFFE IDs by the name of a workload, or networks.
     #[serde(default)]
-    trusted_proxies: Vec<String>,
+    trusted_proxies: Vec<TrustedProxyCase>,
     cases: Vec<Case>,
+}
+
+/// A proxy by the name of its workload or its network, and the header that it is believed in.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrustedProxyCase {
+    peer: String,
+    #[serde(default)]
+    client_cert: bool,
 }
 
 #[derive(Deserialize)]
@@ -263,6 +271,17 @@ fn token(estate: &Estate, client: &KeyHolder, token: &Token) -> String {
     signer.sign_with_header(&header, &claims).unwrap()
 }
 
+impl TrustedProxyCase {
+    fn proxy(&self) -> TrustedProxy {
+        let peer = match self.peer.parse() {
+            Ok(network) => ProxyPeer::Network(network),
+            Err(_) => ProxyPeer::SpiffeId(Estate::id(&self.peer).parse().unwrap()),
+        };
+        let header = if self.client_cert { ForwardingHeader::ClientCert } else { ForwardingHeader::Xfcc };
+        TrustedProxy { peer, header }
+    }
+}
+
 impl Certificate {
     fn changed(&self) -> Changed {
         match self {
@@ -453,11 +472,7 @@ async fn every_case_gets_its_decision_at_every_door() {
         let file: File = serde_json::from_value(value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let (estate, state) = set_up(&file.setup);
         let sizes = CacheSizes { tokens: 1000, decisions: 1000 };
-        let trusted_proxies = file.trusted_proxies.iter().map(|proxy| match proxy.parse() {
-            Ok(network) => TrustedProxy::Network(network),
-            Err(_) => TrustedProxy::SpiffeId(Estate::id(proxy).parse().unwrap()),
-        });
-        let settings = Settings { trusted_proxies: trusted_proxies.collect() };
+        let settings = Settings { trusted_proxies: file.trusted_proxies.iter().map(TrustedProxyCase::proxy).collect() };
         let gate = Gate::new(state, Arc::clone(&estate.clock) as _, sizes).with_settings(settings);
         let gate = Arc::new(gate);
         let (mut client, drain) = grpc(&gate).await;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use portcullis::authz::{Lease, Settings, TrustedProxy};
+use portcullis::authz::{ForwardingHeader, Lease, ProxyPeer, Settings, TrustedProxy};
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock, SystemClock};
 use portcullis::credential::SpiffeId;
@@ -93,7 +93,9 @@ impl Stack {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("ext_authz.sock");
         let gateway = SpiffeId::parse(&Estate::id(OF_A_LISTED_GATEWAY)).unwrap();
-        let settings = Settings { trusted_proxies: vec![TrustedProxy::SpiffeId(gateway)] };
+        let settings = Settings {
+            trusted_proxies: vec![TrustedProxy { peer: ProxyPeer::SpiffeId(gateway), header: ForwardingHeader::Xfcc }],
+        };
         let sizes = CacheSizes { tokens: 100, decisions: 100 };
         let (now, state) = (clock.now(), Arc::new(State::new()));
         let lease = Lease { server_time: now.wall, received: now.mono, ..estate.lease() };
@@ -234,6 +236,9 @@ async fn a_gateway_speaks_for_its_client_if_it_is_listed_and_a_client_never_for_
     assert_eq!(workload(&through(&storefront, &[]).await), id);
     assert_eq!(workload(&through(&agent, &[]).await), Estate::id("agent"));
     assert_eq!(workload(&through(&agent, &forged).await), Estate::id("agent"));
+    // ... in every spelling: the gateway does not know this one, and passes it on.
+    let alias = [format!("X_Forwarded_Client_Cert: {}", certificates::xfcc(&storefront.der, &id))];
+    assert_eq!(workload(&through(&agent, &alias).await), Estate::id("agent"));
     refused(&through(&stack.pki.issue("spiffe://other.example/storefront"), &forged).await);
     // Its own certificate is good for the way to the sidecar, and not for a request of its own.
     refused(&stack.directly(&stack.svid(OF_A_LISTED_GATEWAY), "/certificate", &[]).await);

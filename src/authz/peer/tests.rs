@@ -37,10 +37,17 @@ impl World {
     }
 
     fn listing(proxies: &[&str]) -> Self {
-        let trusted_proxies = proxies.iter().map(|proxy| match proxy.parse() {
-            Ok(network) => TrustedProxy::Network(network),
-            Err(_) => TrustedProxy::SpiffeId(SpiffeId::parse(&Estate::id(proxy)).unwrap()),
-        });
+        Self::believing(proxies, &[ForwardingHeader::Xfcc, ForwardingHeader::ClientCert])
+    }
+
+    fn believing(proxies: &[&str], headers: &[ForwardingHeader]) -> Self {
+        let peer = |proxy: &&str| match proxy.parse() {
+            Ok(network) => ProxyPeer::Network(network),
+            Err(_) => ProxyPeer::SpiffeId(SpiffeId::parse(&Estate::id(proxy)).unwrap()),
+        };
+        let each = proxies.iter().map(peer);
+        let trusted_proxies =
+            each.flat_map(|peer| headers.iter().map(move |&header| TrustedProxy { peer: peer.clone(), header }));
         Self { settings: Settings { trusted_proxies: trusted_proxies.collect() }, ..Self::new() }
     }
 
@@ -227,7 +234,7 @@ fn a_listed_proxy_speaks_for_its_client_and_never_for_itself() {
 
         let accepted = ask(&[("x-forwarded-client-cert", good.clone())]);
         assert_eq!((accepted.reason, accepted.workload.as_deref()), (Reason::AllowPolicy, Some(&*client)));
-        assert_eq!(ask(&[("Client_Cert", client_cert(&certificate))]).workload.as_deref(), Some(&*client));
+        assert_eq!(ask(&[("Client-Cert", client_cert(&certificate))]).workload.as_deref(), Some(&*client));
         assert_eq!(ask(&[]).reason, Reason::CredentialMissing, "its own certificate is not its client's");
 
         // The client wrote what comes first, in a list or in a line of its own.
@@ -249,9 +256,30 @@ fn a_listed_proxy_speaks_for_its_client_and_never_for_itself() {
         };
         assert_eq!(both(&certificate), Reason::AllowPolicy);
         assert_eq!(both(&other), Reason::InputHeaderMismatch);
-        let twice = [("client-cert", client_cert(&certificate)), ("client_cert", client_cert(&certificate))];
+        let twice = [("client-cert", client_cert(&certificate)), ("Client-Cert", client_cert(&certificate))];
         assert_eq!(ask(&twice).reason, Reason::InputDuplicateHeader);
     }
+}
+
+#[test]
+fn a_proxy_is_believed_in_its_own_header_and_spelling_only() {
+    let client = Estate::id("storefront");
+    let world = World::believing(&["gateway"], &[ForwardingHeader::Xfcc]);
+    let (gateway, certificate, victim) = (world.svid("gateway"), world.svid("storefront"), world.svid("agent"));
+    let ask = |headers: &[(&str, String)]| world.ask("/certificate", headers, Some(&gateway));
+    let good = ("x-forwarded-client-cert", xfcc(&certificate, &client));
+    // A client without a certificate sends what the gateway does not know and passes on.
+    assert_eq!(ask(&[("client-cert", client_cert(&victim))]).reason, Reason::CredentialMissing);
+    assert_eq!(ask(&[good.clone(), ("client-cert", client_cert(&victim))]).reason, Reason::InputHeaderMismatch);
+    let spoof = ("x_forwarded_client_cert", xfcc(&victim, &Estate::id("agent")));
+    assert_eq!(ask(std::slice::from_ref(&spoof)).reason, Reason::CredentialMissing);
+    assert_eq!(ask(&[good.clone(), spoof]).workload.as_deref(), Some(&*client));
+
+    let world = World::believing(&["gateway"], &[ForwardingHeader::ClientCert]);
+    let ask = |headers: &[(&str, String)]| world.ask("/certificate", headers, Some(&gateway));
+    assert_eq!(ask(&[good]).reason, Reason::CredentialMissing);
+    assert_eq!(ask(&[("client_cert", client_cert(&victim))]).reason, Reason::CredentialMissing);
+    assert_eq!(ask(&[("client-cert", client_cert(&certificate))]).workload.as_deref(), Some(&*client));
 }
 
 #[test]

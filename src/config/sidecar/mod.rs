@@ -12,13 +12,13 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 pub use self::raw::{
-    RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawProof, RawRecords, RawScope, RawSidecar,
-    RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
+    CertificateHeader, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawProof, RawRecords, RawScope,
+    RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
 };
 use super::load::{self, ConfigError, Environment};
 use super::shared::Telemetry;
 use super::values::{Address, Cidr, HttpUrl, Identity, Span};
-use crate::authz::TrustedProxy;
+use crate::authz::{ForwardingHeader, ProxyPeer, TrustedProxy};
 use crate::credential::{Nonces, SpiffeId};
 use crate::object::ResourceName;
 use crate::tls;
@@ -317,10 +317,20 @@ pub(super) fn services(key: &str, mut names: Vec<String>) -> Result<Vec<String>,
 }
 
 fn trusted_proxies(all: Vec<RawTrustedProxy>) -> Result<Vec<TrustedProxy>, ConfigError> {
-    let each = |(i, proxy): (usize, RawTrustedProxy)| match (proxy.spiffe_id, proxy.network) {
-        (Some(Identity(id)), None) => Ok(TrustedProxy::SpiffeId(id)),
-        (None, Some(Cidr(network))) => Ok(TrustedProxy::Network(network)),
-        _ => Err(ConfigError::value(format!("trusted_proxies[{i}]"), "either `spiffe_id` or `network` is needed")),
+    let each = |(i, proxy): (usize, RawTrustedProxy)| {
+        let peer = match (proxy.spiffe_id, proxy.network) {
+            (Some(Identity(id)), None) => ProxyPeer::SpiffeId(id),
+            (None, Some(Cidr(network))) => ProxyPeer::Network(network),
+            _ => {
+                let why = "either `spiffe_id` or `network` is needed";
+                return Err(ConfigError::value(format!("trusted_proxies[{i}]"), why));
+            }
+        };
+        let header = match proxy.header {
+            CertificateHeader::XForwardedClientCert => ForwardingHeader::Xfcc,
+            CertificateHeader::ClientCert => ForwardingHeader::ClientCert,
+        };
+        Ok(TrustedProxy { peer, header })
     };
     all.into_iter().enumerate().map(each).collect()
 }

@@ -22,8 +22,8 @@ pub struct RawSidecar {
     /// Who it is, and which services it protects.
     pub scope: RawScope,
     /// The proxies whose word about the certificates of their own clients counts: those that end the client's TLS
-    /// before the proxy that asks this sidecar. Only what they set in `x-forwarded-client-cert` (its last element, with
-    /// `Cert`) or `Client-Cert` (RFC 9440) is used, on routes that take certificates. Default: nobody.
+    /// before the proxy that asks this sidecar. On routes that take certificates, that of such a proxy is never its
+    /// client's; what counts is the one that it forwards. Default: nobody.
     pub trusted_proxies: Vec<RawTrustedProxy>,
     /// What it keeps on disk.
     pub state: RawState,
@@ -104,7 +104,8 @@ pub struct RawScope {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "TrustedProxy")]
 pub struct RawTrustedProxy {
-    /// The SPIFFE ID in the certificate of its connection. Prefer this.
+    /// The SPIFFE ID in the certificate of its connection, which is held to the same rules as a client's: an issuer
+    /// vouches for its trust domain, and nothing of it is revoked. Prefer this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe_id: Option<Identity>,
     /// The addresses that it connects from, as Envoy's `source.address` has them: whoever connects from there may then
@@ -112,6 +113,19 @@ pub struct RawTrustedProxy {
     /// `xff_num_trusted_hops` that is what a header says: then a client could name itself a proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Cidr>,
+    /// Where it says which certificate its client has. It must remove this header from what its clients send.
+    pub header: CertificateHeader,
+}
+
+/// Where a proxy says which certificate its client has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateHeader {
+    /// The last element of `x-forwarded-client-cert`, which must have `Cert`. Envoy writes this.
+    #[default]
+    XForwardedClientCert,
+    /// `Client-Cert` (RFC 9440).
+    ClientCert,
 }
 
 /// What the sidecar keeps on disk.
