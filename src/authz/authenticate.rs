@@ -323,7 +323,7 @@ impl Certificate {
 // === impl KnownToken ===
 
 impl KnownToken {
-    fn new(mut token: VerifiedToken, purpose: Purpose, digest: [u8; 32], snapshot: &Snapshot) -> Self {
+    pub(super) fn new(mut token: VerifiedToken, purpose: Purpose, digest: [u8; 32], snapshot: &Snapshot) -> Self {
         let claims = token.claims.take();
         let transaction = claims.as_ref().filter(|_| purpose == Purpose::Transaction);
         let transaction = transaction.and_then(|claims| transaction_of(&token, claims));
@@ -357,6 +357,14 @@ impl KnownToken {
             transaction,
             digest,
         }
+    }
+
+    /// The registered workload, and who acts for it.
+    pub(super) fn parties(&self, snapshot: &Snapshot) -> Result<(Arc<str>, Option<Arc<str>>), Denied> {
+        let id = |party: &Result<Party, &'static str>| {
+            registered(party.as_ref().map_err(|why| *why), snapshot).map(|(workload, _)| Arc::clone(&workload.id))
+        };
+        Ok((id(&self.workload)?, self.actor.as_ref().map(id).transpose()?))
     }
 
     /// What it tells of a transaction, unless it has been revoked.

@@ -44,3 +44,12 @@ pub(super) fn header(text: &str) -> Result<(String, String), String> {
 pub(super) fn timestamp(text: &str) -> Result<Timestamp, String> {
     text.parse().map_err(|e| format!("not a time such as 2026-01-31T12:00:00Z: {e}"))
 }
+
+/// An RFC 3339 time, or whole Unix seconds.
+pub(super) fn instant(text: &str) -> Result<Timestamp, String> {
+    match text.parse::<u64>() {
+        Ok(secs) if secs <= Timestamp::MAX.as_secs() => Ok(Timestamp::from_secs(secs)),
+        Ok(_) => Err("not a time before the year 10000".to_owned()),
+        Err(_not_seconds) => timestamp(text),
+    }
+}

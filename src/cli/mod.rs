@@ -3,7 +3,8 @@
 //! Plane: composition. Commands are clients of the control plane's API, or hand over to `app`. Results go to standard
 //! output through one handle, as text of at most 100 columns or as JSON; messages go to standard error. Exit status:
 //! 0 is yes, 1 is no (a denial, a refusal, an incomplete receipt), 2 is an error in usage, configuration or reach.
-//! Tokens are read from files, never taken as arguments and never printed unless making them is the command.
+//! Tokens are read from files and never printed unless making them is the command; only `token verify` also takes one as an
+//! argument, and its help warns of that.
 
 mod api;
 mod apply;
@@ -26,6 +27,8 @@ mod schema;
 mod serve;
 mod service;
 mod token;
+mod verdict;
+mod verify;
 mod workload;
 
 #[cfg(test)]
@@ -52,9 +55,9 @@ use self::output::{Format, Out};
                   Exit status: 0 yes; 1 no (a denial, a refusal); 2 an error in usage, configuration or reach."
 )]
 struct Cli {
-    /// How results are printed.
-    #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
-    output: Format,
+    /// How results are printed. Default: text; for `token verify`, json.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
     #[command(subcommand)]
     command: Command,
 }
@@ -99,7 +102,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
-    let format = cli.output;
+    let format = cli.output.unwrap_or_else(|| cli.command.usual_format());
     let mut out = Out::stdout(format);
     let outcome = cli.command.run(&mut out).and_then(|answer| {
         out.flush()?;
@@ -112,6 +115,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 impl Command {
+    /// How it prints unless it is told.
+    fn usual_format(&self) -> Format {
+        match self {
+            Self::Token(token) if token.is_for_programs() => Format::Json,
+            _ => Format::Text,
+        }
+    }
+
     fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
             Self::Dev(args) => args.run(out),

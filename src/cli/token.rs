@@ -1,4 +1,4 @@
-//! `portcullis token`: a demo issuer on the command line. Makes a key, and JWT-SVIDs signed with it.
+//! `portcullis token`: a demo issuer on the command line. Makes a key, and JWT-SVIDs signed with it; see `verify` for judging.
 //!
 //! For trying things out and for tests; in production a SPIFFE implementation such as SPIRE issues. A key is written
 //! with mode 0600 and never printed.
@@ -11,11 +11,12 @@ use serde_json::{Map, Value, json};
 
 use super::failure::{Answer, Failure, Outcome};
 use super::output::Out;
+use super::verify::VerifyArgs;
 use super::{args, files};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::credential::{SpiffeId, TokenSigner};
 
-/// A demo issuer: keys and JWT-SVIDs.
+/// Verify tokens offline; a demo issuer: keys and JWT-SVIDs.
 #[derive(Debug, Subcommand)]
 #[command(
     after_help = "Example:\n  portcullis token keygen --key-file issuer.key --jwks-file jwks.json --kid demo\n  \
@@ -31,6 +32,7 @@ pub(super) enum TokenCommand {
     #[command(after_help = "Example:\n  portcullis token issue --key-file issuer.key --kid 2026-01 \\\n    \
         --subject spiffe://example.org/agent --audience portcullis --ttl 5m")]
     Issue(IssueArgs),
+    Verify(VerifyArgs),
 }
 
 /// Where a key goes.
@@ -90,7 +92,13 @@ impl TokenCommand {
         match self {
             Self::Keygen(args) => args.run(out),
             Self::Issue(args) => args.run(out),
+            Self::Verify(args) => args.run(out),
         }
+    }
+
+    /// Whether its results are for programs unless somebody asks for text.
+    pub(super) const fn is_for_programs(&self) -> bool {
+        matches!(self, Self::Verify(_))
     }
 }
 

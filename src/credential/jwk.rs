@@ -53,6 +53,18 @@ pub(super) struct PublicPart {
     bytes: Vec<u8>,
 }
 
+/// The points of Ed25519 whose order divides 8, without the sign of x; the last two are spelt past the prime. RFC 8032,
+/// section 5.1.7, lets them pass, and a signature under one of them says nothing.
+const SMALL_ORDER: [&str; 7] = [
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "JuiVj8KyJ7BFw_SJ8u-Y8NXfrAXTxjM5sTgCiG1T_AU",
+    "xxdqcD1N2E-6PAt2DRBnDyogU_osOczGTsf9d5KsA3o",
+    "7P_______________________________________38",
+    "7f_______________________________________38",
+    "7v_______________________________________38",
+];
+
 // === impl Key ===
 
 impl Key {
@@ -91,6 +103,13 @@ impl Key {
         }
         if !spiffe && kty != "RSA" && jwk.optional("crv")?.is_some_and(|crv| Family::of_curve(crv).is_none()) {
             return Ok(Compiled::Ignored(jwk.error("crv", "is a curve that no token here is signed with")));
+        }
+        // Providers publish keys for encryption beside those for signatures, and not every one says so in `use`.
+        if !spiffe && jwk.optional("alg")?.is_some_and(|alg| SigningAlgorithm::from_name(alg).is_none()) {
+            return Ok(Compiled::Ignored(jwk.error("alg", "is none that a token here is signed with")));
+        }
+        if !spiffe && jwk.check_operations().is_err() && members.get("key_ops").is_some_and(Value::is_array) {
+            return Ok(Compiled::Ignored(jwk.error("key_ops", "does not name `verify`")));
         }
         if !spiffe && !members.contains_key("kid") {
             return Ok(Compiled::Ignored(jwk.error("kid", "is missing, so no token can name the key")));
@@ -251,6 +270,13 @@ impl<'a> Jwk<'a> {
         let x = self.bytes("x")?;
         if x.len() != 32 {
             return Err(self.error("x", format!("has {} bytes; on Ed25519 it has 32", x.len())));
+        }
+        let mut unsigned = x.clone();
+        if let Some(last) = unsigned.last_mut() {
+            *last &= 0x7f;
+        }
+        if SMALL_ORDER.contains(&&*URL_SAFE_NO_PAD.encode(unsigned)) {
+            return Err(self.error("x", "is a point of small order, under which anybody can sign"));
         }
         Ok(x)
     }

@@ -18,6 +18,7 @@ use super::spiffe_id::SpiffeId;
 use crate::object::{GrantId, IssuerKind, MAX_DELEGATION_DEPTH};
 
 const SPIFFE: &str = "spiffe://";
+const APPLICATION: &str = "application/";
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// Who acts for the subject of a token (RFC 8693, section 4.1).
@@ -57,13 +58,26 @@ pub(super) enum Type {
 // === impl Type ===
 
 impl Type {
+    /// A media type has no case and may be written out (RFC 7515, section 4.1.9); in a JWT-SVID the value is exact, which
+    /// [`check`] sees to.
     pub(super) fn of(header: &Header<'_>) -> Result<Self, Rejection> {
-        match header.typ() {
-            None | Some("JWT" | "JOSE") => Ok(Self::Jwt),
-            Some("at+jwt" | "application/at+jwt") => Ok(Self::AccessToken),
-            Some("wit+jwt") => Ok(Self::WorkloadIdentityToken),
-            Some("txntoken+jwt" | "application/txntoken+jwt") => Ok(Self::Transaction),
-            Some(_) => Err(CredentialReason::Typ.because("`typ` is of no kind of token that is a credential here")),
+        let typ = match header.typ() {
+            None | Some("JWT" | "JOSE") => return Ok(Self::Jwt),
+            Some("wit+jwt") => return Ok(Self::WorkloadIdentityToken),
+            Some(typ) => typ,
+        };
+        let name = match typ.split_at_checked(APPLICATION.len()) {
+            Some((tree, name)) if tree.eq_ignore_ascii_case(APPLICATION) => name,
+            _ => typ,
+        };
+        if name.eq_ignore_ascii_case("jwt") || name.eq_ignore_ascii_case("jose") {
+            Ok(Self::Jwt)
+        } else if name.eq_ignore_ascii_case("at+jwt") {
+            Ok(Self::AccessToken)
+        } else if name.eq_ignore_ascii_case("txntoken+jwt") {
+            Ok(Self::Transaction)
+        } else {
+            Err(CredentialReason::Typ.because("`typ` is of no kind of token that is a credential here"))
         }
     }
 }
@@ -147,6 +161,12 @@ pub(super) fn check(
     }
     match issuer.kind {
         IssuerKind::Spiffe => {
+            // JWT-SVID standard, section 2.3.
+            if typ == Type::Jwt && !matches!(header.typ(), None | Some("JWT" | "JOSE")) {
+                return Err(
+                    CredentialReason::Typ.because("the `typ` of a JWT-SVID is `JWT` or `JOSE`, if there is one")
+                );
+            }
             if header.has_others && typ == Type::Jwt {
                 return Err(CredentialReason::Malformed
                     .because("the header of a JWT-SVID has a member other than `alg`, `kid` and `typ`"));
@@ -208,7 +228,7 @@ fn kubernetes(claims: &Claims<'_>) -> Result<SmallVec<[Arc<str>; 3]>, Rejection>
         return Err(CredentialReason::Subject.because("`sub` and `kubernetes.io` name different service accounts"));
     }
     let mut uids = SmallVec::from_iter([Arc::from(uid)]);
-    for object in ["pod", "node"] {
+    for object in ["pod", "node", "secret"] {
         if bound.get(object).is_some() {
             let uid =
                 bound.get(object).and_then(|o| o.get("uid")).and_then(Value::as_str).filter(|uid| !uid.is_empty());

@@ -8,6 +8,8 @@
 pub(crate) mod certificates;
 mod estate;
 mod holder;
+mod signing_key;
 
 pub use self::estate::{AUDIENCE, Estate, POLICIES, Size, headers, request};
 pub use self::holder::{KeyHolder, changed, digest};
+pub use self::signing_key::SigningKey;

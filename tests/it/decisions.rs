@@ -358,14 +358,23 @@ fn wire_headers(estate: &Estate, client: &KeyHolder, case: &Case) -> Vec<(String
 }
 
 fn check_request(case: &Case, headers: &[(String, String)], peered: &Peered) -> CheckRequest {
+    ask_as(&case.method, &case.path, &case.host, headers, peered)
+}
+
+/// What Envoy asks about a request.
+pub(crate) fn ask(method: &str, path: &str, host: &str, headers: &[(String, String)]) -> CheckRequest {
+    ask_as(method, path, host, headers, &Peered::default())
+}
+
+fn ask_as(method: &str, path: &str, host: &str, headers: &[(String, String)], peered: &Peered) -> CheckRequest {
     let headers = headers
         .iter()
         .map(|(k, v)| HeaderValue { key: k.clone(), raw_value: v.clone().into_bytes(), ..HeaderValue::default() })
         .collect();
     let http = HttpRequest {
-        method: case.method.clone(),
-        path: case.path.clone(),
-        host: case.host.clone(),
+        method: method.to_owned(),
+        path: path.to_owned(),
+        host: host.to_owned(),
         scheme: "https".to_owned(),
         header_map: Some(HeaderMap { headers }),
         ..HttpRequest::default()
@@ -387,7 +396,7 @@ fn check_request(case: &Case, headers: &[(String, String)], peered: &Peered) -> 
     }
 }
 
-fn metadata(response: &CheckResponse, key: &str) -> Option<String> {
+pub(crate) fn metadata(response: &CheckResponse, key: &str) -> Option<String> {
     match response.dynamic_metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
         ValueKind::StringValue(s) => Some(s.clone()),
         _ => None,
@@ -492,7 +501,7 @@ async fn every_case_gets_its_decision_at_every_door() {
     assert_eq!(families.into_iter().collect::<Vec<_>>(), expected, "every family of reasons is hit");
 }
 
-async fn grpc(gate: &Arc<Gate>) -> (AuthorizationClient<tonic::transport::Channel>, drain::Drain) {
+pub(crate) async fn grpc(gate: &Arc<Gate>) -> (AuthorizationClient<tonic::transport::Channel>, drain::Drain) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let metrics = Arc::new(SidecarMetrics::new().unwrap());

@@ -11,10 +11,14 @@
 #[path = "../../src/testing/certificates.rs"]
 mod certificates;
 mod cli;
+mod credentials;
+mod cve_classes;
 mod decisions;
 mod end_to_end;
 mod envoy;
 mod envoy_config;
 mod failure_mode;
 mod mtls;
+mod oracle;
 mod running;
+mod token_verify;

@@ -165,3 +165,27 @@ fn two_issuers_for_one_trust_domain_are_both_denied_in_either_order() {
         both.reverse();
     }
 }
+
+#[test]
+fn an_ed25519_key_under_which_anybody_can_sign_is_refused() {
+    let with_key = |x: &[u8]| {
+        issuer_from(json!({
+            "name": "idp", "kind": "oidc", "issuer": "https://idp.example", "audiences": ["shop"],
+            "jwks": { "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": B64.encode(x) }] },
+        }))
+    };
+    let ends = |first: u8, middle: u8, last: u8| {
+        let mut y = [middle; 32];
+        (y[0], y[31]) = (first, last);
+        y
+    };
+    // Zero, one, minus one, and zero and one as the prime and its successor; each with either sign of x.
+    for y in [ends(0, 0, 0), ends(1, 0, 0), ends(0xec, 0xff, 0x7f), ends(0xed, 0xff, 0x7f), ends(0xee, 0xff, 0x7f)] {
+        for sign in [0, 0x80] {
+            let error = check_issuer(&with_key(&ends(y[0], y[1], y[31] | sign))).unwrap_err();
+            assert_eq!(error.field, "jwks.keys[0].x", "{y:02x?}: {error}");
+        }
+    }
+    // RFC 8032, section 7.1, test 1.
+    check_issuer(&with_key(&B64.decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap())).unwrap();
+}
