@@ -1,8 +1,8 @@
 //! Verification of workload tokens (RFC 7515, 7518, 7519, 8725; each kind's own standard is in `profile`).
 //!
 //! Pure; the time is an argument. The order is fixed: everything cheap first, the signature last, and nothing counts
-//! before it. Shape of header → `alg` → `typ` → shape of claims and signature → issuer → the profile of its kind, `act`,
-//! `cnf` → issuer's algorithms → `kid` → key's algorithms → audience → `exp` → `nbf`, `iat` → lifetime → signature. So a
+//! before it. Shape of header → `alg` → `typ` → shape of claims and signature → issuer → the profile of its kind, `act` →
+//! issuer's algorithms → `kid` → key's algorithms → audience → `exp` → `nbf`, `iat` → lifetime → signature → `cnf`. So a
 //! client that retries with an expired token costs no cryptography; the price is that a forged *and* expired token reads
 //! as expired. INVARIANT: keys come only from the one issuer that the token's own claims pick. Fails closed.
 

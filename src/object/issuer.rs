@@ -323,3 +323,31 @@ impl Jwks {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::object::{Kind, Object};
+    use crate::testing::changed;
+
+    #[test]
+    fn an_issuer_of_transaction_tokens_demands_nothing_of_credentials() {
+        let issuer = |changes| {
+            let document = json!({"name": "tts", "kind": "oidc", "issuer": "https://tts.example", "audiences": ["td"],
+                                  "token_type": "txntoken+jwt"});
+            Object::parse(Kind::Issuer, changed(document, &changes).to_string().as_bytes()).map_err(|e| e.to_string())
+        };
+        issuer(json!({})).unwrap();
+        for (changes, field) in [
+            (json!({"proof": {"required": true}}), "proof"),
+            (json!({"proof": {"dpop_nonce": true}}), "proof"),
+            (json!({"max_delegation_depth": 1}), "max_delegation_depth"),
+            (json!({"kind": "github"}), "token_type"),
+            (json!({"token_type": "txntoken"}), "token_type"),
+        ] {
+            let why = issuer(changes.clone()).unwrap_err();
+            assert!(why.contains(field), "{changes}: {why}");
+        }
+    }
+}

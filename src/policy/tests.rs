@@ -101,8 +101,16 @@ fn only_inputs_that_are_read_count() {
     assert_eq!(reads("true"), [""; 0]);
     assert_eq!(reads(r#"context.path like "/a/*""#), ["path"]);
     assert_eq!(reads(r#"context.method == "GET" || context.host == "h""#), ["host", "method"]);
-    assert_eq!(reads(r#"context == context"#), ["grant", "host", "method", "path"], "opaque use reads everything");
-    assert_eq!(reads(r#"(if true then context else context).path == "x""#), ["grant", "host", "method", "path"]);
+    assert_eq!(
+        reads(r#"context == context"#),
+        ["grant", "host", "method", "path", "transaction"],
+        "opaque use reads everything"
+    );
+    assert_eq!(
+        reads(r#"(if true then context else context).path == "x""#),
+        ["grant", "host", "method", "path", "transaction"]
+    );
+    assert_eq!(reads(r#"context has transaction && context.transaction.txn == "t""#), ["transaction"]);
 }
 
 #[test]

@@ -156,7 +156,9 @@ fn where_no_policy_reads_it_it_is_not_looked_at() {
     desk.estate.put_policies(r#"@id("all") permit(principal, action, resource);"#);
     desk.state.publish(Arc::new(desk.estate.snapshot()));
     assert_eq!(desk.judge(&desk.txn_token(&json!({"sub": "mallory"}))), Reason::AllowPolicy);
-    let entries = desk.gate.token_cache().misses;
-    assert_eq!(desk.judge("garbage"), Reason::AllowPolicy);
-    assert_eq!(desk.gate.token_cache().misses, entries, "nobody asked for it");
+    let bearer = ("authorization", format!("Bearer {}", desk.estate.token("agent")));
+    assert_eq!(desk.send(std::slice::from_ref(&bearer)), Reason::AllowPolicy);
+    let misses = desk.gate.token_cache().misses;
+    assert_eq!(desk.send(&[bearer, ("txn-token", desk.txn_token(&json!({})))]), Reason::AllowPolicy);
+    assert_eq!(desk.gate.token_cache().misses, misses, "nobody asked for it");
 }
