@@ -63,6 +63,39 @@ mod replay {
     }
 
     #[test]
+    fn xfcc() {
+        replay("xfcc", |data| {
+            shim::xfcc(data);
+        });
+        for (name, value) in corpus("xfcc") {
+            let reads = [
+                "blanks",
+                "case-of-keys",
+                "envoy",
+                "equals-in-a-value",
+                "escaped-backslash",
+                "escaped-quote",
+                "not-ascii",
+                "quoted-comma",
+                "quoted-element",
+                "quoted-semicolon",
+                "two-elements",
+            ];
+            assert_eq!(shim::xfcc(&value), reads.contains(&name.as_str()), "{name}");
+        }
+    }
+
+    #[test]
+    fn certificate() {
+        replay("certificate", |data| {
+            shim::certificate(data);
+        });
+        for (name, der) in corpus("certificate") {
+            assert_eq!(shim::certificate(&der), name.starts_with("valid"), "{name}");
+        }
+    }
+
+    #[test]
     fn jwt() {
         replay("jwt", |data| {
             shim::jwt(data);

@@ -29,6 +29,9 @@ pub struct CheckBody {
     /// Headers; a list sends one several times.
     #[serde(default)]
     pub headers: BTreeMap<String, HeaderValues>,
+    /// The client's certificate, as PEM, as if a proxy had verified its chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     /// Evaluate without the caches and tell each step.
     #[serde(default)]
     pub explain: bool,
@@ -130,7 +133,7 @@ fn request(asked: &CheckBody) -> Request<'_> {
         .flat_map(|(name, values)| values.as_slice().iter().map(move |value| Header { name, value: value.as_bytes() }))
         .collect();
     let (method, path, host) = (&asked.method, &asked.path, &asked.host);
-    let (scheme, peer) = ("https", Peer::default());
+    let (scheme, peer) = ("https", Peer { certificate: asked.certificate.as_deref(), ..Peer::default() });
     Request { door: Door::Check, method, path, host, scheme, headers, partial_body: false, peer }
 }
 

@@ -367,3 +367,53 @@ fn invariant_03_no_check_at_a_revision_sees_an_earlier_state() {
     sidecar.delta([grant, loses]);
     assert_eq!(sidecar.gate.check(&read).reason, Reason::EntitlementNoGrant, "and the cached allow is gone");
 }
+
+/// What a cache knows of a certificate is whose it is; whether it counts is asked each time.
+#[test]
+fn a_certificate_in_the_cache_ends_with_its_time_its_revocation_and_its_issuer() {
+    use crate::testing::certificates::{SERIAL, der, params, url_encoded, valid};
+
+    let mut sidecar = Sidecar::new();
+    let catalog = json!({"name": "catalog", "authentication": "any", "routes": [
+        {"name": "items", "methods": ["GET"], "path": "/catalog/{*}"},
+    ]});
+    let change = sidecar.estate.put(Kind::Service, &catalog);
+    sidecar.delta([change]);
+    let now = sidecar.estate.clock.now().wall.as_secs();
+    let mut p = params(&Estate::id("storefront"), now);
+    valid(&mut p, now, now + 100);
+    let certificate = url_encoded(&der(&p));
+    let peer = crate::authz::Peer { certificate: Some(&certificate), ..Default::default() };
+    let ask = |sidecar: &Sidecar| {
+        let read = Request { peer, ..request("GET", "/catalog/1", &[]) };
+        let decision = sidecar.gate.check(&read);
+        assert_eq!(decision.reason, sidecar.gate.explain(&read).0.reason);
+        (decision.reason, decision.cached)
+    };
+
+    assert_eq!(ask(&sidecar), (Reason::AllowPolicy, false));
+    assert_eq!(ask(&sidecar), (Reason::AllowPolicy, true));
+    assert_eq!(sidecar.gate.token_cache().hits, 1, "read once");
+    // A token of the same workload beside it is an entry of its own, and does not make it last longer.
+    let token = [("authorization", format!("Bearer {}", sidecar.estate.token("storefront")))];
+    let both = sidecar.gate.check(&Request { peer, ..request("GET", "/catalog/1", &token) });
+    assert_eq!((both.reason, both.certificate_serial.as_deref()), (Reason::AllowPolicy, Some(SERIAL)));
+
+    sidecar.estate.clock.advance(Duration::from_secs(99));
+    assert_eq!(ask(&sidecar), (Reason::AllowPolicy, true));
+    sidecar.estate.clock.advance(Duration::from_secs(1));
+    assert_eq!(ask(&sidecar).0, Reason::CredentialExpired);
+    let both = sidecar.gate.check(&Request { peer, ..request("GET", "/catalog/1", &token) });
+    assert_eq!(both.reason, Reason::CredentialExpired);
+
+    let mut sidecar = Sidecar::new();
+    let change = sidecar.estate.put(Kind::Service, &catalog);
+    sidecar.delta([change]);
+    assert_eq!(ask(&sidecar).0, Reason::AllowPolicy);
+    let change = sidecar.estate.revoke(&json!({"kind": "certificate", "serial": "0A:1B:2C"}));
+    sidecar.delta([change]);
+    assert_eq!(ask(&sidecar).0, Reason::RevokedKey);
+    let change = sidecar.estate.delete(Kind::Issuer, "test");
+    sidecar.delta([change]);
+    assert_eq!(ask(&sidecar).0, Reason::CredentialIssuerUntrusted);
+}

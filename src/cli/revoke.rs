@@ -76,10 +76,9 @@ pub(super) enum RevokeCommand {
         common: Common,
     },
     /// Every client certificate with a serial number.
-    #[command(after_help = "Example:\n  portcullis revoke certificate \\\n    \
-        \"$(openssl x509 -in client.pem -noout -serial | cut -d= -f2)\" --wait 5s")]
+    #[command(after_help = "Example:\n  portcullis revoke certificate 0A1B2C3D --wait 5s")]
     Certificate {
-        /// The serial number, in hex, as `openssl x509 -serial` prints it.
+        /// The serial number, in hex, as `openssl x509 -serial` prints it after the `=`.
         serial: String,
         #[command(flatten)]
         common: Common,

@@ -26,7 +26,8 @@ pub enum CredentialReason {
     NotYetValid,
     /// Its algorithm is none that its issuer and the key allow.
     Alg,
-    /// Its `typ`, or a claim, makes it something other than a workload's own JWT-SVID.
+    /// Its `typ`, or a claim, makes it something other than a workload's own JWT-SVID; or it is a certificate that is not
+    /// for a workload to show as a client.
     Typ,
     /// It names no key of its trust domain.
     KidUnknown,

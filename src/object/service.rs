@@ -55,7 +55,9 @@ pub struct Route {
     pub grants: GrantTerms,
 }
 
-/// Which credentials a request must bring. Peer certificates count only as X.509-SVIDs.
+/// Which credentials a request must bring. A certificate is that of the client's connection, or what a listed proxy
+/// forwards of it; it counts only as an X.509-SVID. Where one counts, one that is there and bad refuses the request. With
+/// a delegated token the certificate must be that of the workload that acts, because it holds the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Authentication {

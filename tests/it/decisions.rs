@@ -6,13 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as AttributeRequest};
+use envoy_types::pb::envoy::config::core::v3::{Address, HeaderMap, HeaderValue, SocketAddress, address};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpRequest, Request as AttributeRequest};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use envoy_types::pb::google::protobuf::value::Kind as ValueKind;
-use portcullis::authz::{Door, Header, Peer, Reason, Request};
+use portcullis::authz::{Door, Header, Peer, Reason, Request, Settings, TrustedProxy};
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::Clock;
 use portcullis::credential::TokenSigner;
@@ -24,7 +24,10 @@ use portcullis::{drain, ext_authz, readiness};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-const FILES: [&str; 11] = [
+use crate::certificates;
+
+const FILES: [&str; 12] = [
+    "certificate",
     "credential",
     "entitlement",
     "input",
@@ -43,6 +46,9 @@ const FILES: [&str; 11] = [
 struct File {
     #[serde(default)]
     setup: Vec<Step>,
+    /// SPIFFE IDs by the name of a workload, or networks.
+    #[serde(default)]
+    trusted_proxies: Vec<String>,
     cases: Vec<Case>,
 }
 
@@ -82,6 +88,13 @@ struct Case {
     scheme: String,
     /// A DPoP proof of the client's key.
     dpop: Option<Proof>,
+    /// The other end of the connection.
+    #[serde(default)]
+    peer: PeerCase,
+    /// The elements of `x-forwarded-client-cert`.
+    #[serde(default)]
+    xfcc: Vec<Certificate>,
+    client_cert: Option<Certificate>,
     #[serde(default)]
     headers: Vec<(String, String)>,
     reason: Reason,
@@ -131,6 +144,51 @@ struct Proof {
 
 fn default_scheme() -> String {
     "Bearer".to_owned()
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+struct PeerCase {
+    certificate: Option<Certificate>,
+    principal: Option<String>,
+    address: Option<String>,
+}
+
+/// A certificate, by the name of its workload, or changed.
+#[derive(Deserialize, Clone)]
+#[serde(untagged)]
+enum Certificate {
+    Of(String),
+    Changed(Changed),
+}
+
+#[derive(Deserialize, Clone, Default)]
+#[serde(default, deny_unknown_fields)]
+struct Changed {
+    /// The URI names.
+    uris: Vec<String>,
+    /// Seconds from now.
+    from: Option<i64>,
+    until: Option<i64>,
+    serial: Option<u8>,
+    ca: bool,
+    server_only: bool,
+    no_key_usage: bool,
+    /// In the header: what is said beside the certificate.
+    says_uri: Option<String>,
+    says_hash: Option<String>,
+    /// In the header: no certificate at all.
+    without_cert: bool,
+    /// Appended to the DER.
+    trailing: Option<u8>,
+}
+
+/// What the connection shows, as Envoy sends it.
+#[derive(Default)]
+struct Peered {
+    certificate: Option<String>,
+    principal: Option<String>,
+    address: Option<std::net::IpAddr>,
 }
 
 fn default_host() -> String {
@@ -205,6 +263,84 @@ fn token(estate: &Estate, client: &KeyHolder, token: &Token) -> String {
     signer.sign_with_header(&header, &claims).unwrap()
 }
 
+impl Certificate {
+    fn changed(&self) -> Changed {
+        match self {
+            Self::Of(name) => Changed { uris: vec![Estate::id(name)], ..Changed::default() },
+            Self::Changed(changed) => changed.clone(),
+        }
+    }
+
+    fn der(&self, estate: &Estate) -> Vec<u8> {
+        let changed = self.changed();
+        let now = estate.clock.now().wall.as_secs();
+        let mut params = certificates::params("spiffe://test.example/replaced", now);
+        params.subject_alt_names = changed.uris.iter().map(|uri| certificates::uri(uri)).collect();
+        let at = |offset: Option<i64>, default| now.checked_add_signed(offset.unwrap_or(default)).unwrap();
+        certificates::valid(&mut params, at(changed.from, -60), at(changed.until, 3600));
+        if let Some(serial) = changed.serial {
+            params.serial_number = Some(rcgen::SerialNumber::from_slice(&[serial]));
+        }
+        if changed.ca {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        }
+        if changed.server_only {
+            params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        }
+        if changed.no_key_usage {
+            params.key_usages.clear();
+        }
+        let mut der = certificates::der(&params);
+        der.extend(changed.trailing);
+        der
+    }
+
+    fn element(&self, der: &[u8]) -> String {
+        let changed = self.changed();
+        let uri = changed.says_uri.or_else(|| changed.uris.first().cloned()).unwrap_or_default();
+        let element = certificates::xfcc(der, &uri);
+        let element = match changed.says_hash {
+            Some(hash) => element.replace("Hash=", &format!("Hash={hash};Was=")),
+            None => element,
+        };
+        if changed.without_cert { element.replace("Cert=", "Kert=") } else { element }
+    }
+}
+
+/// The DER that each case's certificates have, one for each name in a case: keys are made anew.
+fn peered(estate: &Estate, case: &Case, ders: &mut Ders) -> Peered {
+    Peered {
+        certificate: case.peer.certificate.as_ref().map(|c| certificates::url_encoded(&ders.of(estate, c))),
+        principal: case.peer.principal.as_deref().map(Estate::id),
+        address: case.peer.address.as_ref().map(|a| a.parse().unwrap()),
+    }
+}
+
+/// Certificates of this case, so that the same name is the same certificate in every header.
+#[derive(Default)]
+struct Ders(std::collections::BTreeMap<String, Vec<u8>>);
+
+impl Ders {
+    fn of(&mut self, estate: &Estate, certificate: &Certificate) -> Vec<u8> {
+        match certificate {
+            Certificate::Of(name) => self.0.entry(name.clone()).or_insert_with(|| certificate.der(estate)).clone(),
+            Certificate::Changed(_) => certificate.der(estate),
+        }
+    }
+}
+
+fn forwarded_headers(estate: &Estate, case: &Case, ders: &mut Ders) -> Vec<(String, String)> {
+    let mut headers = Vec::new();
+    let elements: Vec<_> = case.xfcc.iter().map(|c| c.element(&ders.of(estate, c))).collect();
+    if !elements.is_empty() {
+        headers.push(("x-forwarded-client-cert".to_owned(), elements.join(",")));
+    }
+    if let Some(certificate) = &case.client_cert {
+        headers.push(("client-cert".to_owned(), certificates::client_cert(&ders.of(estate, certificate))));
+    }
+    headers
+}
+
 fn wire_headers(estate: &Estate, client: &KeyHolder, case: &Case) -> Vec<(String, String)> {
     let mut headers = Vec::new();
     if let Some(t) = &case.token {
@@ -221,8 +357,16 @@ fn wire_headers(estate: &Estate, client: &KeyHolder, case: &Case) -> Vec<(String
     headers
 }
 
-fn check_request(case: &Case, headers: &[(String, String)]) -> CheckRequest {
-    ask(&case.method, &case.path, &case.host, headers)
+fn check_request(case: &Case, headers: &[(String, String)], peered: &Peered) -> CheckRequest {
+    let mut asked = ask(&case.method, &case.path, &case.host, headers);
+    let socket = |ip: std::net::IpAddr| SocketAddress { address: ip.to_string(), ..SocketAddress::default() };
+    asked.attributes.as_mut().unwrap().source = Some(attribute_context::Peer {
+        address: peered.address.map(|ip| Address { address: Some(address::Address::SocketAddress(socket(ip))) }),
+        principal: peered.principal.clone().unwrap_or_default(),
+        certificate: peered.certificate.clone().unwrap_or_default(),
+        ..attribute_context::Peer::default()
+    });
+    asked
 }
 
 /// What Envoy asks about a request.
@@ -300,13 +444,22 @@ async fn every_case_gets_its_decision_at_every_door() {
         let file: File = serde_json::from_value(value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let (estate, state) = set_up(&file.setup);
         let sizes = CacheSizes { tokens: 1000, decisions: 1000 };
-        let gate = Arc::new(Gate::new(state, Arc::clone(&estate.clock) as _, sizes));
+        let trusted_proxies = file.trusted_proxies.iter().map(|proxy| match proxy.parse() {
+            Ok(network) => TrustedProxy::Network(network),
+            Err(_) => TrustedProxy::SpiffeId(Estate::id(proxy).parse().unwrap()),
+        });
+        let settings = Settings { trusted_proxies: trusted_proxies.collect() };
+        let gate = Gate::new(state, Arc::clone(&estate.clock) as _, sizes).with_settings(settings);
+        let gate = Arc::new(gate);
         let (mut client, drain) = grpc(&gate).await;
         let client_key = KeyHolder::new();
         for case in &file.cases {
             let name = format!("{}: {}", path.file_name().unwrap().to_string_lossy(), case.name);
             families.insert(case.reason.family());
-            let headers = wire_headers(&estate, &client_key, case);
+            let mut ders = Ders::default();
+            let mut headers = wire_headers(&estate, &client_key, case);
+            headers.extend(forwarded_headers(&estate, case, &mut ders));
+            let peered = peered(&estate, case, &mut ders);
             let partial = headers.iter().any(|(k, _)| k == "x-envoy-auth-partial-body");
             let request = Request {
                 door: Door::Check,
@@ -316,7 +469,11 @@ async fn every_case_gets_its_decision_at_every_door() {
                 scheme: "https",
                 headers: headers.iter().map(|(n, v)| Header { name: n, value: v.as_bytes() }).collect(),
                 partial_body: partial,
-                peer: Peer::default(),
+                peer: Peer {
+                    principal: peered.principal.as_deref(),
+                    certificate: peered.certificate.as_deref(),
+                    address: peered.address,
+                },
             };
             let (evaluated, steps) = gate.explain(&request);
             assert_eq!(evaluated.reason, case.reason, "{name}: {:?} {steps:#?}", evaluated.detail);
@@ -324,7 +481,8 @@ async fn every_case_gets_its_decision_at_every_door() {
             for _ in 0..2 {
                 assert_eq!(gate.check(&request).reason, case.reason, "{name}: through the caches");
             }
-            let response = client.check(check_request(case, &headers)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+            let response =
+                client.check(check_request(case, &headers, &peered)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
             check_wire(&name, case, response.get_ref());
         }
         drop(client);

@@ -16,8 +16,10 @@ use serde_yaml_ng::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::envoy::{Envoy, root, validate};
+use crate::mtls::{Pki, TLS_FILES};
 
-const STRIPPED: &str = "x[-_]portcullis[-_](workload|subject|actor|grant|decision[-_]id|reason)";
+const STRIPPED: &str =
+    "x[-_]portcullis[-_](workload|subject|actor|grant|decision[-_]id|reason)|client[-_]cert([-_]chain)?";
 
 pub(crate) fn file(name: &str) -> String {
     let path = root().join("envoy").join(name);
@@ -75,11 +77,15 @@ fn envoy_accepts_every_bootstrap_file() {
         .filter(|p| p.extension().is_some_and(|e| e == "yaml"))
         .collect();
     assert!(files.len() >= 2, "{files:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let tls = Pki::new().files(directory.path(), "spiffe://test.example/envoy");
     for path in files {
-        validate(&path).unwrap_or_else(|e| panic!("{}:\n{e}", path.display()));
+        // The certificates are the reader's own.
+        let copy = directory.path().join(path.file_name().unwrap());
+        std::fs::write(&copy, std::fs::read_to_string(&path).unwrap().replace(TLS_FILES, &tls)).unwrap();
+        validate(&copy).unwrap_or_else(|e| panic!("{}:\n{e}", path.display()));
     }
     // ... and would not accept just anything.
-    let directory = tempfile::tempdir().unwrap();
     let broken = directory.path().join("broken.yaml");
     std::fs::write(&broken, file("sidecar-grpc-uds.yaml").replace("validate_mutations:", "validate_mutation:"))
         .unwrap();
@@ -103,6 +109,22 @@ fn unix_and_tcp_differ_in_the_address_of_the_sidecar_only() {
     assert_eq!(text(&addresses[0], "pipe.path"), "/run/portcullis/ext_authz.sock");
     assert_eq!(text(&addresses[1], "socket_address.address"), "127.0.0.1");
     assert_eq!(text(&addresses[1], "socket_address.port_value"), "9191");
+}
+
+#[test]
+fn mutual_tls_differs_in_the_connection_and_what_is_forwarded_only() {
+    let mut mtls = documents("sidecar-grpc-mtls.yaml").remove(0);
+    let chain = mtls
+        .get_mut("static_resources")
+        .and_then(|s| s.get_mut("listeners")?.get_mut(0)?.get_mut("filter_chains")?.get_mut(0))
+        .unwrap();
+    let socket = chain.as_mapping_mut().unwrap().remove("transport_socket").unwrap();
+    assert_eq!(text(&socket, "typed_config.require_client_certificate"), "true");
+    at(&socket, "typed_config.common_tls_context.validation_context.trusted_ca");
+    let manager = chain.get_mut("filters").and_then(|f| f.get_mut(0)?.get_mut("typed_config")).unwrap();
+    let details = manager.get_mut("forward_client_cert_details").unwrap();
+    assert_eq!(std::mem::replace(details, "SANITIZE".into()), Value::from("FORWARD_ONLY"));
+    assert_eq!(mtls, documents("sidecar-grpc-uds.yaml").remove(0));
 }
 
 #[test]
@@ -150,12 +172,17 @@ fn istio_and_envoy_gateway_fail_closed_and_strip_the_same_headers() {
     let removed = at(&gateway[4], "spec.headers.earlyRequestHeaders.remove").as_sequence().unwrap();
     let removed: Vec<_> = removed.iter().map(|h| h.as_str().unwrap()).collect();
     let expected = ["workload", "subject", "actor", "grant", "decision-id", "reason"];
-    assert_eq!(removed, expected.map(|h| format!("x-portcullis-{h}")));
+    let ours = expected.map(|h| format!("x-portcullis-{h}"));
+    let of_proxies = ["client-cert", "client-cert-chain"].map(str::to_owned);
+    assert_eq!(removed, ours.into_iter().chain(of_proxies).collect::<Vec<_>>());
+    assert_eq!(text(&gateway[4], "spec.headers.xForwardedClientCert.mode"), "Sanitize");
 
     // Every mention of the removal rule and of the failure mode, wherever it is.
     for (name, documents) in [
         ("uds", documents("sidecar-grpc-uds.yaml")),
         ("tcp", documents("sidecar-grpc-tcp.yaml")),
+        ("mtls", documents("sidecar-grpc-mtls.yaml")),
+        ("gateway-mtls", documents("gateway-mtls.yaml")),
         ("istio", istio.clone()),
     ] {
         let mut found = Vec::new();

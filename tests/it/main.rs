@@ -8,6 +8,8 @@
     reason = "helpers of tests fail by panicking, as the tests themselves do"
 )]
 
+#[path = "../../src/testing/certificates.rs"]
+mod certificates;
 mod cli;
 mod credentials;
 mod cve_classes;
@@ -16,5 +18,6 @@ mod end_to_end;
 mod envoy;
 mod envoy_config;
 mod failure_mode;
+mod mtls;
 mod running;
 mod token_verify;

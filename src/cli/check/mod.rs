@@ -32,6 +32,9 @@ pub(super) struct CheckArgs {
     /// File with the workload's token, sent as `authorization: Bearer`.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// PEM file with the workload's certificate, as if a proxy had verified its chain.
+    #[arg(long, value_name = "FILE")]
+    certificate_file: Option<PathBuf>,
     /// A header of the request; may be repeated.
     #[arg(long, value_name = "NAME: VALUE", value_parser = args::header)]
     header: Vec<(String, String)>,
@@ -54,7 +57,9 @@ impl CheckArgs {
         let answer = match (&self.snapshot, &self.verify_key) {
             (Some(directory), Some(key)) => {
                 let request = (self.method.as_str(), self.path.as_str(), self.host.as_str());
-                offline::decide(directory, key, request, &self.headers()?, self.explain)?
+                let certificate = self.certificate()?;
+                let credentials = (&*self.headers()?, certificate.as_deref());
+                offline::decide(directory, key, request, credentials, self.explain)?
             }
             _ => block_on(self.ask())?,
         };
@@ -70,6 +75,10 @@ impl CheckArgs {
         Ok(headers)
     }
 
+    fn certificate(&self) -> Result<Option<String>, Failure> {
+        self.certificate_file.as_deref().map(files::read_text).transpose()
+    }
+
     async fn ask(&self) -> Result<Value, Failure> {
         let base = api::parse_url(&self.admin)?;
         let url = base.join("/v1/check").map_err(|e| Failure::error(format!("`{base}`: {e}")))?;
@@ -79,6 +88,7 @@ impl CheckArgs {
         }
         let body = json!({
             "method": self.method, "path": self.path, "host": self.host, "headers": headers, "explain": self.explain,
+            "certificate": self.certificate()?,
         });
         let hint = "is the sidecar running? (--admin URL, PORTCULLIS_ADMIN)";
         let response = api::http_client(&base, None)?.post(url).json(&body).send().await;

@@ -23,7 +23,7 @@ pub(super) fn decide(
     directory: &Path,
     verify_key_file: &Path,
     (method, path, host): (&str, &str, &str),
-    headers: &[(String, String)],
+    (headers, certificate): (&[(String, String)], Option<&str>),
     explain: bool,
 ) -> Result<Value, Failure> {
     let key = VerifyKey::parse(&files::read_text(verify_key_file)?)
@@ -44,7 +44,7 @@ pub(super) fn decide(
     }
     let gate = Gate::new(state, clock, CacheSizes { tokens: 0, decisions: 0 });
     let headers = headers.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect();
-    let (scheme, peer) = ("https", Peer::default());
+    let (scheme, peer) = ("https", Peer { certificate, ..Peer::default() });
     let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body: false, peer };
     let (decision, steps) = gate.explain(&request);
     let steps = if explain { steps } else { Vec::new() };

@@ -107,7 +107,8 @@ pub struct RawTrustedProxy {
     /// The SPIFFE ID in the certificate of its connection. Prefer this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spiffe_id: Option<Identity>,
-    /// The addresses that it connects from, as Envoy's `source.address` has them. With `use_remote_address: false` or
+    /// The addresses that it connects from, as Envoy's `source.address` has them: whoever connects from there may then
+    /// speak for anybody. With `use_remote_address: false` or
     /// `xff_num_trusted_hops` that is what a header says: then a client could name itself a proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Cidr>,
