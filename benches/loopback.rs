@@ -35,6 +35,9 @@ use portcullis::testing::{Estate, Size};
 use portcullis::{drain, ext_authz, readiness};
 use tokio::net::TcpListener;
 
+#[path = "flood.rs"]
+mod flood;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -60,12 +63,21 @@ fn main() {
     if let Some(kind) = flag("--serve") {
         return serve(&kind, flag("--grants").and_then(|n| n.parse().ok()).unwrap_or(1_000));
     }
+    let number = |name: &str, default: u64| flag(name).and_then(|n| n.parse().ok()).unwrap_or(default);
+    if let (Some(address), Some(token)) = (flag("--attack"), flag("--token")) {
+        return flood::attack(&address, &token, number("--rate", 1), number("--seconds", 1));
+    }
     if !args.iter().any(|a| a == "--bench") {
         return; // `cargo test --benches` builds and starts benches; there is nothing to test here.
     }
     let seconds = flag("--seconds").and_then(|s| s.parse().ok()).unwrap_or(3);
     let rounds = flag("--rounds").and_then(|s| s.parse().ok()).unwrap_or(5);
     let grants = flag("--grants").unwrap_or_else(|| "1000".to_owned());
+    if args.iter().any(|a| a == "--flood") {
+        let (rate, flood) = (number("--rate", 500), number("--bad", 4_000));
+        let plan = flood::Plan { rounds, seconds, rate, flood };
+        return flood::run(&Server::start("portcullis", &grants), &plan);
+    }
     let targets = ["static-allow", "portcullis", "portcullis+records"];
     let servers: Vec<Server> = targets.iter().map(|t| Server::start(t, &grants)).collect();
     let runtime =

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -44,16 +44,22 @@ pub struct Monotonic(u64);
 /// The operating system's clock, guarded against being set back.
 #[derive(Debug)]
 pub struct SystemClock {
-    /// The largest `wall - mono` seen so far, in nanoseconds.
-    offset_ns: AtomicI64,
+    guard: Guard,
 }
 
-/// A clock that moves only when told to, for tests and simulation.
+/// A clock that moves only when told to, for tests and simulation. Its wall clock can be set, as an operator would.
 #[derive(Debug)]
 pub struct ManualClock {
-    wall_ms: AtomicU64,
-    mono_ns: AtomicU64,
-    floor_ms: AtomicU64,
+    wall_ns: AtomicI64,
+    mono_ns: AtomicI64,
+    guard: Guard,
+}
+
+/// Keeps a wall clock from falling behind the monotonic one.
+#[derive(Debug)]
+struct Guard {
+    /// The largest `wall - mono` seen so far, in nanoseconds.
+    offset_ns: AtomicI64,
 }
 
 // === impl Timestamp ===
@@ -166,12 +172,36 @@ impl Monotonic {
     }
 }
 
+// === impl Guard ===
+
+impl Guard {
+    const fn new() -> Self {
+        Self { offset_ns: AtomicI64::new(i64::MIN) }
+    }
+
+    /// The reading, with the wall clock corrected.
+    fn read(&self, wall_ns: i64, mono_ns: i64) -> Now {
+        let candidate = wall_ns.saturating_sub(mono_ns);
+        let mut offset = self.offset_ns.load(Ordering::Relaxed);
+        if candidate > offset {
+            offset = self.offset_ns.fetch_max(candidate, Ordering::Relaxed).max(candidate);
+        }
+        let wall_ns = u64::try_from(mono_ns.saturating_add(offset)).unwrap_or(0);
+        Now { wall: Timestamp(wall_ns / 1_000_000), mono: Monotonic(u64::try_from(mono_ns).unwrap_or(0)) }
+    }
+
+    fn raise_floor(&self, floor: Timestamp, mono_ns: i64) {
+        let floor_ns = i64::try_from(floor.0.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+        self.offset_ns.fetch_max(floor_ns.saturating_sub(mono_ns), Ordering::Relaxed);
+    }
+}
+
 // === impl SystemClock ===
 
 impl SystemClock {
     /// The clock of this machine.
     pub const fn new() -> Self {
-        Self { offset_ns: AtomicI64::new(i64::MIN) }
+        Self { guard: Guard::new() }
     }
 
     fn boottime_ns() -> i64 {
@@ -194,18 +224,11 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Now {
         let mono = Self::boottime_ns();
-        let candidate = Self::realtime_ns().saturating_sub(mono);
-        let mut offset = self.offset_ns.load(Ordering::Relaxed);
-        if candidate > offset {
-            offset = self.offset_ns.fetch_max(candidate, Ordering::Relaxed).max(candidate);
-        }
-        let wall_ns = u64::try_from(mono.saturating_add(offset)).unwrap_or(0);
-        Now { wall: Timestamp(wall_ns / 1_000_000), mono: Monotonic(u64::try_from(mono).unwrap_or(0)) }
+        self.guard.read(Self::realtime_ns(), mono)
     }
 
     fn raise_floor(&self, floor: Timestamp) {
-        let floor_ns = i64::try_from(floor.0.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
-        self.offset_ns.fetch_max(floor_ns.saturating_sub(Self::boottime_ns()), Ordering::Relaxed);
+        self.guard.raise_floor(floor, Self::boottime_ns());
     }
 }
 
@@ -213,25 +236,33 @@ impl Clock for SystemClock {
 
 impl ManualClock {
     /// A clock that stands at `wall`.
-    pub const fn new(wall: Timestamp) -> Self {
-        Self { wall_ms: AtomicU64::new(wall.0), mono_ns: AtomicU64::new(1), floor_ms: AtomicU64::new(0) }
+    pub fn new(wall: Timestamp) -> Self {
+        let wall_ns = i64::try_from(wall.0.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+        Self { wall_ns: AtomicI64::new(wall_ns), mono_ns: AtomicI64::new(1), guard: Guard::new() }
     }
 
     /// Time passes: wall and monotonic move together.
     pub fn advance(&self, d: Duration) {
-        self.wall_ms.fetch_add(u64::try_from(d.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
-        self.mono_ns.fetch_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        let ns = i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+        // In this order: somebody who reads in between sees no wall clock that is ahead, which the guard would keep.
+        self.mono_ns.fetch_add(ns, Ordering::SeqCst);
+        self.wall_ns.fetch_add(ns, Ordering::SeqCst);
+    }
+
+    /// Somebody sets the wall clock, forward or back.
+    pub fn set_by(&self, ms: i64) {
+        self.wall_ns.fetch_add(ms.saturating_mul(1_000_000), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Now {
-        let wall = self.wall_ms.load(Ordering::SeqCst).max(self.floor_ms.load(Ordering::SeqCst));
-        Now { wall: Timestamp(wall), mono: Monotonic(self.mono_ns.load(Ordering::SeqCst)) }
+        let wall = self.wall_ns.load(Ordering::SeqCst);
+        self.guard.read(wall, self.mono_ns.load(Ordering::SeqCst))
     }
 
     fn raise_floor(&self, floor: Timestamp) {
-        self.floor_ms.fetch_max(floor.0, Ordering::SeqCst);
+        self.guard.raise_floor(floor, self.mono_ns.load(Ordering::SeqCst));
     }
 }
 
@@ -247,6 +278,18 @@ mod tests {
         assert!(clock.now().wall >= ahead, "a signed time from disk is a lower bound");
         clock.raise_floor(Timestamp::from_secs(1));
         assert!(clock.now().wall >= ahead, "a lower floor changes nothing");
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_goes_on_from_where_it_was() {
+        let clock = ManualClock::new(Timestamp::from_secs(1000));
+        assert_eq!(clock.now().wall, Timestamp::from_secs(1000));
+        clock.set_by(-500_000);
+        assert_eq!(clock.now().wall, Timestamp::from_secs(1000));
+        clock.advance(Duration::from_secs(7));
+        assert_eq!(clock.now().wall, Timestamp::from_secs(1007));
+        clock.set_by(600_000);
+        assert_eq!(clock.now().wall, Timestamp::from_secs(1107), "500 back, 600 forward");
     }
 
     #[test]

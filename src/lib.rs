@@ -18,7 +18,7 @@
 //! | [`ext_authz`] | hot path | Envoy's `envoy.service.auth.v3` door |
 //! | [`sync`] | sync | Client of the control plane: ordered apply, last-known-good on disk, backoff |
 //! | [`control`] | control | Store, revision log, index, REST API, sync server |
-//! | [`admin`], [`telemetry`], [`tls`], [`drain`], [`readiness`] | cross-cutting | Health, metrics, logs, traces, decision records, shutdown |
+//! | [`admin`], [`telemetry`], [`tls`], [`drain`], [`readiness`], [`offload`] | cross-cutting | Health, metrics, logs, traces, decision records, shutdown |
 //! | [`config`], [`app`], [`cli`] | composition | Configuration compiles to one runtime form; `app` builds it; `cli` is what people type |
 //! | [`testing`] | tests | Fakes that speak the real protocols |
 //!
@@ -41,6 +41,7 @@ pub mod drain;
 pub mod ext_authz;
 pub mod grant;
 pub mod object;
+pub mod offload;
 pub mod policy;
 pub mod readiness;
 pub mod state;

@@ -15,7 +15,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-pub use self::accept::{AcceptLimits, Accepted, PeerInfo, accept};
+pub use self::accept::{AcceptLimits, Accepted, Listen, PeerInfo, accept};
 
 /// The application protocol of gRPC.
 pub const ALPN_H2: &[u8] = b"h2";

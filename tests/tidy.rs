@@ -16,7 +16,7 @@ mod rules {
     use super::scan::{State, calls_on_others, module_of, paths, tokens, without_tests};
 
     const PURE: &[&str] = &["clock", "object", "credential", "policy", "grant", "authz", "wire"];
-    const EDGE: &[&str] = &["telemetry", "tls", "drain", "readiness"];
+    const EDGE: &[&str] = &["telemetry", "tls", "drain", "readiness", "offload"];
 
     /// Each top-level module and what it may use. `main` and `lib` are the frame.
     const RULES: &[(&str, &[&[&str]])] = &[
@@ -37,6 +37,7 @@ mod rules {
         ("tls", &[PURE]),
         ("drain", &[PURE, &["readiness"]]),
         ("readiness", &[PURE]),
+        ("offload", &[]),
         ("config", &[PURE, EDGE, &["cache", "sync", "control"]]),
         ("app", &[PURE, EDGE, &["config", "cache", "state", "ext_authz", "sync", "control", "admin"]]),
         (

@@ -142,6 +142,7 @@ fn sync_config(config: &SidecarConfig) -> SyncClientConfig {
             identity_files,
             token_file,
             connect_timeout: CONNECT_TIMEOUT,
+            dial: Arc::new(sync::SystemDial),
         },
         verify_key: from.verify_key.clone(),
         identity: config.scope.identity.clone(),

@@ -16,16 +16,22 @@ use super::reason::Reason;
 use super::request::Peer;
 use super::revocations::TokenMarks;
 use super::snapshot::{Registered, Snapshot};
+use super::transaction::transaction_of;
 use crate::clock::{Now, Timestamp};
-use crate::credential::{self, Rejection, SpiffeId, VerifiedToken, X509Svid};
+use crate::credential::{self, Purpose, Rejection, SpiffeId, VerifiedToken, X509Svid};
 use crate::grant::WorkloadKey;
 use crate::object::{Authentication, GrantId, IssuerKind};
+use crate::policy::TransactionFacts;
 
 /// A verified token, with what follows from it and the mappings alone.
 #[derive(Debug)]
 pub struct KnownToken {
     /// Without its claims, which only resolving needs.
     token: VerifiedToken,
+    /// What it was verified as.
+    purpose: Purpose,
+    /// What policy may know of the transaction that it tells of.
+    transaction: Option<TransactionFacts>,
     /// SHA-256 of the whole token.
     digest: [u8; 32],
     workload: Result<Party, &'static str>,
@@ -97,7 +103,8 @@ pub(super) fn authenticate(
         Some(Authentication::Certificate | Authentication::Any | Authentication::Both) => true,
         None => token.is_none(),
     };
-    let token = token.map(|token| verified(token.token, snapshot, inputs.now, memo)).transpose()?;
+    let verify = |token: &str| verified(token, Purpose::Credential, snapshot, inputs.now, memo);
+    let token = token.map(|token| verify(token.token)).transpose()?;
     let certificate = match reads_certificate {
         true => Certificate::of(peer, intake, inputs, snapshot, memo)?,
         false => None,
@@ -135,10 +142,18 @@ fn token_of<'a>(intake: &Intake<'a>, snapshot: &Snapshot) -> Result<Option<Autho
 }
 
 /// The verified token, from the memo when it is still good.
-fn verified(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Result<Arc<KnownToken>, Halt> {
+pub(super) fn verified(
+    token: &str,
+    purpose: Purpose,
+    snapshot: &Snapshot,
+    now: Now,
+    memo: &impl Memo,
+) -> Result<Arc<KnownToken>, Halt> {
     let digest = credential::token_digest(token);
     let current = |k: &KnownToken| {
-        k.global_version == snapshot.global_version
+        // INVARIANT: a transaction token that was verified as one does not pass for a credential, nor the other way.
+        k.purpose == purpose
+            && k.global_version == snapshot.global_version
             && k.mappings_version.is_none_or(|version| version == snapshot.mappings.version())
     };
     if let Some(known) = memo.token(&digest, current) {
@@ -154,12 +169,12 @@ fn verified(token: &str, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Res
         admitted = memo.admits_verification();
         if admitted { Ok(()) } else { Err(Halt::Deferred) }
     };
-    let verified = credential::verify_if(token, &snapshot.issuers, now.wall, admit).inspect_err(|halt| {
+    let verified = credential::verify_if(token, purpose, &snapshot.issuers, now.wall, admit).inspect_err(|halt| {
         if admitted && matches!(halt, Halt::Denied((Reason::CredentialSignature, _))) {
             memo.keep_forged(digest, snapshot.global_version);
         }
     })?;
-    let known = Arc::new(KnownToken::new(verified, digest, snapshot));
+    let known = Arc::new(KnownToken::new(verified, purpose, digest, snapshot));
     memo.keep_token(digest, &known);
     Ok(known)
 }
@@ -308,8 +323,10 @@ impl Certificate {
 // === impl KnownToken ===
 
 impl KnownToken {
-    pub(super) fn new(mut token: VerifiedToken, digest: [u8; 32], snapshot: &Snapshot) -> Self {
+    pub(super) fn new(mut token: VerifiedToken, purpose: Purpose, digest: [u8; 32], snapshot: &Snapshot) -> Self {
         let claims = token.claims.take();
+        let transaction = claims.as_ref().filter(|_| purpose == Purpose::Transaction);
+        let transaction = transaction.and_then(|claims| transaction_of(&token, claims));
         let workload = match (&token.workload, &claims) {
             (Some(id), _) => Ok(Party::of(id.as_str())),
             (None, Some(claims)) => Self::mapped(&token, claims, snapshot),
@@ -336,6 +353,8 @@ impl KnownToken {
             global_version: snapshot.global_version,
             mappings_version: (!token.kind.names_workload()).then(|| snapshot.mappings.version()),
             token,
+            purpose,
+            transaction,
             digest,
         }
     }
@@ -346,6 +365,12 @@ impl KnownToken {
             registered(party.as_ref().map_err(|why| *why), snapshot).map(|(workload, _)| Arc::clone(&workload.id))
         };
         Ok((id(&self.workload)?, self.actor.as_ref().map(id).transpose()?))
+    }
+
+    /// What it tells of a transaction, unless it has been revoked.
+    pub(super) fn transaction(&self, snapshot: &Snapshot) -> Option<&TransactionFacts> {
+        let revoked = snapshot.revocations.of_token(&self.marks, self.token.issued_at);
+        self.transaction.as_ref().filter(|_| revoked.is_none())
     }
 
     /// Whoever holds the connection presents the token: the actor, if there is one.

@@ -24,10 +24,11 @@ use super::reason::Reason;
 use super::request::{Door, Request};
 use super::route::RouteMatch;
 use super::snapshot::{Registered, Snapshot};
+use super::transaction::transaction;
 use crate::clock::{Now, Timestamp};
 use crate::grant::{Active, Covering, Standing, WorkloadKey};
 use crate::object::{Freshness, GrantId};
-use crate::policy::{Facts, GrantFacts, Inquiry, Outcome};
+use crate::policy::{Facts, GrantFacts, Inquiry, Outcome, TransactionFacts};
 
 /// What the engine may remember between requests. Everything it is given back is checked again against the snapshot
 /// and the time, so a memo can be lossy but never wrong.
@@ -239,6 +240,10 @@ fn steps(
         format!("none of {} revocations is about these credentials", snapshot.revocations.len())
     });
 
+    // What the request is part of, for policy. Before anything that can be done only once.
+    let transaction = transaction(&intake, snapshot, now, memo)?;
+    let transaction = transaction.as_ref().and_then(|known| known.transaction(snapshot));
+
     // Only now is a proof used up: what has been revoked takes no room from others.
     if let Some(unused) = proven.unused {
         unused.use_up(inputs.proofs, now.wall, looks_only)?;
@@ -284,7 +289,7 @@ fn steps(
     parts.action = Some(Arc::clone(&route.action));
 
     let (method, host, now) = (request.method, &**host, now.wall);
-    let subject = Question { snapshot, workload, key, route, path, method, host, now };
+    let subject = Question { snapshot, workload, key, route, path, method, host, transaction, now };
     let until = good_until.min(caller.until());
     let mut answer = subject.answer(until, memo, trace, &mut parts.cached);
     // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
@@ -332,6 +337,7 @@ struct Question<'a> {
     path: &'a CanonicalPath<'a>,
     method: &'a str,
     host: &'a str,
+    transaction: Option<&'a TransactionFacts>,
     now: Timestamp,
 }
 
@@ -407,13 +413,22 @@ impl Question<'_> {
         if reads.host {
             put(9, self.host.as_bytes());
         }
+        if let Some(transaction) = self.transaction.filter(|_| reads.transaction) {
+            put(10, transaction.txn.as_bytes());
+            put(11, transaction.subject.as_bytes());
+            // That there is none is not that it is empty.
+            if let Some(scope) = &transaction.scope {
+                put(12, scope.as_bytes());
+            }
+        }
         key
     }
 
     /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
     fn evaluate(&self, covering: &Covering) -> Option<Answer> {
         let resource = self.snapshot.routes.resource(self.route)?;
-        let facts = Facts { method: self.method, path: self.path.as_str(), host: self.host };
+        let (method, path, host, transaction) = (self.method, self.path.as_str(), self.host, self.transaction);
+        let facts = Facts { method, path, host, transaction };
         let inquiry = self.snapshot.policies.inquire(&self.workload.principal, &self.route.action, resource, facts);
         let plain = inquiry.ask(None);
         if let Outcome::Allow(policies) = plain {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::authenticate::KnownToken;
 use super::reason::Reason;
 use super::snapshot::Snapshot;
-use crate::credential::VerifiedToken;
+use crate::credential::{Purpose, VerifiedToken};
 
 /// The registered workloads behind a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,6 @@ pub struct Identity {
 
 /// Resolves a token that was verified against the issuers of this snapshot. An error says why the engine would refuse it.
 pub fn identify(token: VerifiedToken, snapshot: &Snapshot) -> Result<Identity, (Reason, Option<Arc<str>>)> {
-    let (workload, actor) = KnownToken::new(token, [0; 32], snapshot).parties(snapshot)?;
+    let (workload, actor) = KnownToken::new(token, Purpose::Credential, [0; 32], snapshot).parties(snapshot)?;
     Ok(Identity { workload, actor })
 }

@@ -25,6 +25,7 @@ mod target;
 mod template;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use self::authenticate::KnownToken;
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};

@@ -1,3 +1,4 @@
 //! Tests of the decision core as a whole, through the gate.
 
 mod delegation;
+mod transaction;

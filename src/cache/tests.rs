@@ -1,6 +1,7 @@
 //! Invariants 4, 9, 12 and 13 through the gate, over generated histories of a small estate.
 //!
 //! The oracle is the engine without a memo; the engine itself is checked against `tests/it/oracle.rs`.
+//! Long because the histories that they are generated from are told in one place.
 
 use std::sync::Arc;
 use std::time::Duration;

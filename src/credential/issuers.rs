@@ -33,6 +33,8 @@ pub(super) enum Authority {
     Jwt(Box<str>),
     /// This `iss`, in an access token (RFC 9068).
     AccessToken(Box<str>),
+    /// This `iss`, in a transaction token.
+    Transaction(Box<str>),
 }
 
 /// One compiled issuer.
@@ -68,6 +70,7 @@ impl Authority {
         match (issuer.kind, issuer.token_type) {
             (IssuerKind::Spiffe, _) => Self::TrustDomain(name),
             (IssuerKind::Portcullis, _) | (_, TokenType::AccessToken) => Self::AccessToken(name),
+            (_, TokenType::Transaction) => Self::Transaction(name),
             (_, TokenType::Jwt) => Self::Jwt(name),
         }
     }
@@ -76,7 +79,7 @@ impl Authority {
     const fn field(&self) -> &'static str {
         match self {
             Self::TrustDomain(_) => "trust_domain",
-            Self::Jwt(_) | Self::AccessToken(_) => "issuer",
+            Self::Jwt(_) | Self::AccessToken(_) | Self::Transaction(_) => "issuer",
         }
     }
 }

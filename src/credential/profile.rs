@@ -51,6 +51,8 @@ pub(super) enum Type {
     AccessToken,
     /// `wit+jwt`: a WIMSE workload identity token.
     WorkloadIdentityToken,
+    /// `txntoken+jwt`: a transaction token, which is no credential.
+    Transaction,
 }
 
 // === impl Type ===
@@ -72,6 +74,8 @@ impl Type {
             Ok(Self::Jwt)
         } else if name.eq_ignore_ascii_case("at+jwt") {
             Ok(Self::AccessToken)
+        } else if name.eq_ignore_ascii_case("txntoken+jwt") {
+            Ok(Self::Transaction)
         } else {
             Err(CredentialReason::Typ.because("`typ` is of no kind of token that is a credential here"))
         }
@@ -86,6 +90,11 @@ pub(super) fn issuer<'a>(
 ) -> Result<&'a TrustedIssuer, Rejection> {
     let sub: &str = &claims.sub.0;
     let iss = claims.iss.as_ref().map(|iss| &*iss.0);
+    if typ == Type::Transaction {
+        return iss.and_then(|iss| issuers.find(&Authority::Transaction(iss.into()))).ok_or(
+            CredentialReason::IssuerUntrusted.because("no issuer is trusted for transaction tokens of this `iss`"),
+        );
+    }
     let trust_domain = match (typ, sub.strip_prefix(SPIFFE)) {
         (Type::Jwt | Type::WorkloadIdentityToken, Some(_)) => {
             let id = SpiffeId::parse(sub).map_err(|_why| not_a_workload())?;
@@ -97,7 +106,7 @@ pub(super) fn issuer<'a>(
     };
     let Some(iss) = iss else {
         return Err(match typ {
-            Type::Jwt | Type::WorkloadIdentityToken => not_a_workload(),
+            Type::Jwt | Type::WorkloadIdentityToken | Type::Transaction => not_a_workload(),
             Type::AccessToken => {
                 CredentialReason::Typ.because("`typ` is that of an access token, and there is no `iss`")
             }
@@ -105,7 +114,9 @@ pub(super) fn issuer<'a>(
     };
     let (right, wrong) = match typ {
         Type::AccessToken => (Authority::AccessToken(iss.into()), Authority::Jwt(iss.into())),
-        Type::Jwt | Type::WorkloadIdentityToken => (Authority::Jwt(iss.into()), Authority::AccessToken(iss.into())),
+        Type::Jwt | Type::WorkloadIdentityToken | Type::Transaction => {
+            (Authority::Jwt(iss.into()), Authority::AccessToken(iss.into()))
+        }
     };
     if let Some(issuer) = issuers.find(&right) {
         return Ok(issuer);

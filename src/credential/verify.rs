@@ -72,18 +72,19 @@ pub struct VerifiedToken {
 /// [`CredentialReason::KidUnknown`]; a missing `aud` is [`CredentialReason::Malformed`], an empty one
 /// [`CredentialReason::Audience`].
 pub fn verify(token: &str, issuers: &IssuerSet, now: Timestamp) -> Result<VerifiedToken, Rejection> {
-    verify_with(token, issuers, None, now, || Ok(()))
+    verify_with(token, Purpose::Credential, issuers, None, now, || Ok(()))
 }
 
 /// Verifies like [`verify`], but asks `admit` before the one costly step, the signature. When it fails, so does this:
 /// everything that costs little has been checked by then, and found good.
 pub fn verify_if<E: From<Rejection>>(
     token: &str,
+    purpose: Purpose,
     issuers: &IssuerSet,
     now: Timestamp,
     admit: impl FnOnce() -> Result<(), E>,
 ) -> Result<VerifiedToken, E> {
-    verify_with(token, issuers, None, now, admit)
+    verify_with(token, purpose, issuers, None, now, admit)
 }
 
 /// Verifies a bearer token for one of `audiences`, whatever the audiences of its issuer are. For callers that check no
@@ -94,7 +95,7 @@ pub fn verify_for_audience(
     audiences: &[&str],
     now: Timestamp,
 ) -> Result<VerifiedToken, Rejection> {
-    let token = verify_with(token, issuers, Some(audiences), now, || Ok::<_, Rejection>(()))?;
+    let token = verify_with(token, Purpose::Credential, issuers, Some(audiences), now, || Ok::<_, Rejection>(()))?;
     if token.confirmation.is_some() {
         return Err(CredentialReason::PopMissing.because("the token has `cnf`, and no proof of possession counts"));
     }
@@ -116,8 +117,18 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
+/// What a token is presented as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To authenticate a workload.
+    Credential,
+    /// To tell of a transaction. It authenticates nobody.
+    Transaction,
+}
+
 fn verify_with<E: From<Rejection>>(
     token: &str,
+    purpose: Purpose,
     issuers: &IssuerSet,
     audiences: Option<&[&str]>,
     now: Timestamp,
@@ -132,6 +143,14 @@ fn verify_with<E: From<Rejection>>(
     let algorithm = header.algorithm()?;
     let typ = Type::of(&header)?;
     let payload = decode(parts.claims)?;
+    if (typ == Type::Transaction) != (purpose == Purpose::Transaction) {
+        return Err(CredentialReason::Typ
+            .because(match purpose {
+                Purpose::Credential => "a transaction token is no credential",
+                Purpose::Transaction => "not a transaction token",
+            })
+            .into());
+    }
     let claims = Claims::parse(&payload)?;
     // A workload identity token is for whomever its proof is for (draft-ietf-wimse-workload-creds-02, section 5.1).
     let needs_audience = typ != Type::WorkloadIdentityToken || claims.has_audience();

@@ -75,6 +75,10 @@ pub enum TokenType {
     /// An access token of RFC 9068: `typ` is `at+jwt`.
     #[serde(rename = "at+jwt")]
     AccessToken,
+    /// A transaction token (draft-ietf-oauth-transaction-tokens): `typ` is `txntoken+jwt`. It authenticates nobody: policy
+    /// may read it as `context.transaction`.
+    #[serde(rename = "txntoken+jwt")]
+    Transaction,
 }
 
 /// What is demanded of tokens that are bound to a key, and whether others are taken at all.
@@ -233,6 +237,17 @@ impl Issuer {
         self.check_authority()?;
         if self.token_type != TokenType::Jwt && self.kind != IssuerKind::Oidc {
             return Err(FieldError::new("token_type", format!("issuers of kind `{}` have none", self.kind)));
+        }
+        if self.token_type == TokenType::Transaction {
+            if self.proof != ProofPolicy::default() {
+                return Err(FieldError::new(
+                    "proof",
+                    "transaction tokens authenticate nobody, so there is nothing to prove",
+                ));
+            }
+            if self.max_delegation_depth != 0 {
+                return Err(FieldError::new("max_delegation_depth", "transaction tokens authenticate nobody"));
+            }
         }
         if self.audiences.is_empty() || self.audiences.iter().any(String::is_empty) {
             return Err(FieldError::new("audiences", "at least one audience is needed, and none may be empty"));

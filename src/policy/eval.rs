@@ -46,6 +46,19 @@ pub struct Facts<'a> {
     pub path: &'a str,
     /// Canonical host.
     pub host: &'a str,
+    /// The transaction that the request is part of, if a transaction token tells of one.
+    pub transaction: Option<&'a TransactionFacts>,
+}
+
+/// What policies may know of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionFacts {
+    /// Its id.
+    pub txn: Arc<str>,
+    /// What it is for.
+    pub scope: Option<Arc<str>>,
+    /// Whom it is for, as the token names it.
+    pub subject: Arc<str>,
 }
 
 /// One request as it is put to the policies, once or several times.
@@ -260,6 +273,9 @@ impl Facts<'_> {
                 pairs.push((name.to_owned(), text(value)));
             }
         }
+        if let Some(transaction) = self.transaction.filter(|_| reads.transaction) {
+            pairs.push(("transaction".to_owned(), transaction.expression()?));
+        }
         if let Some(grant) = grant.filter(|_| reads.grant) {
             let grant = if reads.grant_detail { grant.expression() } else { RestrictedExpression::new_record([]).ok() };
             pairs.push(("grant".to_owned(), grant?));
@@ -295,6 +311,17 @@ impl Outcome {
     /// What cannot be put to Cedar denies.
     fn inexpressible() -> Self {
         Self::Error(Arc::from([]))
+    }
+}
+
+// === impl TransactionFacts ===
+
+impl TransactionFacts {
+    fn expression(&self) -> Option<RestrictedExpression> {
+        let text = |s: &str| RestrictedExpression::new_string(s.to_owned());
+        let scope = self.scope.as_ref().map(|scope| ("scope".to_owned(), text(scope)));
+        let always = [("txn".to_owned(), text(&self.txn)), ("subject".to_owned(), text(&self.subject))];
+        RestrictedExpression::new_record(always.into_iter().chain(scope)).ok()
     }
 }
 

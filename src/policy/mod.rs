@@ -13,7 +13,7 @@ mod validate;
 mod tests;
 
 pub use self::compiled::{CompileError, CompiledPolicies};
-pub use self::eval::{Facts, GrantFacts, Inquiry, Outcome, PrincipalEntity, ResourceEntity};
+pub use self::eval::{Facts, GrantFacts, Inquiry, Outcome, PrincipalEntity, ResourceEntity, TransactionFacts};
 pub use self::reads::Reads;
 pub use self::schema::BUILTIN_ACTIONS;
 pub use self::validate::{PolicyError, PolicyErrors, Report, validate};

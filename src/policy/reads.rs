@@ -19,11 +19,14 @@ pub struct Reads {
     pub grant: bool,
     /// attributes of `context.grant`
     pub grant_detail: bool,
+    /// `context.transaction`
+    pub transaction: bool,
 }
 
 impl Reads {
     /// Everything.
-    pub const ALL: Self = Self { method: true, path: true, host: true, grant: true, grant_detail: true };
+    pub const ALL: Self =
+        Self { method: true, path: true, host: true, grant: true, grant_detail: true, transaction: true };
 
     /// What `policy` reads.
     pub(super) fn of(policy: &Policy) -> Self {
@@ -37,11 +40,17 @@ impl Reads {
 
     /// Names of the attributes that are read.
     pub fn names(self) -> Vec<String> {
-        [("grant", self.grant), ("host", self.host), ("method", self.method), ("path", self.path)]
-            .into_iter()
-            .filter(|(_, read)| *read)
-            .map(|(name, _)| name.to_owned())
-            .collect()
+        [
+            ("grant", self.grant),
+            ("host", self.host),
+            ("method", self.method),
+            ("path", self.path),
+            ("transaction", self.transaction),
+        ]
+        .into_iter()
+        .filter(|(_, read)| *read)
+        .map(|(name, _)| name.to_owned())
+        .collect()
     }
 
     const fn union(self, other: Self) -> Self {
@@ -51,6 +60,7 @@ impl Reads {
             host: self.host || other.host,
             grant: self.grant || other.grant,
             grant_detail: self.grant_detail || other.grant_detail,
+            transaction: self.transaction || other.transaction,
         }
     }
 
@@ -61,6 +71,7 @@ impl Reads {
             "path" => Self { path: true, ..Self::default() },
             "host" => Self { host: true, ..Self::default() },
             "grant" => Self { grant: true, grant_detail: accessed, ..Self::default() },
+            "transaction" => Self { transaction: true, ..Self::default() },
             _ => Self::ALL,
         }
     }

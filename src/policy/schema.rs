@@ -26,6 +26,15 @@ type Grant = {
   duration_seconds: Long,
 };
 
+type Transaction = {
+  // the transaction's id
+  txn: String,
+  // what it is for, if the token says so
+  scope?: String,
+  // for whom, as the token names it
+  subject: String,
+};
+
 type RequestContext = {
   method: String,
   // canonical, without the query
@@ -34,6 +43,8 @@ type RequestContext = {
   host: String,
   // the active grant that covers the request, if there is one
   grant?: Grant,
+  // the verified transaction token that came along, if one did; it says nothing of who calls
+  transaction?: Transaction,
 };
 "#;
 

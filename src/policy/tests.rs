@@ -33,7 +33,7 @@ fn workload(name: &str, roles: &[&str]) -> PrincipalEntity {
 }
 
 fn facts() -> Facts<'static> {
-    Facts { method: "GET", path: "/catalog/1", host: "shop" }
+    Facts { method: "GET", path: "/catalog/1", host: "shop", transaction: None }
 }
 
 fn grant() -> GrantFacts {
@@ -189,7 +189,7 @@ proptest! {
         };
         let principal = workload(&format!("w{w}"), &roles);
         let resource = ResourceEntity::new(route.0, route.1).unwrap();
-        let facts = Facts { method: "GET", path, host: "h" };
+        let facts = Facts { method: "GET", path, host: "h", transaction: None };
         let everything = |grant| unsliced(&text, (w, &roles), action, route, facts, grant);
         let inquiry = compiled.inquire(&principal, action, &resource, facts);
         let mut with_grant = Vec::new();

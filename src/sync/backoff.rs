@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
 /// Bounds of the wait between attempts.
 #[derive(Debug, Clone, Copy)]
 pub struct BackoffConfig {
@@ -11,6 +14,8 @@ pub struct BackoffConfig {
     pub base: Duration,
     /// The bound of every wait, hints excepted.
     pub max: Duration,
+    /// Where the jitter starts from; without it every process has its own. For simulations that are to be repeated.
+    pub seed: Option<u64>,
 }
 
 /// Counts failures in a row.
@@ -18,17 +23,19 @@ pub struct BackoffConfig {
 pub(super) struct Backoff {
     config: BackoffConfig,
     failures: u32,
+    jitter: SmallRng,
 }
 
 impl Default for BackoffConfig {
     fn default() -> Self {
-        Self { base: Duration::from_millis(200), max: Duration::from_secs(10) }
+        Self { base: Duration::from_millis(200), max: Duration::from_secs(10), seed: None }
     }
 }
 
 impl Backoff {
-    pub(super) const fn new(config: BackoffConfig) -> Self {
-        Self { config, failures: 0 }
+    pub(super) fn new(config: BackoffConfig) -> Self {
+        let jitter = config.seed.map_or_else(|| SmallRng::seed_from_u64(rand::random()), SmallRng::seed_from_u64);
+        Self { config, failures: 0, jitter }
     }
 
     /// It went well for a while.
@@ -41,9 +48,10 @@ impl Backoff {
     pub(super) fn next(&mut self, hint: Option<Duration>) -> Duration {
         let bound = self.config.base.saturating_mul(1 << self.failures.min(20)).min(self.config.max);
         self.failures = self.failures.saturating_add(1);
+        let share: f64 = self.jitter.random();
         match hint {
-            Some(hint) => hint + (hint / 2).max(bound / 2).mul_f64(rand::random()),
-            None => bound.mul_f64(rand::random()),
+            Some(hint) => hint + (hint / 2).max(bound / 2).mul_f64(share),
+            None => bound.mul_f64(share),
         }
     }
 }
@@ -54,7 +62,7 @@ mod tests {
 
     #[test]
     fn waits_are_jittered_bounded_and_heed_the_hint() {
-        let config = BackoffConfig { base: Duration::from_millis(100), max: Duration::from_secs(2) };
+        let config = BackoffConfig { base: Duration::from_millis(100), max: Duration::from_secs(2), seed: None };
         let mut b = Backoff::new(config);
         assert!((0..200).map(|_| Backoff::new(config).next(None)).all(|w| w <= config.base));
         let waits: Vec<_> = (0..200).map(|_| b.next(None)).collect();

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
+use futures_util::future::BoxFuture;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,7 +36,27 @@ pub struct ControlPlane {
     pub token_file: Option<PathBuf>,
     /// How long connecting may take.
     pub connect_timeout: Duration,
+    /// What makes the connections.
+    pub dial: Arc<dyn Dial>,
 }
+
+/// Makes connections: the system's, or those of a simulated network.
+pub trait Dial: fmt::Debug + Send + Sync {
+    /// Connects to `host`, a name or an address.
+    fn dial(&self, host: &str, port: u16) -> BoxFuture<'static, io::Result<Dialled>>;
+}
+
+/// A connection, and to where.
+pub struct Dialled {
+    /// The connection.
+    pub io: Box<dyn Io>,
+    /// The address at the other end.
+    pub peer: IpAddr,
+}
+
+/// Connects over TCP.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemDial;
 
 /// Why a connection cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +93,8 @@ pub enum ConnectError {
     },
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// Both directions of a connection.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl ControlPlane {
@@ -113,9 +136,10 @@ impl ControlPlane {
             }
             _ => None,
         };
+        let dial = Arc::clone(&self.dial);
         let connector = tower::service_fn(move |_: http::Uri| {
-            let (host, tls) = (host.clone(), tls.clone());
-            async move { dial(&host, port, tls).await.map(TokioIo::new) }
+            let (connection, tls) = (dial.dial(&host, port), tls.clone());
+            async move { secure_connection(connection.await?, tls).await.map(TokioIo::new) }
         });
         // TLS is the connector's business, so tonic is given a plain scheme and the real one as origin.
         let authority = self.url.authority().map(ToString::to_string).unwrap_or_default();
@@ -152,17 +176,36 @@ impl ControlPlane {
     }
 }
 
-async fn dial(
-    host: &str,
-    port: u16,
+async fn secure_connection(
+    Dialled { io, peer }: Dialled,
     tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
-) -> std::io::Result<Box<dyn Io>> {
-    let tcp = TcpStream::connect((host, port)).await?;
-    tcp.set_nodelay(true)?;
+) -> io::Result<Box<dyn Io>> {
     match tls {
-        Some((config, name)) => Ok(Box::new(TlsConnector::from(config).connect(name, tcp).await?)),
-        None if tcp.peer_addr()?.ip().is_loopback() => Ok(Box::new(tcp)),
-        None => Err(std::io::Error::other("refusing to go without TLS to an address that is not loopback")),
+        Some((config, name)) => Ok(Box::new(TlsConnector::from(config).connect(name, io).await?)),
+        None if peer.is_loopback() => Ok(io),
+        None => Err(io::Error::other("refusing to go without TLS to an address that is not loopback")),
+    }
+}
+
+// === impl SystemDial ===
+
+impl Dial for SystemDial {
+    fn dial(&self, host: &str, port: u16) -> BoxFuture<'static, io::Result<Dialled>> {
+        let host = host.to_owned();
+        Box::pin(async move {
+            let tcp = TcpStream::connect((host.as_str(), port)).await?;
+            tcp.set_nodelay(true)?;
+            let peer = tcp.peer_addr()?.ip();
+            Ok(Dialled { io: Box::new(tcp), peer })
+        })
+    }
+}
+
+// === impl Dialled ===
+
+impl fmt::Debug for Dialled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dialled").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 

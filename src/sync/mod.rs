@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::backoff::Backoff;
 pub use self::backoff::BackoffConfig;
-pub use self::connect::{ConnectError, ControlPlane};
+pub use self::connect::{ConnectError, ControlPlane, Dial, Dialled, Io, SystemDial};
 use self::disk::{DirectoryError, Disk, LoadError};
 use self::frame::Opener;
 use self::session::{End, Session};

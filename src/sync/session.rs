@@ -20,6 +20,7 @@ use super::apply::{self, Assembly, Built, Unusable};
 use super::connect::reasons;
 use super::frame::MAX_FRAME_BYTES;
 use crate::clock::Monotonic;
+use crate::offload::offload;
 use crate::state::Retired;
 use crate::wire::proto::Kind;
 use crate::wire::proto::sync_client::SyncClient;
@@ -115,14 +116,17 @@ impl Session {
 
     async fn serve(&mut self, want_snapshot: bool, stop: &CancellationToken) -> Outcome<()> {
         let mut inbound = tokio::select! {
-            inbound = self.open(want_snapshot) => inbound?,
+            biased;
             () = stop.cancelled() => return Err(End::Stopped),
+            inbound = self.open(want_snapshot) => inbound?,
         };
         self.shared.stats.connected(true);
         let mut silent_until = Instant::now() + self.shared.config.idle_timeout;
         loop {
             let waiting = self.stream.confirmed && !self.unacknowledged.is_empty();
             tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(End::Stopped),
                 frame = inbound.message() => {
                     match frame.map_err(|status| refused(&status))? {
                         Some(frame) => self.frame(frame).await?,
@@ -134,7 +138,6 @@ impl Session {
                     return Err(failed("the control plane has been silent for too long"));
                 }
                 () = tokio::time::sleep(Duration::from_millis(1)), if waiting => {}
-                () = stop.cancelled() => return Err(End::Stopped),
             }
             self.acknowledge().await?;
         }
@@ -347,7 +350,7 @@ fn bookmark_interval(max_staleness: Duration) -> Duration {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, apply::ApplyError> + Send + 'static,
 ) -> Outcome<T> {
-    match tokio::task::spawn_blocking(work).await {
+    match offload(work).await {
         Ok(result) => result.map_err(|e| failed(&e.to_string())),
         Err(e) => Err(failed(&format!("applying failed: {e}"))),
     }

@@ -28,13 +28,31 @@ pub struct AcceptLimits {
     pub pending: usize,
 }
 
+/// Where connections come from: the system's TCP, or a simulated network.
+pub trait Listen: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection, and from where.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+
+    /// Where it listens.
+    fn address(&self) -> io::Result<SocketAddr>;
+}
+
 /// An accepted connection.
 #[derive(Debug)]
-pub enum Accepted {
+pub struct Accepted<S = TcpStream> {
+    stream: Stream<S>,
+    from: SocketAddr,
+}
+
+#[derive(Debug)]
+enum Stream<S> {
     /// Without TLS.
-    Plain(TcpStream),
+    Plain(S),
     /// After the handshake.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<S>>),
 }
 
 /// Who is at the other end of a connection.
@@ -49,20 +67,21 @@ pub struct PeerInfo {
 }
 
 /// Accepts connections until `stop`; they arrive on the returned channel.
-pub fn accept(
-    listener: TcpListener,
+pub fn accept<L: Listen>(
+    mut listener: L,
     tls: Option<Arc<ServerConfig>>,
     limits: AcceptLimits,
     stop: CancellationToken,
-) -> mpsc::Receiver<Accepted> {
+) -> mpsc::Receiver<Accepted<L::Stream>> {
     let (ready, accepted) = mpsc::channel(64);
     tokio::spawn(async move {
         let permits = Arc::new(Semaphore::new(limits.pending));
         loop {
-            let stream = tokio::select! {
+            let (stream, from) = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 next = listener.accept() => match next {
-                    Ok((stream, _)) => stream,
+                    Ok(accepted) => accepted,
                     Err(e) => {
                         // Out of file descriptors, or the client went away. Neither ends the listener.
                         tracing::warn!(error = %e, "accepting a connection failed");
@@ -71,9 +90,8 @@ pub fn accept(
                     }
                 },
             };
-            let _ = stream.set_nodelay(true);
             let Some(config) = tls.clone() else {
-                if ready.send(Accepted::Plain(stream)).await.is_err() {
+                if ready.send(Accepted { stream: Stream::Plain(stream), from }).await.is_err() {
                     return;
                 }
                 continue;
@@ -85,7 +103,7 @@ pub fn accept(
                 match tokio::time::timeout(limits.handshake, handshake).await {
                     Ok(Ok(stream)) => {
                         drop(permit);
-                        let _ = ready.send(Accepted::Tls(Box::new(stream))).await;
+                        let _ = ready.send(Accepted { stream: Stream::Tls(Box::new(stream)), from }).await;
                     }
                     Ok(Err(e)) => tracing::debug!(error = %e, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake timed out"),
@@ -96,23 +114,36 @@ pub fn accept(
     accepted
 }
 
-// === impl Accepted ===
+// === impl TcpListener ===
 
-impl Accepted {
-    /// Who is at the other end.
-    pub fn peer(&self) -> PeerInfo {
-        match self {
-            Self::Plain(s) => PeerInfo { address: s.peer_addr().ok(), certificates: Arc::from([]), tls: false },
-            Self::Tls(s) => {
-                let (tcp, session) = s.get_ref();
-                let certificates = session.peer_certificates().unwrap_or_default();
-                PeerInfo { address: tcp.peer_addr().ok(), certificates: Arc::from(certificates), tls: true }
-            }
-        }
+impl Listen for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, from) = Self::accept(self).await?;
+        let _ = stream.set_nodelay(true);
+        Ok((stream, from))
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.local_addr()
     }
 }
 
-impl tonic::transport::server::Connected for Accepted {
+// === impl Accepted ===
+
+impl<S> Accepted<S> {
+    /// Who is at the other end.
+    pub fn peer(&self) -> PeerInfo {
+        let (certificates, tls) = match &self.stream {
+            Stream::Plain(_) => (Arc::from([]), false),
+            Stream::Tls(s) => (Arc::from(s.get_ref().1.peer_certificates().unwrap_or_default()), true),
+        };
+        PeerInfo { address: Some(self.from), certificates, tls }
+    }
+}
+
+impl<S> tonic::transport::server::Connected for Accepted<S> {
     type ConnectInfo = PeerInfo;
 
     fn connect_info(&self) -> PeerInfo {
@@ -120,34 +151,34 @@ impl tonic::transport::server::Connected for Accepted {
     }
 }
 
-impl AsyncRead for Accepted {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Accepted<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
+        match &mut self.get_mut().stream {
+            Stream::Plain(s) => Pin::new(s).poll_read(cx, buf),
+            Stream::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
         }
     }
 }
 
-impl AsyncWrite for Accepted {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Accepted<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
-            Self::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
+        match &mut self.get_mut().stream {
+            Stream::Plain(s) => Pin::new(s).poll_write(cx, buf),
+            Stream::Tls(s) => Pin::new(s.as_mut()).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(s) => Pin::new(s).poll_flush(cx),
-            Self::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(s) => Pin::new(s).poll_flush(cx),
+            Stream::Tls(s) => Pin::new(s.as_mut()).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
-            Self::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(s) => Pin::new(s).poll_shutdown(cx),
+            Stream::Tls(s) => Pin::new(s.as_mut()).poll_shutdown(cx),
         }
     }
 }

@@ -88,6 +88,34 @@ pub(crate) fn jwt(data: &[u8]) -> bool {
     }
 }
 
+/// An `x-forwarded-client-cert` header, as a client may send it to a proxy that appends to it. Tells whether it reads.
+pub(crate) fn xfcc(data: &[u8]) -> bool {
+    let own = "By=spiffe://a/gateway;Hash=00;Cert=\"real\";Subject=\"CN=\\\"a\\\",O=b\";URI=spiffe://a/b";
+    let joined = [data, b",", own.as_bytes()].concat();
+    let appended = last_forwarded_certificate(&joined);
+    if let Ok(element) = &appended {
+        assert_eq!(element.cert.as_deref(), Some("real"), "{}", joined.escape_ascii());
+        assert_eq!(element.uri.as_deref(), Some("spiffe://a/b"), "{}", joined.escape_ascii());
+    }
+    let Ok(element) = last_forwarded_certificate(data) else { return false };
+    assert!(appended.is_ok() || joined.len() > portcullis::credential::MAX_XFCC, "{}", data.escape_ascii());
+    if let Some(Ok(der)) = element.cert.as_deref().map(certificate_from_pem) {
+        certificate(&der);
+    }
+    true
+}
+
+/// A certificate as DER, or a `Client-Cert` header.
+pub(crate) fn certificate(data: &[u8]) -> bool {
+    if let Ok(der) = certificate_from_client_cert(data) {
+        let _ = X509Svid::parse(&der);
+    }
+    let Ok(svid) = X509Svid::parse(data) else { return false };
+    assert!(svid.id.path().len() > 1 && !svid.serial.is_empty() && svid.serial.len() <= 40);
+    let _ = svid.check_time(NOW);
+    true
+}
+
 /// A DPoP proof. Tells whether it holds.
 pub(crate) fn proof(data: &[u8]) -> bool {
     let Ok(proof) = std::str::from_utf8(data) else { return false };
@@ -116,34 +144,6 @@ pub(crate) fn proof(data: &[u8]) -> bool {
             false
         }
     }
-}
-
-/// An `x-forwarded-client-cert` header, as a client may send it to a proxy that appends to it. Tells whether it reads.
-pub(crate) fn xfcc(data: &[u8]) -> bool {
-    let own = "By=spiffe://a/gateway;Hash=00;Cert=\"real\";Subject=\"CN=\\\"a\\\",O=b\";URI=spiffe://a/b";
-    let joined = [data, b",", own.as_bytes()].concat();
-    let appended = last_forwarded_certificate(&joined);
-    if let Ok(element) = &appended {
-        assert_eq!(element.cert.as_deref(), Some("real"), "{}", joined.escape_ascii());
-        assert_eq!(element.uri.as_deref(), Some("spiffe://a/b"), "{}", joined.escape_ascii());
-    }
-    let Ok(element) = last_forwarded_certificate(data) else { return false };
-    assert!(appended.is_ok() || joined.len() > portcullis::credential::MAX_XFCC, "{}", data.escape_ascii());
-    if let Some(Ok(der)) = element.cert.as_deref().map(certificate_from_pem) {
-        certificate(&der);
-    }
-    true
-}
-
-/// A certificate as DER, or a `Client-Cert` header.
-pub(crate) fn certificate(data: &[u8]) -> bool {
-    if let Ok(der) = certificate_from_client_cert(data) {
-        let _ = X509Svid::parse(&der);
-    }
-    let Ok(svid) = X509Svid::parse(data) else { return false };
-    assert!(svid.id.path().len() > 1 && !svid.serial.is_empty() && svid.serial.len() <= 40);
-    let _ = svid.check_time(NOW);
-    true
 }
 
 /// A stored document, as REST, the sync stream and the state file carry it; the first byte picks the kind.

@@ -358,19 +358,15 @@ fn wire_headers(estate: &Estate, client: &KeyHolder, case: &Case) -> Vec<(String
 }
 
 fn check_request(case: &Case, headers: &[(String, String)], peered: &Peered) -> CheckRequest {
-    let mut asked = ask(&case.method, &case.path, &case.host, headers);
-    let socket = |ip: std::net::IpAddr| SocketAddress { address: ip.to_string(), ..SocketAddress::default() };
-    asked.attributes.as_mut().unwrap().source = Some(attribute_context::Peer {
-        address: peered.address.map(|ip| Address { address: Some(address::Address::SocketAddress(socket(ip))) }),
-        principal: peered.principal.clone().unwrap_or_default(),
-        certificate: peered.certificate.clone().unwrap_or_default(),
-        ..attribute_context::Peer::default()
-    });
-    asked
+    ask_as(&case.method, &case.path, &case.host, headers, peered)
 }
 
 /// What Envoy asks about a request.
 pub(crate) fn ask(method: &str, path: &str, host: &str, headers: &[(String, String)]) -> CheckRequest {
+    ask_as(method, path, host, headers, &Peered::default())
+}
+
+fn ask_as(method: &str, path: &str, host: &str, headers: &[(String, String)], peered: &Peered) -> CheckRequest {
     let headers = headers
         .iter()
         .map(|(k, v)| HeaderValue { key: k.clone(), raw_value: v.clone().into_bytes(), ..HeaderValue::default() })
@@ -384,7 +380,20 @@ pub(crate) fn ask(method: &str, path: &str, host: &str, headers: &[(String, Stri
         ..HttpRequest::default()
     };
     let request = AttributeRequest { http: Some(http), ..AttributeRequest::default() };
-    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
+    let socket = |ip: std::net::IpAddr| SocketAddress { address: ip.to_string(), ..SocketAddress::default() };
+    let source = attribute_context::Peer {
+        address: peered.address.map(|ip| Address { address: Some(address::Address::SocketAddress(socket(ip))) }),
+        principal: peered.principal.clone().unwrap_or_default(),
+        certificate: peered.certificate.clone().unwrap_or_default(),
+        ..attribute_context::Peer::default()
+    };
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            source: Some(source),
+            request: Some(request),
+            ..AttributeContext::default()
+        }),
+    }
 }
 
 pub(crate) fn metadata(response: &CheckResponse, key: &str) -> Option<String> {

@@ -19,5 +19,6 @@ mod envoy;
 mod envoy_config;
 mod failure_mode;
 mod mtls;
+mod oracle;
 mod running;
 mod token_verify;

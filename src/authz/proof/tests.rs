@@ -1,6 +1,7 @@
 //! Proofs of possession through the gate: each check of RFC 9449, section 4.3, by its number; replays, nonces, caches.
 //!
 //! `credential/proof/tests.rs` holds what can be told of a proof alone.
+//! Long because each check is a test of its own.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -79,6 +79,7 @@ impl Fleet {
             // One that has gone becomes unable to answer by time alone: look again then.
             let look_again = tokio::time::sleep(Duration::from_secs(1));
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(deadline) => return receipt,
                 _ = changed.changed() => tokio::time::sleep(SETTLE.min(wait)).await,
                 () = look_again => {}

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +25,7 @@ use super::fleet::Fleet;
 use super::index::Index;
 use crate::clock::SharedClock;
 use crate::telemetry::ControlMetrics;
-use crate::tls::{AcceptLimits, PeerInfo};
+use crate::tls::{AcceptLimits, Listen, PeerInfo};
 use crate::wire::proto::sync_server::{Sync, SyncServer};
 use crate::wire::proto::{ClientFrame, ServerFrame};
 use crate::wire::{RETRY_AFTER, SigningKey};
@@ -122,13 +121,13 @@ impl Default for SyncServerConfig {
 }
 
 /// Serves `listener` until `stop`; open streams end with it.
-pub async fn serve(
-    listener: TcpListener,
+pub async fn serve<L: Listen>(
+    listener: L,
     deps: SyncServerDeps,
     config: SyncServerConfig,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let address = listener.local_addr()?;
+    let address = listener.address()?;
     if config.tls.is_none() && !address.ip().is_loopback() {
         return Err(ServeError::NotLoopback(address));
     }

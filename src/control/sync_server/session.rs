@@ -18,6 +18,7 @@ use super::auth::{Principal, Trust};
 use super::frames::{Sealer, batches, next_chunk};
 use super::{Shared, exhausted, unavailable};
 use crate::control::fleet::{Connection, Point};
+use crate::offload::offload;
 use crate::wire::proto::{self, ClientFrame, Hello, ServerFrame, client_frame::Frame, payload::Body};
 use crate::wire::{Epoch, Position, Revision};
 
@@ -79,10 +80,11 @@ impl Session {
         let epoch = self.shared.index.position().epoch;
         let ends_in = self.principal.expires_at.since(self.shared.clock.now().wall);
         tokio::select! {
+            biased;
+            () = self.shared.stop.cancelled() => Err(unavailable("the control plane is shutting down", self.shared.config.retry_after)),
+            () = tokio::time::sleep(ends_in) => Err(Status::unauthenticated("the credential of this stream has expired")),
             r = read(inbound, &connection, epoch, &sent, |revision| self.acknowledged(revision)) => r,
             r = self.write(&hello, &sent) => r,
-            () = tokio::time::sleep(ends_in) => Err(Status::unauthenticated("the credential of this stream has expired")),
-            () = self.shared.stop.cancelled() => Err(unavailable("the control plane is shutting down", self.shared.config.retry_after)),
         }
     }
 
@@ -122,6 +124,7 @@ impl Session {
                 linger_until = None;
             }
             tokio::select! {
+                biased;
                 // The first tick comes at once: a sidecar that has caught up gets its lease with no delay.
                 _ = tick.tick() => writer.bookmark().await?,
                 changed = tip.changed() => {
@@ -217,9 +220,9 @@ impl Writer<'_> {
             return Err(exhausted("too many snapshots are being sent", shared.config.retry_after));
         };
         let (index, point) = (Arc::clone(&shared.index), Arc::clone(&self.session.point));
-        let (position, objects) = tokio::task::spawn_blocking(move || index.concerning(&point.services))
+        let (position, objects) = offload(move || index.concerning(&point.services))
             .await
-            .map_err(|_panicked| Status::internal("the snapshot could not be gathered"))?;
+            .map_err(|_unfinished| Status::internal("the snapshot could not be gathered"))?;
         let (revision, count) = (position.revision.0, objects.len() as u64);
         let id = Uuid::new_v4().to_string();
         let begin = proto::SnapshotBegin { revision, id: id.clone(), objects: count };

@@ -20,7 +20,9 @@ pub(super) struct Fake(Arc<Mutex<Inner>>);
 struct Inner {
     scripts: VecDeque<Vec<ServerFrame>>,
     hellos: Vec<Hello>,
-    acks: Vec<u64>,
+    /// On which stream, counted from 1, and of what.
+    acks: Vec<(usize, u64)>,
+    streams: usize,
     nacks: Vec<String>,
 }
 
@@ -45,7 +47,13 @@ impl Fake {
     }
 
     pub(super) fn acks(&self) -> Vec<u64> {
-        self.0.lock().unwrap().acks.clone()
+        self.0.lock().unwrap().acks.iter().map(|(_, revision)| *revision).collect()
+    }
+
+    /// What was acknowledged on one stream, counted from 1. The last words of an earlier one may come late or never.
+    pub(super) fn acks_on(&self, stream: usize) -> Vec<u64> {
+        let inner = self.0.lock().unwrap();
+        inner.acks.iter().filter(|(on, _)| *on == stream).map(|(_, revision)| *revision).collect()
     }
 
     pub(super) fn nacks(&self) -> Vec<String> {
@@ -58,8 +66,13 @@ impl Sync for Fake {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<ServerFrame, Status>> + Send>>;
 
     async fn watch(&self, request: Request<Streaming<ClientFrame>>) -> Result<Response<Self::WatchStream>, Status> {
-        let Some(script) = self.0.lock().unwrap().scripts.pop_front() else {
-            return Err(Status::unavailable("no script left"));
+        let (script, stream) = {
+            let mut inner = self.0.lock().unwrap();
+            let Some(script) = inner.scripts.pop_front() else {
+                return Err(Status::unavailable("no script left"));
+            };
+            inner.streams += 1;
+            (script, inner.streams)
         };
         let (out, frames) = tokio::sync::mpsc::channel(64);
         let mut inbound = request.into_inner();
@@ -75,7 +88,7 @@ impl Sync for Fake {
                 let mut inner = fake.0.lock().unwrap();
                 match frame.frame.unwrap() {
                     Frame::Hello(hello) => inner.hellos.push(hello),
-                    Frame::Ack(ack) => inner.acks.push(ack.revision),
+                    Frame::Ack(ack) => inner.acks.push((stream, ack.revision)),
                     Frame::Nack(nack) => inner.nacks.push(format!("{}/{}: {}", nack.kind, nack.key, nack.error)),
                 }
             }

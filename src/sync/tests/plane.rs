@@ -18,7 +18,7 @@ use crate::control::index::{Commit, Index, Stored};
 use crate::control::sync_server::{SyncServerConfig, SyncServerDeps, serve};
 use crate::object::Object;
 use crate::state::State;
-use crate::sync::{BackoffConfig, ControlPlane, SyncClient, SyncClientConfig, SyncStats};
+use crate::sync::{BackoffConfig, ControlPlane, SyncClient, SyncClientConfig, SyncStats, SystemDial};
 use crate::testing::Estate;
 use crate::wire::{Epoch, Position, Revision, SigningKey};
 
@@ -139,13 +139,14 @@ impl Plane {
                 identity_files: None,
                 token_file: Some(self.tokens.path().join("token")),
                 connect_timeout: Duration::from_secs(5),
+                dial: Arc::new(SystemDial),
             },
             verify_key: self.key.verify_key(),
             identity: identity(),
             services: vec!["payments".to_owned(), "catalog".to_owned()],
             directory: directory.map(Path::to_owned),
             max_staleness: None,
-            backoff: BackoffConfig { base: Duration::from_millis(5), max: Duration::from_millis(50) },
+            backoff: BackoffConfig { base: Duration::from_millis(5), max: Duration::from_millis(50), seed: None },
             idle_timeout: Duration::from_secs(10),
         }
     }

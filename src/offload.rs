@@ -1,0 +1,19 @@
+//! Work that would hold up a runtime's threads: compiling, gathering, writing to disk.
+//!
+//! Plane: cross-cutting. Not for the request path. On a runtime with one thread, which only tests and simulations
+//! have, the work is done in place: there time stands still meanwhile, and a run can be repeated exactly.
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+/// The work panicked, or the runtime is ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the work was not finished")]
+pub struct Unfinished;
+
+/// Does `work` off the runtime's threads. Within a tokio runtime.
+pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unfinished> {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|_panicked| Unfinished)
+}
