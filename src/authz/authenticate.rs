@@ -1,8 +1,10 @@
 //! Authentication: the credentials of a request, as the route demands them, become a caller or a refusal.
 //!
-//! Pure. Second step of a decision, after intake. A route that wants tokens does not look at certificates at all. A caller is what the credentials prove and nothing more: whether the
-//! workload is registered, revoked or allowed anything is for the steps that follow. INVARIANT: what a memo gives back
-//! counts only for the issuers and mappings it was made with, and its times are checked again. Fails closed.
+//! Pure. Second step of a decision, after intake. A route that wants tokens does not look at certificates at all. A
+//! caller is what the credentials prove and nothing more: whether the workload is registered, revoked or allowed anything
+//! is for the steps that follow. INVARIANT: what a memo gives back counts only for the issuers and mappings it was made
+//! with, and its times are checked again. Fails closed.
+//! Long because tokens, certificates and what they must agree on are read side by side.
 
 use std::sync::Arc;
 
