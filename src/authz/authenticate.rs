@@ -135,7 +135,7 @@ pub(super) fn authenticate(
 
 /// The token of the request. A workload identity token has a header of its own, which is looked at only where an issuer
 /// makes such tokens; the scheme is then that of its proof.
-fn token_of<'a>(intake: &Intake<'a>, snapshot: &Snapshot) -> Result<Option<Authorization<'a>>, Denied> {
+pub(super) fn token_of<'a>(intake: &Intake<'a>, snapshot: &Snapshot) -> Result<Option<Authorization<'a>>, Denied> {
     let wit = intake.beside.wit.filter(|_| snapshot.issuers.makes_wits());
     match (intake.authorization, wit) {
         (authorization, None) => Ok(authorization.filter(|a| a.scheme != Scheme::Wpt)),
@@ -373,10 +373,13 @@ impl KnownToken {
         Ok((id(&self.workload)?, self.actor.as_ref().map(id).transpose()?))
     }
 
-    /// What it tells of a transaction, unless it has been revoked.
-    pub(super) fn transaction(&self, snapshot: &Snapshot) -> Option<&TransactionFacts> {
-        let revoked = snapshot.revocations.of_token(&self.marks, self.token.issued_at);
-        self.transaction.as_ref().filter(|_| revoked.is_none())
+    /// What it tells of a transaction. INVARIANT: one that has been revoked is a denial and no absence: a policy may
+    /// forbid by what is there, and a revocation never turns a deny into an allow.
+    pub(super) fn transaction(&self, snapshot: &Snapshot) -> Result<Option<&TransactionFacts>, Denied> {
+        match snapshot.revocations.of_token(&self.marks, self.token.issued_at) {
+            None => Ok(self.transaction.as_ref()),
+            Some(reason) => deny(reason, "the transaction token, or who made it, has been revoked"),
+        }
     }
 
     /// Whoever holds the connection presents the token: the actor, if there is one.

@@ -214,7 +214,7 @@ fn steps(
     // Proof of possession: never from a cache. It may be of a certificate that the route does not look at.
     let certificate = || {
         let presented = peer::presented(request.peer, &intake, inputs.settings, snapshot, now, memo)?;
-        Ok(presented.map(|presented| presented.thumbprint()))
+        presented.map(|presented| presented.unrevoked_thumbprint(snapshot)).transpose()
     };
     let origins = route.map_or(&[][..], |route| &*route.origins);
     let claim = proof::Claim {
@@ -242,13 +242,7 @@ fn steps(
 
     // What the request is part of, for policy. Before anything that can be done only once.
     let transaction = transaction(&intake, snapshot, now, memo)?;
-    let transaction = transaction.as_ref().and_then(|known| known.transaction(snapshot));
-
-    // Only now is a proof used up: what has been revoked takes no room from others.
-    if let Some(unused) = proven.unused {
-        unused.use_up(inputs.proofs, now.wall, looks_only)?;
-        trace.step("proof", || "the key that the token is bound to was proven".to_owned());
-    }
+    let transaction = transaction.as_ref().map(|known| known.transaction(snapshot)).transpose()?.flatten();
 
     // Freshness. The route says how fresh is fresh enough.
     if let Some(problem) = &snapshot.denies_everything {
@@ -260,6 +254,11 @@ fn steps(
 
     // Resolve the workload, and who acts for it.
     let (workload, key) = registered(caller.workload(), snapshot)?;
+    // Only now is a proof used up: what is revoked, stale or nobody's takes no room from others.
+    if let Some(unused) = proven.unused {
+        unused.use_up(inputs.proofs, now.wall, looks_only)?;
+        trace.step("proof", || "the key that the token is bound to was proven".to_owned());
+    }
     parts.workload = Some(Arc::clone(&workload.id));
     parts.subject = Some(Arc::clone(caller.subject()));
     parts.token_id = caller.token_id().cloned();

@@ -18,7 +18,7 @@ pub const MIN_REVISION_HEADER: &str = "x-portcullis-min-revision";
 #[derive(Debug)]
 pub(super) struct Intake<'a> {
     pub(super) path: CanonicalPath<'a>,
-    /// Lower-case, without port; empty when it is no host name.
+    /// Lower-case, without port; empty when there is none or it is an IPv6 address.
     pub(super) host: Cow<'a, str>,
     pub(super) authorization: Option<Authorization<'a>>,
     pub(super) min_revision: Option<Position>,
@@ -103,7 +103,8 @@ pub(super) fn intake<'a>(request: &Request<'a>) -> Result<Intake<'a>, Refusal> {
     let path = CanonicalPath::parse(request.path).map_err(|e| (Reason::InputAmbiguousPath, e.to_string().into()))?;
     Ok(Intake {
         path,
-        host: host_name(request.host).unwrap_or_default(),
+        // What is no host name could be read as a host by whoever forwards the request.
+        host: host_name(request.host).ok_or((Reason::InputMalformed, "the host is not a host name".into()))?,
         authorization: authorization.map(token).transpose()?.flatten(),
         min_revision: min_revision.map(position).transpose()?,
         beside,

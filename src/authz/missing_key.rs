@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::authenticate::token_of;
 use super::intake::intake;
 use super::request::Request;
 use super::snapshot::Snapshot;
@@ -13,6 +14,7 @@ use crate::credential;
 
 /// The name of the issuer that judges the request's token, if there is one.
 pub fn issuer_of_token<'s>(request: &Request<'_>, snapshot: &'s Snapshot) -> Option<&'s Arc<str>> {
-    let token = intake(request).ok()?.authorization?.token;
+    let intake = intake(request).ok()?;
+    let token = token_of(&intake, snapshot).ok()??.token;
     credential::issuer_of(token, &snapshot.issuers)
 }

@@ -176,9 +176,23 @@ pub(super) fn rejected(rejection: Rejection) -> Denied {
 // === impl Presented ===
 
 impl Presented<'_> {
-    /// SHA-256 of it: what a token that is bound to a certificate names (RFC 8705).
-    pub(super) fn thumbprint(&self) -> [u8; 32] {
-        credential::certificate_thumbprint(&self.der)
+    /// SHA-256 of it: what a token that is bound to a certificate names (RFC 8705). It need not be an X.509-SVID for that;
+    /// but one that has been revoked, by its serial number or as what it is otherwise, proves nothing any more.
+    pub(super) fn unrevoked_thumbprint(&self, snapshot: &Snapshot) -> Result<[u8; 32], Denied> {
+        let revocations = &snapshot.revocations;
+        let revoked = match X509Svid::parse(&self.der) {
+            Ok(svid) => {
+                let issuer = snapshot.issuers.of_certificates(svid.id.trust_domain());
+                revocations.of_certificate(svid.id.as_str(), &svid.serial, issuer.map_or("", |issuer| &**issuer))
+            }
+            Err(_no_svid) => {
+                credential::serial_of_certificate(&self.der).and_then(|serial| revocations.of_serial(&serial))
+            }
+        };
+        match revoked {
+            None => Ok(credential::certificate_thumbprint(&self.der)),
+            Some(reason) => deny(reason, "the certificate that the token is bound to has been revoked"),
+        }
     }
 
     /// Judges it: an X.509-SVID, valid now, of a trust domain that an issuer vouches for. Also gives that issuer.

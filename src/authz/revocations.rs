@@ -130,11 +130,15 @@ impl Revocations {
         if self.targets.is_empty() {
             return None;
         }
-        let revoked = |kind: &str, name: &str| self.targets.get(&digest(kind, &[name])).is_some();
-        if revoked("certificate", serial) {
-            return Some(Reason::RevokedKey);
-        }
-        self.of_workload(workload).or_else(|| revoked("issuer", issuer).then_some(Reason::RevokedIssuer))
+        let issuer_revoked = || self.targets.get(&digest("issuer", &[issuer])).is_some();
+        let of_workload = || self.of_workload(workload);
+        self.of_serial(serial).or_else(of_workload).or_else(|| issuer_revoked().then_some(Reason::RevokedIssuer))
+    }
+
+    /// Why the certificates with this serial number do not count any more, if so.
+    pub(super) fn of_serial(&self, serial: &str) -> Option<Reason> {
+        let revoked = !self.targets.is_empty() && self.targets.get(&digest("certificate", &[serial])).is_some();
+        revoked.then_some(Reason::RevokedKey)
     }
 
     pub(super) fn canonical(&self) -> Vec<String> {

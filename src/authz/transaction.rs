@@ -2,8 +2,9 @@
 //! (draft-ietf-oauth-transaction-tokens; header `Txn-Token`).
 //!
 //! Pure. Verified like any token of its issuer, whose `token_type` says that it makes these. INVARIANT: such a token
-//! authenticates nobody and a request is never refused for it: what is missing, malformed, revoked, expired or for another
-//! trust domain (`aud`) is absent from the context. It is not looked at where no policy reads it.
+//! authenticates nobody, and what is missing, malformed, expired or for another trust domain (`aud`) is absent from the
+//! context. Only a revoked one refuses the request, because a policy may forbid by what is there. It is not looked at where
+//! no policy reads it.
 
 use std::sync::Arc;
 

@@ -92,10 +92,7 @@ impl IssuerSet {
         let mut set = Self::default();
         let mut errors = Vec::new();
         for issuer in issuers {
-            let keys = compile_keys(issuer).unwrap_or_else(|e| {
-                errors.push((issuer.name.clone(), e));
-                HashMap::new()
-            });
+            let keys = compile_keys(issuer).map_err(|e| errors.push((issuer.name.clone(), e))).ok();
             let authority = Authority::of(issuer);
             let field = authority.field();
             let trusted = TrustedIssuer::new(issuer, keys);
@@ -114,7 +111,7 @@ impl IssuerSet {
                     let first = taken.get().name.to_string();
                     errors.push((issuer.name.clone(), clash(&first)));
                     errors.push((first, clash(&issuer.name)));
-                    taken.insert(Arc::new(TrustedIssuer::new(issuer, HashMap::new())));
+                    taken.insert(Arc::new(TrustedIssuer::new(issuer, None)));
                 }
             }
         }
@@ -126,7 +123,8 @@ impl IssuerSet {
         self.kinds.get(name).copied()
     }
 
-    /// The name of the issuer that vouches for this trust domain by certificates. None without any key: revoked.
+    /// The name of the issuer that vouches for this trust domain by certificates. None without any key, which is how a
+    /// trust domain is revoked, nor with keys that were refused.
     pub fn of_certificates(&self, trust_domain: &str) -> Option<&Arc<str>> {
         let issuer = self.find(&Authority::TrustDomain(trust_domain.into()))?;
         (!issuer.is_empty).then_some(&issuer.name)
@@ -150,7 +148,8 @@ impl IssuerSet {
 // === impl TrustedIssuer ===
 
 impl TrustedIssuer {
-    fn new(issuer: &Issuer, keys: HashMap<Arc<str>, Key>) -> Self {
+    /// Without `keys`, what it has cannot be relied on: it vouches for nothing, by tokens or by certificates.
+    fn new(issuer: &Issuer, keys: Option<HashMap<Arc<str>, Key>>) -> Self {
         Self {
             name: Arc::from(issuer.name.as_str()),
             kind: issuer.kind,
@@ -159,8 +158,8 @@ impl TrustedIssuer {
             max_delegation_depth: issuer.max_delegation_depth,
             proof: issuer.proof,
             algorithms: issuer.algorithms().into(),
-            keys,
-            is_empty: issuer.jwks.keys.is_empty(),
+            is_empty: keys.is_none() || issuer.jwks.keys.is_empty(),
+            keys: keys.unwrap_or_default(),
         }
     }
 

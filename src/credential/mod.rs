@@ -43,5 +43,6 @@ pub use self::verify::{
 };
 pub use self::x509::{
     MAX_CERTIFICATE, X509Svid, certificate_from_pem, certificate_memo_key, certificate_serial, certificate_thumbprint,
+    serial_of_certificate,
 };
 pub use self::xfcc::{ForwardedCertificate, MAX_XFCC, last_forwarded_certificate};

@@ -86,6 +86,12 @@ pub fn certificate_serial(text: &str) -> Option<String> {
     valid.then(|| serial.to_owned())
 }
 
+/// The serial number of a certificate, whatever else it is; in the form of [`certificate_serial`].
+pub fn serial_of_certificate(der: &[u8]) -> Option<Arc<str>> {
+    let (_, certificate) = X509Certificate::from_der(der).ok().filter(|_| der.len() <= MAX_CERTIFICATE)?;
+    serial(certificate.raw_serial()).ok()
+}
+
 const fn malformed(detail: &'static str) -> Rejection {
     CredentialReason::Malformed.because(detail)
 }

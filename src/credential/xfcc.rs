@@ -13,6 +13,8 @@ use super::rejection::{CredentialReason, Rejection};
 
 /// The longest header that is looked at, in bytes: certificate and chain of a few hops.
 pub const MAX_XFCC: usize = 64 * 1024;
+/// How many different keys an element may have; Envoy writes seven.
+const MAX_KEYS: usize = 32;
 
 /// What counts of one element.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,12 +61,14 @@ impl<'a> Reader<'a> {
             let key = self.key()?;
             let value = self.value()?;
             // One certificate can have several DNS names, and Envoy writes one pair for each.
-            if !key.eq_ignore_ascii_case("dns") && seen.iter().any(|other| other.eq_ignore_ascii_case(key)) {
-                return Err(malformed("an element of `x-forwarded-client-cert` has a key twice"));
-            }
-            seen.push(key);
-            if seen.len() > 128 {
-                return Err(malformed("an element of `x-forwarded-client-cert` has too many pairs"));
+            if !key.eq_ignore_ascii_case("dns") {
+                if seen.iter().any(|other| other.eq_ignore_ascii_case(key)) {
+                    return Err(malformed("an element of `x-forwarded-client-cert` has a key twice"));
+                }
+                if seen.len() >= MAX_KEYS {
+                    return Err(malformed("an element of `x-forwarded-client-cert` has too many keys"));
+                }
+                seen.push(key);
             }
             let slot = match () {
                 () if key.eq_ignore_ascii_case("cert") => Some(&mut element.cert),

@@ -1,5 +1,7 @@
 //! Certificates through the engine: each mode with each credential, proxies that are listed and not, and contradictions.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use super::*;
@@ -342,4 +344,60 @@ fn networks() {
         assert_eq!(text.parse::<Network>().unwrap_err(), error, "{text}");
     }
     assert_eq!("10.0.0.0/8".parse::<Network>().unwrap().to_string(), "10.0.0.0/8");
+}
+
+#[test]
+fn a_revoked_certificate_proves_no_possession() {
+    let mut world = World::listing(&["gateway"]);
+    let (own, gateway) = (world.svid("storefront"), world.svid("gateway"));
+    let bound = |world: &World, der: &[u8]| {
+        let mut claims = world.estate.claims("storefront");
+        let thumbprint = URL_SAFE_NO_PAD.encode(credential::certificate_thumbprint(der));
+        claims["cnf"] = json!({"x5t#S256": thumbprint});
+        [("authorization", format!("Bearer {}", world.estate.signer.sign(&claims).unwrap()))]
+    };
+    let (to_own, to_gateway) = (bound(&world, &own), bound(&world, &gateway));
+    assert_eq!(world.ask("/token", &to_own, Some(&own)).reason, Reason::AllowPolicy);
+    assert_eq!(world.ask("/token", &to_gateway, Some(&gateway)).reason, Reason::CredentialPopMissing, "a proxy's own");
+    world.estate.revoke(&json!({"kind": "certificate", "serial": SERIAL}));
+    assert_eq!(world.ask("/token", &to_own, Some(&own)).reason, Reason::RevokedKey);
+    // Revoked, it is no listed proxy any more, but still no client that could prove anything.
+    assert_eq!(world.ask("/token", &to_gateway, Some(&gateway)).reason, Reason::RevokedKey);
+}
+
+#[test]
+fn a_revoked_serial_number_counts_also_where_a_certificate_is_no_svid() {
+    let mut world = World::new();
+    let mut plain = params("spiffe://test.example/replaced", world.now());
+    plain.subject_alt_names.clear();
+    let plain = der(&plain);
+    let mut claims = world.estate.claims("storefront");
+    claims["cnf"] = json!({"x5t#S256": URL_SAFE_NO_PAD.encode(credential::certificate_thumbprint(&plain))});
+    let token = [("authorization", format!("Bearer {}", world.estate.signer.sign(&claims).unwrap()))];
+    assert_eq!(world.ask("/token", &token, Some(&plain)).reason, Reason::AllowPolicy);
+    world.estate.revoke(&json!({"kind": "certificate", "serial": SERIAL}));
+    assert_eq!(world.ask("/token", &token, Some(&plain)).reason, Reason::RevokedKey);
+}
+
+#[test]
+fn an_issuer_whose_keys_are_refused_vouches_for_no_certificate() {
+    let mut world = World::new();
+    let own = world.svid("storefront");
+    assert_eq!(world.ask("/certificate", &[], Some(&own)).reason, Reason::AllowPolicy);
+    let twin = |world: &World, name: &str| {
+        json!({
+            "name": name, "kind": "spiffe", "trust_domain": "test.example", "audiences": ["a"],
+            "jwks": {"keys": [world.estate.signer.public_jwk()]},
+        })
+    };
+    let before = world.estate.snapshot();
+    let change = world.estate.put(Kind::Issuer, &twin(&world, "twin"));
+    let mut builder = crate::authz::Builder::on(&before);
+    builder.apply(change);
+    let (snapshot, bad) = builder.finish(world.estate.position());
+    assert_eq!(bad.len(), 2, "both are told of");
+    let certificate = url_encoded(&own);
+    let peer = Peer { principal: None, certificate: Some(&certificate), address: None };
+    let request = Request { peer, ..request("GET", "/certificate", &[]) };
+    assert_eq!(decide(&request, world.inputs(&snapshot), &NoMemo).reason, Reason::CredentialIssuerUntrusted);
 }

@@ -366,3 +366,17 @@ fn a_thread_that_others_wait_for_verifies_no_proof_and_uses_none_up() {
     let bad = shop.proof(&json!({"htm": "POST"}));
     assert_eq!(deferred(bad), (Ok(Reason::CredentialPopInvalid), Reason::CredentialPopInvalid));
 }
+
+#[test]
+fn strangers_and_the_refused_use_up_no_room() {
+    let shop = Shop::new();
+    let room = |shop: &Shop| shop.gate.used_proofs().misses;
+    let before = room(&shop);
+    let mut claims = shop.estate.claims("nobody-registered");
+    claims["cnf"] = json!({"jkt": shop.client.thumbprint()});
+    let token = shop.estate.signer.sign(&claims).unwrap();
+    let proof = shop.client.dpop(&KeyHolder::dpop_claims("GET", URI, &token, shop.now()));
+    let headers = [("authorization", format!("DPoP {token}")), ("dpop", proof)];
+    assert_eq!(shop.send(&headers).reason, Reason::CredentialSubject);
+    assert_eq!(room(&shop), before);
+}

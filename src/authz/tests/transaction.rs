@@ -132,7 +132,19 @@ fn what_is_wrong_with_it_makes_it_absent() {
     assert_eq!(desk.judge(&renewed), Reason::AllowPolicy);
     desk.estate.revoke(&json!({"kind": "token", "issuer": "transactions", "jti": "txn-7"}));
     desk.state.publish(Arc::new(desk.estate.snapshot()));
-    assert_eq!(desk.judge(&renewed), Reason::PolicyNoMatch);
+    assert_eq!(desk.judge(&renewed), Reason::RevokedToken);
+}
+
+#[test]
+fn invariant_12_revoking_it_never_turns_a_deny_into_an_allow() {
+    let mut desk = Desk::new();
+    desk.estate.put_policies(&format!("{POLICIES}{}", r#"@id("all") permit(principal, action, resource);"#));
+    desk.state.publish(Arc::new(desk.estate.snapshot()));
+    let mallory = desk.txn_token(&json!({"sub": "mallory", "jti": "txn-m"}));
+    assert_eq!(desk.judge(&mallory), Reason::PolicyExplicitDeny);
+    desk.estate.revoke(&json!({"kind": "token", "issuer": "transactions", "jti": "txn-m"}));
+    desk.state.publish(Arc::new(desk.estate.snapshot()));
+    assert_eq!(desk.judge(&mallory), Reason::RevokedToken);
 }
 
 #[test]

@@ -155,3 +155,18 @@ fn where_no_issuer_makes_them_the_headers_mean_nothing() {
     assert_eq!(shop.send(&beside).reason, Reason::AllowPolicy);
     assert_eq!(shop.send(&[("authorization", format!("Bearer {wit}"))]).reason, Reason::CredentialTyp);
 }
+
+#[test]
+fn its_issuer_is_told_of_a_key_that_nobody_has() {
+    let (shop, _) = wimse();
+    let header = json!({"alg": "ES256", "kid": "rotated", "typ": "wit+jwt"});
+    let mut claims = shop.estate.claims("storefront");
+    claims["cnf"] = json!({"jwk": shop.client.jwk()});
+    let wit = shop.estate.signer.sign_with_header(&header, &claims).unwrap();
+    let proof = proof(&shop, &wit, &json!({}));
+    let headers = [("workload-identity-token", wit), ("authorization", format!("WPT {proof}"))];
+    assert_eq!(shop.send(&headers).reason, Reason::CredentialKidUnknown);
+    let snapshot = shop.estate.snapshot();
+    let issuer = crate::authz::issuer_of_token(&request("GET", "/catalog/1", &headers), &snapshot);
+    assert_eq!(issuer.map(|name| &**name), Some("test"));
+}
