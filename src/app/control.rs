@@ -20,6 +20,7 @@ use crate::control::keys::Keys;
 use crate::control::operators::Operators;
 use crate::control::store::{SqliteStore, Store};
 use crate::control::sync_server::{self, SyncServerConfig, SyncServerDeps};
+use crate::control::token_review::TokenReviewSettings;
 use crate::control::{Core, CoreConfig, sweep};
 use crate::drain::Signal;
 use crate::readiness::{Blocker, Readiness};
@@ -90,6 +91,10 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         tls: sync_tls,
         audience: config.sync.audience.clone(),
         trusted_issuers: config.sync.trust.clone(),
+        token_review: TokenReviewSettings {
+            servers: config.sync.token_review.clone(),
+            ..TokenReviewSettings::default()
+        },
         lease: config.sync.lease,
         bookmark_interval: config.sync.bookmark_interval,
         ..SyncServerConfig::default()

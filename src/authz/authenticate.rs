@@ -392,7 +392,7 @@ impl KnownToken {
     }
 
     fn mapped(token: &VerifiedToken, claims: &Value, snapshot: &Snapshot) -> Result<Party, &'static str> {
-        let found = snapshot.mappings.resolve(&token.issuer, token.kind, claims, &snapshot.workloads);
+        let found = snapshot.mappings.resolve(&token.issuer, token.kind, claims, &snapshot.workloads, |w| w.document());
         found.map(|workload| Party::of(&workload.id)).map_err(Unmapped::detail)
     }
 }

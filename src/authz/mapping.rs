@@ -12,7 +12,6 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 use super::revocations::digest;
-use super::snapshot::Registered;
 use crate::grant::{Key, ShardedMap, WorkloadKey};
 use crate::object::{Condition, CredentialMapping, IssuerKind, Workload, claim};
 
@@ -79,33 +78,35 @@ impl Mappings {
         }
     }
 
-    /// The one workload whose mapping these claims of a token of `issuer` fulfil.
-    pub(super) fn resolve<'a>(
+    /// The one of `workloads` whose mapping these claims of a token of `issuer` fulfil; `document` is what a value is of.
+    pub(super) fn resolve<'a, W: Clone>(
         &self,
         issuer: &str,
         kind: IssuerKind,
         claims: &Value,
-        workloads: &'a ShardedMap<Arc<Registered>>,
-    ) -> Result<&'a Arc<Registered>, Unmapped> {
-        let mut found: Option<&Arc<Registered>> = None;
+        workloads: &'a ShardedMap<W>,
+        document: impl Fn(&'a W) -> &'a Workload,
+    ) -> Result<&'a W, Unmapped> {
+        let mut found: Option<(&W, &Workload)> = None;
         for shape in self.shapes.get(issuer).into_iter().flat_map(BTreeMap::keys) {
             let values: Option<SmallVec<[&str; 8]>> =
                 shape.iter().map(|name| claim(claims, name).and_then(Value::as_str)).collect();
             let Some(values) = values else { continue };
             let candidates = self.candidates.get(&address(issuer, shape, &values));
             for candidate in candidates.into_iter().flatten().filter_map(|key| workloads.get(&key.0)) {
-                let fulfilled = candidate.credentials().iter().any(|mapping| {
+                let workload = document(candidate);
+                let fulfilled = workload.credentials.iter().any(|mapping| {
                     mapping.issuer == issuer && mapping.check_for(kind).is_ok() && mapping.holds(claims)
                 });
-                if !fulfilled || found.is_some_and(|known| known.id == candidate.id) {
+                if !fulfilled || found.is_some_and(|(_, known)| known.id == workload.id) {
                     continue;
                 }
-                if found.replace(candidate).is_some() {
+                if found.replace((candidate, workload)).is_some() {
                     return Err(Unmapped::Several);
                 }
             }
         }
-        found.ok_or(Unmapped::Nobody)
+        found.map(|(candidate, _)| candidate).ok_or(Unmapped::Nobody)
     }
 
     fn add(&mut self, mapping: &CredentialMapping, workload: WorkloadKey, version: u64) {

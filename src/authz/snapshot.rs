@@ -16,7 +16,7 @@ use super::revocations::Revocations;
 use super::route::{RouteMatch, RouteTable};
 use crate::credential::IssuerSet;
 use crate::grant::{GrantIndex, ShardedMap, WorkloadKey};
-use crate::object::{CredentialMapping, FieldError, GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
+use crate::object::{FieldError, GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
 use crate::policy::{CompiledPolicies, PrincipalEntity, ResourceEntity};
 use crate::wire::Position;
 
@@ -363,9 +363,9 @@ impl fmt::Debug for Snapshot {
 // === impl Registered ===
 
 impl Registered {
-    /// The credentials that are this workload's although they do not name it.
-    pub(super) fn credentials(&self) -> &[CredentialMapping] {
-        &self.source.credentials
+    /// Its document.
+    pub(super) const fn document(&self) -> &Workload {
+        &self.source
     }
 }
 

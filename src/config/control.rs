@@ -12,8 +12,10 @@ use super::keys::RawKeys;
 use super::load::{self, ConfigError, Environment};
 use super::shared::{RawTelemetry, Telemetry};
 use super::sidecar::{positive, services};
+use super::token_review::{self, RawTokenReview};
 use super::values::{Address, Identity, Span};
 use crate::control::keys::KeysConfig;
+use crate::control::token_review::TokenReviewConfig;
 use crate::credential::SpiffeId;
 use crate::object::ResourceName;
 
@@ -60,7 +62,7 @@ pub struct RawTls {
     pub cert_file: Option<PathBuf>,
     /// Required. PEM file with the private key of that certificate.
     pub key_file: Option<PathBuf>,
-    /// PEM file with the certificates that may vouch for sidecars (X.509-SVIDs). Without it they bring a JWT-SVID.
+    /// PEM file with the certificates that may vouch for sidecars (X.509-SVIDs). Without it they bring a token.
     pub client_ca_file: Option<PathBuf>,
 }
 
@@ -69,10 +71,13 @@ pub struct RawTls {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Sync")]
 pub struct RawSync {
-    /// The audience that a sidecar's JWT-SVID must name.
+    /// The audience that a sidecar's token must name.
     pub audience: String,
-    /// Names of the issuers whose JWT-SVIDs sidecars may bring. Empty: none, so only X.509-SVIDs.
+    /// Names of the issuers whose tokens sidecars may bring: JWT-SVIDs, or Kubernetes service account tokens that are
+    /// mapped to the enforcement point's workload. Empty: none, so only X.509-SVIDs.
     pub trust: Vec<String>,
+    /// API servers that have to confirm the Kubernetes tokens of an issuer. Empty: they are verified offline only.
+    pub token_review: Vec<RawTokenReview>,
     /// How long a `strict` route may rely on a bookmark.
     pub lease: Span,
     /// How often a bookmark is sent; at most 10s.
@@ -142,6 +147,8 @@ pub struct SyncConfig {
     pub audience: String,
     /// Issuers of sidecars' tokens.
     pub trust: Vec<String>,
+    /// API servers that confirm them: of distinct issuers, all of them in `trust`.
+    pub token_review: Vec<TokenReviewConfig>,
     /// How long a `strict` route may rely on a bookmark.
     pub lease: Duration,
     /// How often a bookmark is sent.
@@ -190,6 +197,7 @@ impl Default for RawSync {
         Self {
             audience: "portcullis-control".to_owned(),
             trust: Vec::new(),
+            token_review: Vec::new(),
             lease: Span::secs(10),
             bookmark_interval: Span::secs(2),
             max_staleness: Span::secs(300),
@@ -304,6 +312,7 @@ impl RawSync {
         }
         Ok(SyncConfig {
             audience: self.audience,
+            token_review: token_review::validate(self.token_review, &self.trust)?,
             trust: self.trust,
             lease: self.lease.0,
             bookmark_interval: self.bookmark_interval.0,

@@ -11,6 +11,7 @@ mod load;
 pub mod schema;
 mod shared;
 mod sidecar;
+mod token_review;
 mod values;
 
 #[cfg(test)]
@@ -28,4 +29,5 @@ pub use self::sidecar::{
     RawLimits, RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy,
     RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory, Transport,
 };
+pub use self::token_review::RawTokenReview;
 pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

@@ -253,6 +253,40 @@ fn where_keys_may_come_from_is_checked_and_errors_have_a_place() {
 }
 
 #[test]
+fn token_reviews_are_for_trusted_issuers_over_https_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "content").unwrap();
+    let file = file.display();
+    let with = |entries: &str| {
+        let text = format!("insecure_loopback: true\nsync:\n  trust: [a, b]\n  token_review: [{entries}]\n");
+        control(&text.replace("FILES", &format!("ca_file: {file}, token_file: {file}")))
+    };
+    assert!(with("").unwrap().sync.token_review.is_empty());
+    let good = with("{issuer: b, url: 'https://api.example/cluster', FILES}").unwrap().sync.token_review;
+    assert_eq!((good[0].issuer.as_str(), good[0].url.as_str()), ("b", "https://api.example/cluster"));
+    for (entries, expected) in [
+        ("{issuer: c, url: 'https://api', FILES}", "`sync.token_review[0].issuer`: `c` is not in `sync.trust`"),
+        (
+            "{issuer: a, url: 'https://api', FILES}, {issuer: a, url: 'https://b', FILES}",
+            "`sync.token_review[1].issuer`: `a` occurs twice",
+        ),
+        ("{issuer: a, url: 'http://127.0.0.1', FILES}", "`sync.token_review[0].url`: `http://127.0.0.1/` is not https"),
+        ("{issuer: a, url: 'https://api/?x=y', FILES}", "`sync.token_review[0].url`: must not have a query"),
+        ("{issuer: a, url: api, FILES}", "sync.token_review[0].url: `api` is not an http"),
+        ("{issuer: a, url: 'https://api', token_file: /x}", "missing field `ca_file`"),
+        (
+            "{issuer: a, url: 'https://api', ca_file: /nowhere, token_file: /x}",
+            "`sync.token_review[0].ca_file`: cannot use `/nowhere`",
+        ),
+        ("{issuer: a, url: 'https://api', FILES, insecure: true}", "unknown field `insecure`"),
+    ] {
+        let got = message(with(entries));
+        assert!(got.contains(expected), "{entries:?}\n  got      {got}\n  expected {expected}");
+    }
+}
+
+#[test]
 fn checked_in_schemas_are_current() {
     for (file, schema) in [("sidecar", schema::sidecar()), ("control", schema::control())] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/config/{file}.schema.json"));
@@ -286,7 +320,9 @@ fn the_documented_examples_load_and_show_every_default() {
     let raw = RawSidecar::parse(Path::new("sidecar.yaml"), &read("sidecar.yaml"), &files).unwrap();
     shows_every_key(&raw, &read("sidecar.yaml"));
     raw.validate().unwrap();
+    let review = format!("[{{issuer: cluster-a, url: 'https://kubernetes', ca_file: {any}, token_file: {any}}}]");
     let files = env(&[
+        ("PORTCULLIS__SYNC__TOKEN_REVIEW", &review),
         ("PORTCULLIS__TLS__CERT_FILE", &any),
         ("PORTCULLIS__TLS__KEY_FILE", &any),
         ("PORTCULLIS__TLS__CLIENT_CA_FILE", &any),

@@ -16,6 +16,7 @@ mod rules;
 pub mod store;
 pub mod sweep;
 pub mod sync_server;
+pub mod token_review;
 
 pub use self::agenda::Retention;
 pub use self::commit::CommitError;

@@ -42,7 +42,7 @@ pub use self::verify::{
     verify_if,
 };
 pub use self::x509::{
-    MAX_CERTIFICATE, X509Svid, certificate_from_pem, certificate_memo_key, certificate_serial, certificate_thumbprint,
-    serial_of_certificate,
+    MAX_CERTIFICATE, TlsEnd, X509Svid, certificate_from_pem, certificate_memo_key, certificate_serial,
+    certificate_thumbprint, serial_of_certificate,
 };
 pub use self::xfcc::{ForwardedCertificate, MAX_XFCC, last_forwarded_certificate};

@@ -1,4 +1,5 @@
-//! Client certificates: PEM or DER becomes an X.509-SVID (SPIFFE X.509-SVID standard, sections 2 to 5; RFC 5280).
+//! Certificates of workloads: PEM or DER becomes an X.509-SVID, a client's unless a server's is asked for (SPIFFE
+//! X.509-SVID standard, sections 2 to 5; RFC 5280).
 //!
 //! Pure; the time is an argument. INVARIANT: no signature is checked here. The TLS terminator has verified the chain
 //! and that the client holds the key (Envoy: a validation context and `require_client_certificate`); intermediates are
@@ -39,6 +40,15 @@ pub struct X509Svid {
     pub not_after: Timestamp,
     /// SHA-256 of the DER: `x5t#S256` (RFC 8705, section 3.1).
     pub thumbprint: [u8; 32],
+}
+
+/// Which end of a connection shows a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsEnd {
+    /// The one that connects.
+    Client,
+    /// The one that is connected to.
+    Server,
 }
 
 /// The DER of a certificate in PEM, URL-encoded as Envoy does it, or plain.
@@ -116,8 +126,13 @@ fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
 // === impl X509Svid ===
 
 impl X509Svid {
-    /// Reads a certificate and checks all but its times and its trust domain.
+    /// Reads a client's certificate and checks all but its times and its trust domain.
     pub fn parse(der: &[u8]) -> Result<Self, Rejection> {
+        Self::parse_of(TlsEnd::Client, der)
+    }
+
+    /// Like [`X509Svid::parse`], for the certificate of either end.
+    pub fn parse_of(end: TlsEnd, der: &[u8]) -> Result<Self, Rejection> {
         if der.len() > MAX_CERTIFICATE {
             return Err(malformed("the certificate is longer than 16 KiB"));
         }
@@ -130,7 +145,7 @@ impl X509Svid {
             return Err(malformed("the certificate is not of version 3"));
         }
         check_extensions(&certificate)?;
-        check_use(&certificate)?;
+        check_use(&certificate, end)?;
         let validity = certificate.validity();
         Ok(Self {
             id: workload(&certificate)?,
@@ -177,8 +192,8 @@ fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Rejection> 
     Ok(())
 }
 
-/// A leaf, for its holder to sign handshakes with as a client (sections 4.1 to 4.4).
-fn check_use(certificate: &X509Certificate<'_>) -> Result<(), Rejection> {
+/// A leaf, for its holder to sign handshakes with as this end (sections 4.1 to 4.4).
+fn check_use(certificate: &X509Certificate<'_>, end: TlsEnd) -> Result<(), Rejection> {
     let unusable = |detail| CredentialReason::Typ.because(detail);
     let mut signs = None;
     for extension in certificate.extensions() {
@@ -190,9 +205,15 @@ fn check_use(certificate: &X509Certificate<'_>) -> Result<(), Rejection> {
                 return Err(unusable("the key of the certificate signs certificates or revocation lists"));
             }
             ParsedExtension::KeyUsage(usage) => signs = Some(usage.digital_signature()),
-            ParsedExtension::ExtendedKeyUsage(usage) if !usage.client_auth => {
-                return Err(unusable("the extended key usage of the certificate is not for clients"));
-            }
+            ParsedExtension::ExtendedKeyUsage(usage) => match end {
+                TlsEnd::Client if !usage.client_auth => {
+                    return Err(unusable("the extended key usage of the certificate is not for clients"));
+                }
+                TlsEnd::Server if !usage.server_auth => {
+                    return Err(unusable("the extended key usage of the certificate is not for servers"));
+                }
+                TlsEnd::Client | TlsEnd::Server => {}
+            },
             _ => {}
         }
     }

@@ -2,6 +2,7 @@
 
 mod fake;
 pub(super) mod frames;
+mod kubernetes;
 mod misbehaving;
 mod plane;
 mod secure;

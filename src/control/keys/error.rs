@@ -21,27 +21,27 @@ pub struct FetchError {
 
 impl FetchError {
     /// Not allowed by the configuration.
-    pub(super) fn refused(message: impl Into<String>) -> Self {
+    pub(in crate::control) fn refused(message: impl Into<String>) -> Self {
         Self { result: KeyFetch::Refused, message: message.into() }
     }
 
     /// Nobody answered, or nobody who could prove who they are.
-    pub(super) fn unreachable(message: impl Into<String>) -> Self {
+    pub(in crate::control) fn unreachable(message: impl Into<String>) -> Self {
         Self { result: KeyFetch::Unreachable, message: message.into() }
     }
 
     /// The answer is not one that keys could be taken from.
-    pub(super) fn answer(message: impl Into<String>) -> Self {
+    pub(in crate::control) fn answer(message: impl Into<String>) -> Self {
         Self { result: KeyFetch::BadAnswer, message: message.into() }
     }
 
     /// The keys are not ones that could be used.
-    pub(super) fn invalid(message: impl Into<String>) -> Self {
+    pub(in crate::control) fn invalid(message: impl Into<String>) -> Self {
         Self { result: KeyFetch::Invalid, message: message.into() }
     }
 
     /// The bundle is older than the one that is held.
-    pub(super) fn rollback(held: u64, got: u64) -> Self {
+    pub(in crate::control) fn rollback(held: u64, got: u64) -> Self {
         let message = format!("the bundle has `spiffe_sequence` {got}, and {held} is held: an older one is refused");
         Self { result: KeyFetch::Rollback, message }
     }

@@ -6,7 +6,7 @@
 //! fails leaves the keys that are held, and only a well-formed empty set revokes.
 
 mod error;
-mod http;
+pub(super) mod http;
 mod install;
 mod keeper;
 mod schedule;
@@ -190,4 +190,4 @@ fn issuers_have_changed(index: &Index, seen: &mut Option<Revision>) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,10 +14,9 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_t
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::error::FetchError;
-use crate::credential::SpiffeId;
+use crate::credential::{SpiffeId, TlsEnd, X509Svid};
 use crate::object::Jwks;
 
 /// Lets in whoever has an X.509-SVID of one SPIFFE ID.
@@ -82,8 +81,10 @@ impl ServerCertVerifier for ExactSvid {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.authorities, intermediates, now, algorithms)?;
-        let shown = spiffe_id(leaf).map_err(|why| Error::General(format!("not an X.509-SVID: {why}")))?;
-        if shown != self.id {
+        // The chain and the times were checked above.
+        let shown = X509Svid::parse_of(TlsEnd::Server, leaf)
+            .map_err(|why| Error::General(format!("not an X.509-SVID: {}", why.detail)))?;
+        if shown.id != self.id {
             return Err(Error::InvalidCertificate(CertificateError::NotValidForName));
         }
         Ok(ServerCertVerified::assertion())
@@ -110,21 +111,4 @@ impl ServerCertVerifier for ExactSvid {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
-}
-
-/// The SPIFFE ID of a leaf (X509-SVID, sections 2, 4 and 5.2).
-fn spiffe_id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, &'static str> {
-    let (_, cert) = X509Certificate::from_der(leaf).map_err(|_unreadable| "it cannot be parsed")?;
-    let names = cert.subject_alternative_name().map_err(|_twice| "its names are malformed")?;
-    let mut uris = names.iter().flat_map(|n| &n.value.general_names).filter_map(|n| match n {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    let (Some(uri), None) = (uris.next(), uris.next()) else { return Err("it has not exactly one URI name") };
-    let usage = cert.key_usage().map_err(|_twice| "its key usage is malformed")?;
-    let signs = usage.is_some_and(|u| u.value.digital_signature() && !u.value.key_cert_sign() && !u.value.crl_sign());
-    if cert.is_ca() || !signs {
-        return Err("it is not a leaf whose key is for signatures only");
-    }
-    SpiffeId::parse(uri).map_err(|_invalid| "its URI name is not the SPIFFE ID of a workload")
 }

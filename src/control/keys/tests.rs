@@ -1,6 +1,6 @@
 //! Tests of key fetching: real TLS on loopback, a real store, the real SPIFFE protocols.
 
-mod endpoint;
+pub(crate) mod endpoint;
 mod harness;
 mod spiffe;
 mod web;

@@ -1,4 +1,5 @@
-//! Who a sidecar is: an X.509-SVID from the TLS handshake, or a JWT-SVID as a bearer token.
+//! Who a sidecar is: an X.509-SVID from the TLS handshake, or a bearer token: a JWT-SVID, or a Kubernetes service account
+//! token that is mapped to one registered workload.
 //!
 //! Plane: control. Fails closed: no credential, one that does not verify, one that was revoked, or two that name
 //! different identities end the call before a byte of state is sent. The trust in force is compiled once for all
@@ -11,13 +12,17 @@ use rustls_pki_types::CertificateDer;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::authz::Owners;
 use crate::clock::Timestamp;
-use crate::control::index::Index;
+use crate::control::index::{Index, Stored};
 use crate::control::keys::Keys;
+use crate::control::rules::{as_issuer, as_workload};
+use crate::control::token_review::{TokenReviews, Unconfirmed};
 use crate::credential::{
-    CredentialReason, IssuerSet, Rejection, SpiffeId, VerifiedToken, X509Svid, issuer_of, verify_for_audience,
+    CredentialReason, IssuerSet, Rejection, SpiffeId, VerifiedToken, X509Svid, certificate_serial, issuer_of,
+    verify_for_audience,
 };
-use crate::object::{Issuer, Kind, Object, Target};
+use crate::object::{Issuer, IssuerKind, Kind, Object, Target, Workload};
 use crate::tls::PeerInfo;
 use crate::wire::Revision;
 
@@ -31,12 +36,20 @@ pub(super) struct Principal {
     certificate_serial: Option<String>,
 }
 
-/// The issuers and revocations in force that concern sidecars themselves.
+/// The issuers, mappings and revocations in force that concern sidecars themselves.
 #[derive(Debug)]
 pub(super) struct Trust {
     issuers: IssuerSet,
+    /// Every SPIFFE issuer, listed or not, for what it says of its own trust domain's certificates.
+    of_certificates: IssuerSet,
+    /// Their trust domains.
+    domains: HashSet<Box<str>>,
     /// The keys of each issuer, by name and `kid`.
     keys: HashSet<(Box<str>, Box<str>)>,
+    /// Names of those whose tokens do not name the workload themselves.
+    mapped: HashSet<Box<str>>,
+    /// The workloads that have credentials of those.
+    owners: Owners,
     revoked: HashSet<Target>,
     tokens_before: HashMap<SpiffeId, Timestamp>,
 }
@@ -51,6 +64,7 @@ pub(super) struct Authenticator {
     pub(super) cache: Mutex<Option<(Revision, Arc<Trust>)>>,
     /// Told of keys that are missing.
     pub(super) keys: Option<Arc<Keys>>,
+    pub(super) reviews: TokenReviews,
 }
 
 // === impl Authenticator ===
@@ -75,7 +89,8 @@ impl Authenticator {
         let principal = match (by_certificate, by_token) {
             (None, None) => {
                 return Err(Status::unauthenticated(
-                    "no credential: send an X.509-SVID in the TLS handshake or a JWT-SVID as a bearer token",
+                    "no credential: send an X.509-SVID in the TLS handshake, or a JWT-SVID or a Kubernetes \
+                     service account token as a bearer token",
                 ));
             }
             (Some(p), None) | (None, Some(p)) => p,
@@ -90,17 +105,31 @@ impl Authenticator {
         Ok(principal)
     }
 
+    /// Has the token of an authenticated sidecar confirmed, if its issuer's tokens have to be.
+    pub(super) async fn confirm(&self, principal: &Principal, metadata: &MetadataMap) -> Result<(), Status> {
+        let (Some(verified), Some(token)) = (&principal.token, bearer(metadata)?) else { return Ok(()) };
+        self.reviews.confirm(token, verified, &self.audience).await.map_err(|why| {
+            let issuer = &verified.issuer;
+            match &why {
+                Unconfirmed::Denied(_) => {
+                    Status::unauthenticated(format!("the token of `{issuer}` was refused: {why}"))
+                }
+                Unconfirmed::Unanswered(_) => {
+                    Status::unavailable(format!("the token of `{issuer}` could not be confirmed: {why}"))
+                }
+            }
+        })
+    }
+
     /// The trust in force. The same `Arc` as long as nothing that matters has changed.
     pub(super) fn trust(&self) -> Arc<Trust> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((revision, trust)) = cache.as_mut()
             && let Some(log) = self.index.since(*revision, usize::MAX)
+            && !log.iter().any(|l| l.changes.iter().any(|c| trust.depends_on(&c.stored)))
         {
-            let matters = |kind| matches!(kind, Kind::Issuer | Kind::Revocation);
-            if !log.iter().any(|l| l.changes.iter().any(|c| matters(c.stored.kind))) {
-                *revision = log.last().map_or(*revision, |l| l.commit.revision);
-                return Arc::clone(trust);
-            }
+            *revision = log.last().map_or(*revision, |l| l.commit.revision);
+            return Arc::clone(trust);
         }
         // The position is read first: the trust is at least as new as it says.
         let revision = self.index.position().revision;
@@ -123,11 +152,7 @@ impl Authenticator {
             }
             Status::unauthenticated(format!("the token was refused: {e}"))
         })?;
-        let Some(identity) = token.workload.clone() else {
-            return Err(Status::unauthenticated(
-                "the token was refused: a sidecar's token names its SPIFFE ID, as those of `spiffe` issuers do",
-            ));
-        };
+        let identity = trust.identity_of(&token)?;
         Ok(Principal { identity, expires_at: token.expires_at, token: Some(token), certificate_serial: None })
     }
 }
@@ -137,13 +162,17 @@ impl Authenticator {
 impl Trust {
     fn compile(index: &Index, trusted: &[String]) -> Self {
         let stored = index.list(Kind::Issuer);
-        let issuers: Vec<&Issuer> = stored
-            .iter()
-            .filter_map(|s| match &s.object {
-                Some(Object::Issuer(issuer)) if trusted.contains(&issuer.name) => Some(issuer.as_ref()),
-                _ => None,
-            })
-            .collect();
+        let spiffe = stored.iter().filter_map(|s| as_issuer(s)).filter(|issuer| issuer.kind == IssuerKind::Spiffe);
+        let spiffe: Vec<&Issuer> = spiffe.collect();
+        let domains = spiffe.iter().filter_map(|issuer| issuer.trust_domain.as_deref().map(Box::from)).collect();
+        let (of_certificates, _bad) = IssuerSet::compile(spiffe);
+        let issuers: Vec<&Issuer> =
+            stored.iter().filter_map(|s| as_issuer(s)).filter(|issuer| trusted.contains(&issuer.name)).collect();
+        let of_clusters = issuers.iter().filter(|issuer| issuer.kind == IssuerKind::Kubernetes);
+        let mapped: HashSet<Box<str>> = of_clusters.map(|issuer| Box::from(&*issuer.name)).collect();
+        let workloads = if mapped.is_empty() { Vec::new() } else { index.list(Kind::Workload) };
+        let workloads = workloads.iter().filter_map(|s| as_workload(s));
+        let owners = Owners::new(workloads.filter(|workload| has_credentials_of(&mapped, workload)));
         let mut keys = HashSet::new();
         for issuer in &issuers {
             for kid in issuer.jwks.keys.iter().filter_map(|k| k.get("kid")?.as_str()) {
@@ -152,7 +181,8 @@ impl Trust {
         }
         // A bad issuer fails alone: it has no keys, so its tokens do not verify.
         let (issuers, _bad) = IssuerSet::compile(issuers);
-        let mut trust = Self { issuers, keys, revoked: HashSet::new(), tokens_before: HashMap::new() };
+        let (revoked, tokens_before) = (HashSet::new(), HashMap::new());
+        let mut trust = Self { issuers, of_certificates, domains, keys, mapped, owners, revoked, tokens_before };
         for stored in index.list(Kind::Revocation) {
             let Some(Object::Revocation(revocation)) = &stored.object else { continue };
             match &revocation.target {
@@ -161,12 +191,40 @@ impl Trust {
                     *latest = (*latest).max(*before);
                 }
                 Target::Grant { .. } | Target::Delegator { .. } => {}
+                // However it is spelt.
+                Target::Certificate { serial } => {
+                    let serial = certificate_serial(serial).unwrap_or_else(|| serial.clone());
+                    trust.revoked.insert(Target::Certificate { serial });
+                }
                 target => {
                     trust.revoked.insert(target.clone());
                 }
             }
         }
         trust
+    }
+
+    /// Whether a change could make it another.
+    fn depends_on(&self, changed: &Stored) -> bool {
+        match changed.kind {
+            Kind::Issuer | Kind::Revocation => true,
+            Kind::Workload => {
+                self.owners.contains(&changed.key)
+                    || as_workload(changed).is_some_and(|workload| has_credentials_of(&self.mapped, workload))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whose a token is: of the workload that it names, or that it is mapped to.
+    fn identity_of(&self, token: &VerifiedToken) -> Result<SpiffeId, Status> {
+        if token.workload.is_none() && token.kind != IssuerKind::Kubernetes {
+            return Err(Status::unauthenticated(
+                "the token was refused: a sidecar's token names its SPIFFE ID, as those of `spiffe` issuers do, \
+                 or is a Kubernetes service account's",
+            ));
+        }
+        self.owners.owner_of(token).map_err(|why| Status::unauthenticated(format!("the token was refused: {why}")))
     }
 
     /// Whether `principal` may (still) be served.
@@ -181,8 +239,23 @@ impl Trust {
         {
             return refused("this certificate");
         }
+        let domain = principal.identity.trust_domain();
+        if principal.certificate_serial.is_some() && self.domains.contains(domain) {
+            // The configured CAs have vouched for it; an issuer for its trust domain has a say as well.
+            let issuer = self.of_certificates.of_certificates(domain).map(|name| name.to_string());
+            if issuer.is_none_or(|issuer| revoked(Target::Issuer { issuer })) {
+                return refused("the trust domain of this certificate");
+            }
+        }
         let Some(token) = &principal.token else { return Ok(()) };
+        if self.identity_of(token)? != principal.identity {
+            return Err(Status::unauthenticated("the token is another workload's now"));
+        }
         let issuer = token.issuer.to_string();
+        let bound = |uid: &Arc<str>| Target::BoundObject { issuer: issuer.clone(), uid: uid.to_string() };
+        if token.bound_objects.iter().any(|uid| revoked(bound(uid))) {
+            return refused("an object that this token is bound to");
+        }
         if revoked(Target::Issuer { issuer: issuer.clone() })
             || revoked(Target::Key { issuer: issuer.clone(), kid: token.kid.to_string() })
             || !self.keys.contains(&(Box::from(&*token.issuer), Box::from(&*token.kid)))
@@ -202,6 +275,10 @@ impl Trust {
         }
         Ok(())
     }
+}
+
+fn has_credentials_of(issuers: &HashSet<Box<str>>, workload: &Workload) -> bool {
+    workload.credentials.iter().any(|mapping| issuers.contains(&*mapping.issuer))
 }
 
 fn bearer(metadata: &MetadataMap) -> Result<Option<&str>, Status> {

@@ -24,6 +24,7 @@ use self::session::Session;
 use super::fleet::Fleet;
 use super::index::Index;
 use super::keys::Keys;
+use super::token_review::{TokenReviewSettings, TokenReviews};
 use crate::clock::SharedClock;
 use crate::telemetry::ControlMetrics;
 use crate::tls::{AcceptLimits, Listen, PeerInfo};
@@ -43,6 +44,8 @@ pub struct SyncServerConfig {
     pub audience: String,
     /// Names of the issuers that may vouch for sidecars.
     pub trusted_issuers: Vec<String>,
+    /// Which tokens an API server has to confirm.
+    pub token_review: TokenReviewSettings,
     /// How long a `strict` route may rely on a bookmark.
     pub lease: Duration,
     /// How often bookmarks are sent.
@@ -112,6 +115,7 @@ impl Default for SyncServerConfig {
             tls: None,
             audience: "portcullis-control".to_owned(),
             trusted_issuers: Vec::new(),
+            token_review: TokenReviewSettings::default(),
             lease: Duration::from_secs(10),
             bookmark_interval: Duration::from_secs(2),
             max_streams: 12_000,
@@ -143,6 +147,7 @@ pub async fn serve<L: Listen>(
         audience: config.audience.clone(),
         cache: Mutex::new(None),
         keys: deps.keys.clone(),
+        reviews: TokenReviews::new(config.token_review.clone()),
     };
     let shared = Arc::new(Shared {
         index: deps.index,
@@ -185,11 +190,12 @@ impl Sync for Service {
         let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
             return Err(exhausted("too many streams", shared.config.retry_after));
         };
-        let peer = request.extensions().get::<PeerInfo>();
-        let principal =
-            shared.auth.authenticate(peer, request.metadata(), shared.clock.now().wall).inspect_err(|e| {
-                tracing::warn!(peer = ?peer.and_then(|p| p.address), reason = e.message(), "a sync stream was refused");
-            })?;
+        let (metadata, extensions, inbound) = request.into_parts();
+        let peer = extensions.get::<PeerInfo>();
+        let refused = |e: &Status| {
+            tracing::warn!(peer = ?peer.and_then(|p| p.address), reason = e.message(), "a sync stream was refused");
+        };
+        let principal = shared.auth.authenticate(peer, &metadata, shared.clock.now().wall).inspect_err(refused)?;
         let Some(point) = shared.fleet.point(&principal.identity) else {
             tracing::warn!(identity = %principal.identity, "a sync stream was refused: not an enforcement point");
             return Err(Status::permission_denied(format!(
@@ -197,10 +203,11 @@ impl Sync for Service {
                 principal.identity
             )));
         };
+        // Last: nobody but an enforcement point makes us ask an API server.
+        shared.auth.confirm(&principal, &metadata).await.inspect_err(refused)?;
         // Two frames at most wait here; flow control does the rest.
         let (out, frames) = mpsc::channel(2);
         let session = Session { shared: Arc::clone(shared), principal, point, out };
-        let inbound = request.into_inner();
         tokio::spawn(async move {
             session.run(inbound).await;
             drop(permit);

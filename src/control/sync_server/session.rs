@@ -104,10 +104,13 @@ impl Session {
         let index = &self.shared.index;
         let mut tip = index.subscribe();
         let epoch = index.position().epoch;
+        // It may have been revoked since it was looked at: a confirmation or the hello may have taken its time.
+        let trust = self.shared.auth.trust();
+        trust.check(&self.principal)?;
         let mut writer = Writer {
             session: self,
             sealer: Sealer::new(Arc::clone(&self.shared.key), epoch, &self.point.scope),
-            trust: self.shared.auth.trust(),
+            trust,
             sent,
             scanned: Revision(0),
         };

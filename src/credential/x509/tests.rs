@@ -76,6 +76,25 @@ fn each_rule_of_the_standard_is_enforced() {
 }
 
 #[test]
+fn an_extended_key_usage_has_to_name_the_end_that_shows_the_certificate() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    for (usages, client, server) in [
+        (vec![], true, true),
+        (vec![ClientAuth], true, false),
+        (vec![ServerAuth], false, true),
+        (vec![ServerAuth, ClientAuth], true, true),
+    ] {
+        let mut p = params(ID, NOW);
+        p.extended_key_usages = usages;
+        let is_good = |end| X509Svid::parse_of(end, &der(&p)).is_ok();
+        assert_eq!((is_good(TlsEnd::Client), is_good(TlsEnd::Server)), (client, server), "{:?}", p.extended_key_usages);
+    }
+    let mut ca = params(ID, NOW);
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    assert_eq!(X509Svid::parse_of(TlsEnd::Server, &der(&ca)).unwrap_err().reason, Typ);
+}
+
+#[test]
 fn times_are_held_to_the_second() {
     let mut p = params(ID, NOW);
     valid(&mut p, NOW - 10, NOW + 10);

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::frames::identity;
 use super::plane::{Plane, Sidecar, eventually};
 use crate::control::sync_server::{ServeError, SyncServerConfig, SyncServerDeps, serve};
+use crate::credential::{X509Svid, certificate_from_pem};
+use crate::object::Kind;
 use crate::sync::SyncClientConfig;
 use crate::tls::{self, ServerFiles};
 
@@ -103,6 +106,44 @@ async fn a_wrong_certificate_on_either_side_opens_nothing() {
         let sidecar = Sidecar::start(config, plane.estate.clock.clone());
         eventually("it is refused", || sidecar.stats.read().failures >= 2).await;
         assert_eq!(sidecar.position(), None);
+        sidecar.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_opens_nothing_however_its_serial_number_is_spelt() {
+    let pki = Pki::new();
+    let mut plane = secured(&pki).await;
+    let svid = pki.svid("sidecar", identity().as_str());
+    let der = certificate_from_pem(&std::fs::read_to_string(&svid.0).unwrap()).unwrap();
+    let serial = X509Svid::parse(&der).unwrap().serial.to_uppercase();
+    let change = plane.estate.revoke(&json!({"kind": "certificate", "serial": format!("0x{serial}")}));
+    plane.commit(vec![change]);
+    let sidecar = Sidecar::start(config(&plane, &pki.path("ca.pem"), Some(svid), false), plane.estate.clock.clone());
+    eventually("it is refused", || sidecar.stats.read().failures >= 2).await;
+    assert_eq!(sidecar.position(), None);
+}
+
+#[tokio::test]
+async fn a_certificate_ends_with_the_issuer_of_its_trust_domain() {
+    let pki = Pki::new();
+    for target in [Some(json!({"kind": "issuer", "issuer": "test"})), None] {
+        let mut plane = secured(&pki).await;
+        let svid = pki.svid("sidecar", identity().as_str());
+        let config = config(&plane, &pki.path("ca.pem"), Some(svid), false);
+        let sidecar = Sidecar::start(config, plane.estate.clock.clone());
+        sidecar.reaches(plane.index.position()).await;
+        let failures = sidecar.stats.read().failures;
+        let change = match &target {
+            Some(target) => plane.estate.revoke(target),
+            // Or its key set is emptied.
+            None => plane.estate.put(
+                Kind::Issuer,
+                &json!({"name": "test", "kind": "spiffe", "trust_domain": "test.example", "audiences": ["a"]}),
+            ),
+        };
+        plane.commit(vec![change]);
+        eventually("the stream ends and stays closed", || sidecar.stats.read().failures >= failures + 2).await;
         sidecar.stop().await;
     }
 }

@@ -1,6 +1,7 @@
 //! Following a real control plane: catching up, receipts, partition, restart, scope.
 //! Long because each story of a stream is a test of its own, on one set of helpers.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,18 +18,28 @@ use crate::wire::proto::sync_client::SyncClient as RawClient;
 use crate::wire::proto::{self, ClientFrame, Cursor, Hello, ServerFrame, client_frame::Frame, payload::Body};
 use crate::wire::{RETRY_AFTER, Revision};
 
-/// Reads raw frames until a bookmark for the tip, or the error that the stream ends with.
-async fn raw(
+/// Reads raw frames until there are enough, or the error that the stream ends with.
+pub(super) async fn raw(
     plane: &Plane,
     cursor: Option<Cursor>,
     enough: impl Fn(&[ServerFrame]) -> bool,
 ) -> Result<Vec<ServerFrame>, Status> {
-    let mut client = RawClient::connect(format!("http://{}", plane.address)).await.unwrap();
+    let token = std::fs::read_to_string(plane.tokens.path().join("token")).unwrap();
+    raw_at(plane.address, token, cursor, enough).await
+}
+
+/// [`raw`], without a control plane that is borrowed.
+pub(super) async fn raw_at(
+    address: SocketAddr,
+    token: String,
+    cursor: Option<Cursor>,
+    enough: impl Fn(&[ServerFrame]) -> bool,
+) -> Result<Vec<ServerFrame>, Status> {
+    let mut client = RawClient::connect(format!("http://{address}")).await.unwrap();
     let hello = Hello { cursor, instance: uuid::Uuid::new_v4().to_string(), version: "t".into(), want_snapshot: false };
     let (out, frames) = tokio::sync::mpsc::channel(4);
     out.send(ClientFrame { frame: Some(Frame::Hello(hello)) }).await.unwrap();
     let mut request = tonic::Request::new(ReceiverStream::new(frames));
-    let token = std::fs::read_to_string(plane.tokens.path().join("token")).unwrap();
     if !token.is_empty() {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     }
@@ -45,7 +56,7 @@ fn body(frame: &ServerFrame) -> Body {
     <proto::Payload as prost::Message>::decode(frame.payload.clone()).unwrap().body.unwrap()
 }
 
-fn bookmarked(frames: &[ServerFrame]) -> bool {
+pub(super) fn bookmarked(frames: &[ServerFrame]) -> bool {
     frames.last().is_some_and(|f| matches!(body(f), Body::Bookmark(_)))
 }
 
@@ -333,6 +344,23 @@ async fn a_stream_ends_when_its_credential_does() {
     plane.commit(vec![change]);
     let status = stream.await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "this identity was revoked"));
+}
+
+#[tokio::test]
+async fn a_revocation_between_the_call_and_the_hello_counts() {
+    let mut plane = Plane::start(100).await;
+    let mut client = RawClient::connect(format!("http://{}", plane.address)).await.unwrap();
+    let (out, frames) = tokio::sync::mpsc::channel(1);
+    let mut request = tonic::Request::new(ReceiverStream::new(frames));
+    let token = std::fs::read_to_string(plane.tokens.path().join("token")).unwrap();
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let mut inbound = client.watch(request).await.unwrap().into_inner();
+    let change = plane.estate.revoke(&json!({"kind": "token", "issuer": "test", "jti": "sidecar-1"}));
+    plane.commit(vec![change]);
+    let hello = Hello { instance: uuid::Uuid::new_v4().to_string(), version: "t".into(), ..Hello::default() };
+    out.send(ClientFrame { frame: Some(Frame::Hello(hello)) }).await.unwrap();
+    let first = tokio::time::timeout(Duration::from_secs(10), inbound.next()).await.unwrap().unwrap();
+    assert_eq!(first.unwrap_err().message(), "this token was revoked", "and no frame came first");
 }
 
 #[tokio::test]

@@ -11,7 +11,10 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
+};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -19,16 +22,18 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::control::api::{ServeLimits, serve};
 use crate::tls::{self, ServerFiles};
 
-pub(super) struct Ca {
+pub(crate) struct Ca {
     dir: tempfile::TempDir,
     ca: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// An answer.
 #[derive(Debug, Clone)]
-pub(super) enum Say {
+pub(crate) enum Say {
     Body(String),
     Status(u16),
+    /// `201` with this body.
+    Created(String),
     Redirect(String),
     /// So many bytes, without saying how many.
     Endless(usize),
@@ -36,17 +41,27 @@ pub(super) enum Say {
     Silence,
 }
 
-/// What it answers, by path, and when it was asked.
-type Script = Arc<Mutex<(HashMap<String, Say>, Vec<Instant>)>>;
+/// What it answers, by path, and what it was asked.
+type Script = Arc<Mutex<(HashMap<String, Say>, Vec<Asked>)>>;
 
-pub(super) struct Endpoint {
-    pub(super) address: SocketAddr,
+/// A request that came.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    at: Instant,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) authorization: String,
+    pub(crate) body: String,
+}
+
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
     script: Script,
     _stop: DropGuard,
 }
 
 impl Ca {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -56,31 +71,32 @@ impl Ca {
         Self { dir, ca }
     }
 
-    pub(super) fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
     /// Its certificate as an X.509 authority of a SPIFFE bundle.
-    pub(super) fn authority(&self) -> Value {
+    pub(crate) fn authority(&self) -> Value {
         json!({ "kty": "EC", "use": "x509-svid", "x5c": [STANDARD.encode(self.ca.der())] })
     }
 
     /// Its certificate in DER.
-    pub(super) fn der(&self) -> Vec<u8> {
+    pub(crate) fn der(&self) -> Vec<u8> {
         self.ca.der().to_vec()
     }
 
     /// An endpoint for `127.0.0.1` and `localhost`.
-    pub(super) async fn endpoint(&self) -> Endpoint {
+    pub(crate) async fn endpoint(&self) -> Endpoint {
         let address = SanType::IpAddress("127.0.0.1".parse().unwrap());
         self.endpoint_as(vec![address, SanType::DnsName("localhost".try_into().unwrap())]).await
     }
 
     /// An endpoint that shows these names.
-    pub(super) async fn endpoint_as(&self, names: Vec<SanType>) -> Endpoint {
+    pub(crate) async fn endpoint_as(&self, names: Vec<SanType>) -> Endpoint {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.ca).unwrap();
         let name = uuid::Uuid::new_v4();
@@ -92,7 +108,7 @@ impl Ca {
         Endpoint::start(config).await
     }
 
-    pub(super) async fn endpoint_with_id(&self, id: &str) -> Endpoint {
+    pub(crate) async fn endpoint_with_id(&self, id: &str) -> Endpoint {
         self.endpoint_as(vec![SanType::URI(id.try_into().unwrap())]).await
     }
 }
@@ -104,40 +120,65 @@ impl Endpoint {
         let script = Script::default();
         let asked = Arc::clone(&script);
         let router = Router::new().fallback(move |request: Request<Body>| {
-            let say = {
-                let mut script = asked.lock().unwrap();
-                script.1.push(Instant::now());
-                script.0.get(request.uri().path()).cloned().unwrap_or(Say::Status(404))
-            };
-            say.respond()
+            let script = Arc::clone(&asked);
+            async move {
+                let request = Asked::read(request).await;
+                let say = {
+                    let mut script = script.lock().unwrap();
+                    let say = script.0.get(&request.path).cloned().unwrap_or(Say::Status(404));
+                    script.1.push(request);
+                    say
+                };
+                say.respond().await
+            }
         });
         let stop = CancellationToken::new();
         tokio::spawn(serve(listener, Some(config.into()), router, ServeLimits::default(), stop.clone()));
         Self { address, script, _stop: stop.drop_guard() }
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("https://{}{path}", self.address)
     }
 
-    pub(super) fn say(&self, path: &str, say: Say) {
+    pub(crate) fn say(&self, path: &str, say: Say) {
         self.script.lock().unwrap().0.insert(path.to_owned(), say);
     }
 
-    pub(super) fn serve_json(&self, path: &str, body: &Value) {
+    pub(crate) fn serve_json(&self, path: &str, body: &Value) {
         self.say(path, Say::Body(body.to_string()));
     }
 
-    pub(super) fn times_asked(&self) -> usize {
+    /// The last request that came.
+    pub(crate) fn last_asked(&self) -> Asked {
+        self.script.lock().unwrap().1.last().cloned().expect("it was asked")
+    }
+
+    pub(crate) fn times_asked(&self) -> usize {
         self.script.lock().unwrap().1.len()
     }
 }
 
 impl Endpoint {
     /// The time between the first two times that it was asked.
-    pub(super) fn first_gap(&self) -> Duration {
+    pub(crate) fn first_gap(&self) -> Duration {
         let script = self.script.lock().unwrap();
-        script.1[1] - script.1[0]
+        script.1[1].at - script.1[0].at
+    }
+}
+
+impl Asked {
+    async fn read(request: Request<Body>) -> Self {
+        let (head, body) = request.into_parts();
+        let authorization = head.headers.get("authorization").map_or("", |value| value.to_str().unwrap()).to_owned();
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        Self {
+            at: Instant::now(),
+            method: head.method.to_string(),
+            path: head.uri.path().to_owned(),
+            authorization,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
     }
 }
 
@@ -146,6 +187,7 @@ impl Say {
         match self {
             Self::Body(text) => Response::new(Body::from(text)),
             Self::Status(status) => Response::builder().status(status).body(Body::empty()).unwrap(),
+            Self::Created(text) => Response::builder().status(201).body(Body::from(text)).unwrap(),
             Self::Redirect(to) => Response::builder().status(302).header("location", to).body(Body::empty()).unwrap(),
             Self::Endless(bytes) => {
                 let chunks = (0..bytes / 1024).map(|_| Ok::<_, std::io::Error>(vec![b' '; 1024]));
