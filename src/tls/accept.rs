@@ -14,18 +14,20 @@ use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-/// Bounds on handshakes.
+/// Bounds on handshakes and connections.
 #[derive(Debug, Clone, Copy)]
 pub struct AcceptLimits {
     /// How long one may take.
     pub handshake: Duration,
     /// How many may be under way.
     pub pending: usize,
+    /// How many connections may be open, so that strangers cannot use up the process's descriptors; more wait.
+    pub connections: usize,
 }
 
 /// Where connections come from: the system's TCP, or a simulated network.
@@ -45,6 +47,7 @@ pub trait Listen: Send + 'static {
 pub struct Accepted<S = TcpStream> {
     stream: Stream<S>,
     from: SocketAddr,
+    _place: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
@@ -76,7 +79,16 @@ pub fn accept<L: Listen>(
     let (ready, accepted) = mpsc::channel(64);
     tokio::spawn(async move {
         let permits = Arc::new(Semaphore::new(limits.pending));
+        let places = Arc::new(Semaphore::new(limits.connections));
         loop {
+            let place = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                place = Arc::clone(&places).acquire_owned() => match place {
+                    Ok(place) => place,
+                    Err(_closed) => return,
+                },
+            };
             let (stream, from) = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -91,7 +103,7 @@ pub fn accept<L: Listen>(
                 },
             };
             let Some(config) = tls.clone() else {
-                if ready.send(Accepted { stream: Stream::Plain(stream), from }).await.is_err() {
+                if ready.send(Accepted { stream: Stream::Plain(stream), from, _place: place }).await.is_err() {
                     return;
                 }
                 continue;
@@ -103,7 +115,8 @@ pub fn accept<L: Listen>(
                 match tokio::time::timeout(limits.handshake, handshake).await {
                     Ok(Ok(stream)) => {
                         drop(permit);
-                        let _ = ready.send(Accepted { stream: Stream::Tls(Box::new(stream)), from }).await;
+                        let _ =
+                            ready.send(Accepted { stream: Stream::Tls(Box::new(stream)), from, _place: place }).await;
                     }
                     Ok(Err(e)) => tracing::debug!(error = %e, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake timed out"),

@@ -138,7 +138,9 @@ pub async fn serve<L: Listen>(
     if config.tls.is_none() && !address.ip().is_loopback() {
         return Err(ServeError::NotLoopback(address));
     }
-    let limits = AcceptLimits { handshake: Duration::from_secs(10), pending: 256 };
+    // A few more than streams, for those that are on their way out or in.
+    let connections = config.max_streams.saturating_add(256);
+    let limits = AcceptLimits { handshake: Duration::from_secs(10), pending: 256, connections };
     let accepted = crate::tls::accept(listener, config.tls.clone(), limits, stop.clone());
     let incoming = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
     let auth = Authenticator {

@@ -149,6 +149,23 @@ async fn a_certificate_ends_with_the_issuer_of_its_trust_domain() {
 }
 
 #[tokio::test]
+async fn connections_are_bounded_and_their_places_come_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = tls::AcceptLimits { handshake: Duration::from_secs(10), pending: 8, connections: 2 };
+    let mut accepted = tls::accept(listener, None, limits, CancellationToken::new());
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    let (first, second) = (accepted.recv().await.unwrap(), accepted.recv().await.unwrap());
+    assert!(tokio::time::timeout(Duration::from_millis(200), accepted.recv()).await.is_err(), "the third waits");
+    drop(first);
+    assert!(accepted.recv().await.is_some(), "until a place is free");
+    drop(second);
+}
+
+#[tokio::test]
 async fn without_tls_only_loopback_is_served_and_dialled() {
     let plane = Plane::start(100).await;
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
