@@ -1,7 +1,7 @@
 //! `CheckRequest` → [`authz::Request`], borrowed from the message, in one pass.
 //!
-//! Pure; hot path. Reads the fields of `attributes.request.http` and `attributes.source` that a decision can depend on and skips the rest.
-//! INVARIANT: what cannot be read with certainty (not protobuf, a field that occurs twice, more headers than the
+//! Pure; hot path. Reads the fields of `attributes.request.http` and `attributes.source` that a decision can depend on and
+//! skips the rest. INVARIANT: what cannot be read with certainty (not protobuf, a field that occurs twice, more headers than the
 //! limits allow) is an error, and the caller denies. What the fields mean is left to the engine. With
 //! `encode_raw_headers` Envoy sends `header_map`, where duplicates are visible: it is then used exclusively. In the
 //! `headers` map Envoy joins duplicates with a comma, so the engine treats a comma in a bearer token as a duplicate.

@@ -116,7 +116,8 @@ impl Door {
         match read_message(body, max_message_bytes, message_timeout, &self.buffered).await {
             Ok(message) => match self.answer(&message, &mut outcome) {
                 Ok(answer) => answer,
-                Err(Deferred) => self.answer_verified(&message, &mut outcome).await,
+                // Boxed, because it is rare: otherwise every check would be as large as one that waits.
+                Err(Deferred) => Box::pin(self.answer_verified(&message, &mut outcome)).await,
             },
             Err(bad) => {
                 let detail = bad.to_string();
