@@ -136,7 +136,7 @@ impl SidecarMetrics {
         exposition.register(durations)?;
         let revocation_apply = exposition.histogram(
             "portcullis_revocation_apply_seconds",
-            "From the control plane's commit of a revocation to its being in force here.",
+            "From the arrival of a revocation to its being in force here.",
             APPLY_BUCKETS,
         )?;
         let records_dropped = IntCounter::new(
@@ -178,7 +178,7 @@ impl SidecarMetrics {
         metrics.duration.observe(duration.as_secs_f64());
     }
 
-    /// A revocation is in force, so long after its commit.
+    /// A revocation is in force, so long after its arrival.
     pub fn revocation_applied(&self, after: Duration) {
         self.revocation_apply.observe(after.as_secs_f64());
     }

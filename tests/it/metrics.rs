@@ -80,7 +80,8 @@ async fn a_scrape_has_every_metric_of_the_design() {
         assert!(value(series, &scrape) > 0.0, "{series}");
     }
 
-    let scrape = scrape_with(&site.control, "portcullis_sync_fanout_seconds_count").await;
+    scrape_with(&site.control, "portcullis_sync_fanout_seconds_count").await;
+    let scrape = scrape_with(&site.control, "portcullis_sync_streams").await;
     assert_eq!(missing(&CONTROL, &scrape), [""; 0], "{scrape}");
     assert_eq!(value("portcullis_sync_streams", &scrape), 1.0);
     sidecar.server.stop().await;

@@ -110,7 +110,7 @@ async fn a_traced_check_is_exported_below_its_caller_and_an_untraced_one_is_not(
     // The end of the log flushes what has not been exported.
     tokio::task::spawn_blocking(move || drop(log)).await.unwrap();
 
-    let span = exported.recv().await.unwrap();
+    let span = tokio::time::timeout(Duration::from_secs(10), exported.recv()).await.expect("a span").unwrap();
     assert_eq!(span.name, "portcullis.check");
     assert_eq!((hex(&span.trace_id), hex(&span.parent_span_id)), (TRACE_ID.to_owned(), PARENT_ID.to_owned()));
     let attribute = |name: &str| span.attributes.iter().find(|a| a.key == name).and_then(|a| a.value.clone());

@@ -115,9 +115,12 @@ impl Flooded {
     }
 
     async fn until_waiting(&self, what: Deferred, n: i64) {
-        while self.telemetry.metrics().verification_waiting(what).get() != n {
-            tokio::task::yield_now().await;
-        }
+        let waiting = async {
+            while self.telemetry.metrics().verification_waiting(what).get() != n {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("they come to wait");
     }
 
     fn shed(&self) -> u64 {
