@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::engine::{Denied, Halt, Inputs, Memo, deny};
+use super::engine::{Deferred, Denied, Halt, Inputs, Memo, deny};
 use super::intake::{Authorization, Intake, Scheme};
 use super::mapping::Unmapped;
 use super::peer::{KnownCertificate, presented};
@@ -173,7 +173,7 @@ pub(super) fn verified(
             return deny(Reason::CredentialSignature, "the signature does not verify");
         }
         admitted = memo.admits_verification();
-        if admitted { Ok(()) } else { Err(Halt::Deferred) }
+        if admitted { Ok(()) } else { Err(Halt::Deferred(Deferred::Token)) }
     };
     let verified = credential::verify_if(token, purpose, &snapshot.issuers, now.wall, admit).inspect_err(|halt| {
         if admitted && matches!(halt, Halt::Denied((Reason::CredentialSignature, _))) {

@@ -63,10 +63,15 @@ pub trait Memo {
 }
 
 /// No decision was made, because it takes a public-key operation and the caller did not admit one. No answer at all,
-/// least of all an allow: whoever gets it decides again where there is time.
+/// least of all an allow: whoever gets it decides again where there is time. It says what is to be verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "nothing has been decided"]
-pub struct Deferred;
+pub enum Deferred {
+    /// A token that nobody has vouched for yet: anybody can make one.
+    Token,
+    /// A proof of possession beside a token that is known to be good. INVARIANT: nobody gets here without one.
+    Proof,
+}
 
 /// Another memo, which admits no public-key operation.
 struct Unverifying<'a, M>(&'a M);
@@ -111,7 +116,7 @@ pub struct Inputs<'a> {
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
     // What only asks does not use a proof up.
     let looks_only = request.door == Door::Check;
-    run(request, inputs, memo, looks_only, &mut Trace::off()).unwrap_or_else(|Deferred| undecided(inputs))
+    run(request, inputs, memo, looks_only, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
 /// Decides, unless that takes a public-key operation: for a thread that others wait for. [`decide`] then gives the
@@ -123,7 +128,7 @@ pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &im
 /// Decides without any memo, and tells each step. Uses no proof up.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
-    let decision = run(request, inputs, &NoMemo, true, &mut trace).unwrap_or_else(|Deferred| undecided(inputs));
+    let decision = run(request, inputs, &NoMemo, true, &mut trace).unwrap_or_else(|_: Deferred| undecided(inputs));
     (decision, trace.into_steps())
 }
 
@@ -162,7 +167,7 @@ fn run(
     let (reason, detail) = match steps(request, inputs, memo, looks_only, trace, &mut parts) {
         Ok(reason) => (reason, None),
         Err(Halt::Denied((reason, detail))) => (reason, detail),
-        Err(Halt::Deferred) => return Err(Deferred),
+        Err(Halt::Deferred(deferred)) => return Err(deferred),
     };
     parts.reason = reason;
     parts.detail = detail;
@@ -176,7 +181,7 @@ pub(super) type Denied = (Reason, Option<Arc<str>>);
 #[derive(Debug)]
 pub(super) enum Halt {
     Denied(Denied),
-    Deferred,
+    Deferred(Deferred),
 }
 
 pub(super) fn deny<T, E: From<Denied>>(reason: Reason, detail: &str) -> Result<T, E> {

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use super::authenticate::Caller;
-use super::engine::{Denied, Halt, Memo, deny};
+use super::engine::{Deferred, Denied, Halt, Memo, deny};
 use super::intake::{Intake, Scheme};
 use super::reason::Reason;
 use super::target::Target;
@@ -162,7 +162,7 @@ pub(super) fn prove(
     let proven = match checked {
         Ok(unverified) => {
             if !memo.admits_verification() {
-                return Err(Halt::Deferred);
+                return Err(Halt::Deferred(Deferred::Proof));
             }
             unverified.verify().map_err(Unproven::Refused)
         }

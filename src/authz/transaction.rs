@@ -38,7 +38,7 @@ pub(super) fn transaction(
     match verified(token, Purpose::Transaction, snapshot, now, memo) {
         Ok(known) => Ok(Some(known)),
         Err(Halt::Denied(_)) => Ok(None),
-        Err(Halt::Deferred) => Err(Halt::Deferred),
+        Err(deferred @ Halt::Deferred(_)) => Err(deferred),
     }
 }
 

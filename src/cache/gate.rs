@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::memo::{CacheCounters, CacheSizes, MokaMemo};
+use super::memo::{CacheCounters, CacheSizes, MokaMemo, View};
 use super::replay::ReplayStore;
 use crate::authz::{self, Decision, Deferred, Inputs, Proving, Reason, Request, Settings, Step};
 use crate::clock::{SharedClock, Timestamp};
@@ -55,18 +55,27 @@ impl Gate {
 
     /// Decides. Synchronous: no network, no disk, no wait. Verifies a token that it does not know.
     pub fn check(&self, request: &Request<'_>) -> Decision {
+        self.decide(request, &self.memo.view())
+    }
+
+    /// Decides what [`Self::check_unless_costly`] has deferred. Its credentials have been counted then.
+    pub fn check_deferred(&self, request: &Request<'_>) -> Decision {
+        self.decide(request, &self.memo.view_again())
+    }
+
+    fn decide(&self, request: &Request<'_>, memo: &View<'_>) -> Decision {
         // The guard is held until the decision stands: who replaces the state can wait for that.
         let world = self.state.load();
-        let decision = authz::decide(request, self.inputs(&world), &self.memo);
+        let decision = authz::decide(request, self.inputs(&world), memo);
         self.note_missing_key(request, &world, &decision);
         decision
     }
 
-    /// Decides, unless that takes the verification of a signature: [`Self::check`] then decides, on a thread of a
-    /// [`VerificationPool`](super::VerificationPool).
+    /// Decides, unless that takes the verification of a signature: [`Self::check_deferred`] then decides, on a
+    /// thread of a [`VerificationPool`](super::VerificationPool).
     pub fn check_unless_costly(&self, request: &Request<'_>) -> Result<Decision, Deferred> {
         let world = self.state.load();
-        let decision = authz::decide_unless_costly(request, self.inputs(&world), &self.memo)?;
+        let decision = authz::decide_unless_costly(request, self.inputs(&world), &self.memo.view())?;
         self.note_missing_key(request, &world, &decision);
         Ok(decision)
     }

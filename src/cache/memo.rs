@@ -42,6 +42,14 @@ pub(super) struct MokaMemo {
     forged: Cache<[u8; 32], u64, foldhash::fast::RandomState>,
 }
 
+/// The memo as one decision uses it.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    memo: &'a MokaMemo,
+    /// Whether look-ups of credentials are counted: not in a decision that was deferred after they had been.
+    counts_credentials: bool,
+}
+
 /// What the first cache holds. The kind is in the entry, not only in its key: neither can pass for the other.
 #[derive(Debug, Clone)]
 enum Credential {
@@ -71,6 +79,16 @@ impl MokaMemo {
         Self { credentials: Counted::new(sizes.tokens), answers: Counted::new(sizes.decisions), forged }
     }
 
+    /// For a decision that begins.
+    pub(super) const fn view(&self) -> View<'_> {
+        View { memo: self, counts_credentials: true }
+    }
+
+    /// For a decision that is made again because it was deferred.
+    pub(super) const fn view_again(&self) -> View<'_> {
+        View { memo: self, counts_credentials: false }
+    }
+
     pub(super) fn tokens(&self) -> CacheCounters {
         self.credentials.counters()
     }
@@ -80,51 +98,59 @@ impl MokaMemo {
     }
 }
 
-impl Memo for MokaMemo {
-    fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>> {
-        let found = self.credentials.cache.get(digest).and_then(|known| match known {
-            Credential::Token(token) if usable(&token) => Some(token),
-            Credential::Token(_) | Credential::Certificate(_) => None,
-        });
-        self.credentials.count(found)
-    }
-
-    fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>) {
-        self.credentials.cache.insert(digest, Credential::Token(Arc::clone(token)));
-    }
-
-    fn certificate(&self, digest: &[u8; 32]) -> Option<Arc<KnownCertificate>> {
-        let found = self.credentials.cache.get(digest).and_then(|known| match known {
-            Credential::Certificate(certificate) => Some(certificate),
-            Credential::Token(_) => None,
-        });
-        self.credentials.count(found)
-    }
-
-    fn keep_certificate(&self, digest: [u8; 32], certificate: &Arc<KnownCertificate>) {
-        self.credentials.cache.insert(digest, Credential::Certificate(Arc::clone(certificate)));
-    }
-
-    fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>> {
-        self.answers.count(self.answers.cache.get(key).filter(|k| usable(k)))
-    }
-
-    fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>) {
-        self.answers.cache.insert(Box::from(key), Arc::clone(answer));
-    }
-
-    fn is_forged(&self, digest: &[u8; 32], global_version: u64) -> bool {
-        self.forged.get(digest).is_some_and(|version| version == global_version)
-    }
-
-    fn keep_forged(&self, digest: [u8; 32], global_version: u64) {
-        self.forged.insert(digest, global_version);
-    }
-}
-
 impl fmt::Debug for MokaMemo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MokaMemo").field("tokens", &self.tokens()).field("answers", &self.answers()).finish()
+    }
+}
+
+// === impl View ===
+
+impl View<'_> {
+    fn count<T>(&self, found: Option<T>) -> Option<T> {
+        if self.counts_credentials { self.memo.credentials.count(found) } else { found }
+    }
+}
+
+impl Memo for View<'_> {
+    fn token(&self, digest: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>> {
+        let found = self.memo.credentials.cache.get(digest).and_then(|known| match known {
+            Credential::Token(token) if usable(&token) => Some(token),
+            Credential::Token(_) | Credential::Certificate(_) => None,
+        });
+        self.count(found)
+    }
+
+    fn keep_token(&self, digest: [u8; 32], token: &Arc<KnownToken>) {
+        self.memo.credentials.cache.insert(digest, Credential::Token(Arc::clone(token)));
+    }
+
+    fn certificate(&self, digest: &[u8; 32]) -> Option<Arc<KnownCertificate>> {
+        let found = self.memo.credentials.cache.get(digest).and_then(|known| match known {
+            Credential::Certificate(certificate) => Some(certificate),
+            Credential::Token(_) => None,
+        });
+        self.count(found)
+    }
+
+    fn keep_certificate(&self, digest: [u8; 32], certificate: &Arc<KnownCertificate>) {
+        self.memo.credentials.cache.insert(digest, Credential::Certificate(Arc::clone(certificate)));
+    }
+
+    fn answer(&self, key: &[u8], usable: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>> {
+        self.memo.answers.count(self.memo.answers.cache.get(key).filter(|k| usable(k)))
+    }
+
+    fn keep_answer(&self, key: &[u8], answer: &Arc<KnownAnswer>) {
+        self.memo.answers.cache.insert(Box::from(key), Arc::clone(answer));
+    }
+
+    fn is_forged(&self, digest: &[u8; 32], global_version: u64) -> bool {
+        self.memo.forged.get(digest).is_some_and(|version| version == global_version)
+    }
+
+    fn keep_forged(&self, digest: [u8; 32], global_version: u64) {
+        self.memo.forged.insert(digest, global_version);
     }
 }
 

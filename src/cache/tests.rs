@@ -307,13 +307,29 @@ fn a_second_check_is_a_hit_and_one_grant_does_not_empty_the_cache() {
 }
 
 #[test]
+fn what_is_deferred_is_counted_once() {
+    let sidecar = Sidecar::new();
+    let headers = [("authorization", format!("Bearer {}", sidecar.estate.token("storefront")))];
+    let read = request("GET", "/catalog/1", &headers);
+    let counted = || [sidecar.gate.token_cache(), sidecar.gate.decision_cache()].map(|c| (c.hits, c.misses));
+    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred::Token);
+    assert_eq!(sidecar.gate.check_deferred(&read).reason, Reason::AllowPolicy);
+    assert_eq!(counted(), [(0, 1), (0, 1)]);
+    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap().reason, Reason::AllowPolicy);
+    assert_eq!(counted(), [(1, 1), (1, 1)]);
+    // Where nothing defers, the one look-up counts.
+    assert_eq!(sidecar.gate.check(&read).reason, Reason::AllowPolicy);
+    assert_eq!(counted(), [(2, 1), (2, 1)]);
+}
+
+#[test]
 fn a_forged_token_is_verified_once_and_again_when_the_issuers_change() {
     let mut sidecar = Sidecar::new();
     let other = TokenSigner::generate_es256(sidecar.estate.signer.kid()).unwrap();
     let headers = [("authorization", format!("Bearer {}", other.sign(&sidecar.estate.claims("storefront")).unwrap()))];
     let read = request("GET", "/catalog/1", &headers);
-    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred);
-    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred, "not knowing is not remembered");
+    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred::Token);
+    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred::Token, "not knowing is not remembered");
     assert_eq!(sidecar.gate.check(&read).reason, Reason::CredentialSignature);
     assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap().reason, Reason::CredentialSignature);
 
@@ -321,7 +337,7 @@ fn a_forged_token_is_verified_once_and_again_when_the_issuers_change() {
                         "audiences": [crate::testing::AUDIENCE], "jwks": {"keys": [other.public_jwk()]}});
     let change = sidecar.estate.put(Kind::Issuer, &issuer);
     sidecar.delta([change]);
-    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred, "it may be good now");
+    assert_eq!(sidecar.gate.check_unless_costly(&read).unwrap_err(), Deferred::Token, "it may be good now");
     assert_eq!(sidecar.gate.check(&read).reason, Reason::AllowPolicy);
 }
 

@@ -4,6 +4,8 @@
 //! takes no more of the machine than these threads do. What finds the queue full is turned away at once, and what has
 //! waited too long is told so when its turn comes, without a verification. A job that panics ends alone. Whatever is
 //! turned away, late or lost is for the caller to deny: nothing here ever allows.
+//! INVARIANT: what anybody can send (tokens) takes no place of what only the holder of a good token can (proofs), and
+//! neither keeps the other waiting for ever.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,12 +14,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::authz::Deferred;
+
+/// How many proofs in a row may go before a token that waits.
+const PROOFS_IN_A_ROW: usize = 4;
+
 /// How much verification there may be at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerificationLimits {
     /// Threads.
     pub threads: usize,
-    /// Jobs that may wait for one.
+    /// Jobs of a kind that may wait for one.
     pub queue: usize,
     /// How long a job may wait before it is too late.
     pub max_wait: Duration,
@@ -35,9 +42,9 @@ pub enum Turn {
     TooLate,
 }
 
-/// The queue is full.
+/// The queue of this kind is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many tokens wait to be verified")]
+#[error("too many checks wait for their verification")]
 pub struct QueueFull;
 
 struct Shared {
@@ -46,8 +53,12 @@ struct Shared {
     changed: Condvar,
 }
 
+#[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Job>,
+    tokens: VecDeque<Job>,
+    proofs: VecDeque<Job>,
+    /// Proofs that went before a token that waited, since a token last had its turn.
+    proofs_in_a_row: usize,
     closed: bool,
 }
 
@@ -71,8 +82,7 @@ impl Default for VerificationLimits {
 impl VerificationPool {
     /// Starts the threads.
     pub fn start(limits: VerificationLimits) -> io::Result<Self> {
-        let queue = Mutex::new(Queue { waiting: VecDeque::with_capacity(limits.queue), closed: false });
-        let pool = Self(Arc::new(Shared { limits, queue, changed: Condvar::new() }));
+        let pool = Self(Arc::new(Shared { limits, queue: Mutex::default(), changed: Condvar::new() }));
         for n in 0..limits.threads.max(1) {
             let shared = Arc::clone(&pool.0);
             std::thread::Builder::new().name(format!("verify-{n}")).spawn(move || shared.work())?;
@@ -81,12 +91,16 @@ impl VerificationPool {
     }
 
     /// Queues a job. One that is never run, because the pool ended, is dropped.
-    pub fn submit(&self, job: impl FnOnce(Turn) + Send + 'static) -> Result<(), QueueFull> {
+    pub fn submit(&self, what: Deferred, job: impl FnOnce(Turn) + Send + 'static) -> Result<(), QueueFull> {
         let mut queue = self.0.lock();
-        if queue.waiting.len() >= self.0.limits.queue {
+        let waiting = match what {
+            Deferred::Token => &mut queue.tokens,
+            Deferred::Proof => &mut queue.proofs,
+        };
+        if waiting.len() >= self.0.limits.queue {
             return Err(QueueFull);
         }
-        queue.waiting.push_back(Job { since: Instant::now(), run: Box::new(job) });
+        waiting.push_back(Job { since: Instant::now(), run: Box::new(job) });
         drop(queue);
         self.0.changed.notify_one();
         Ok(())
@@ -97,7 +111,7 @@ impl Drop for VerificationPool {
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.closed = true;
-        let unheard = std::mem::take(&mut queue.waiting);
+        let unheard = (std::mem::take(&mut queue.tokens), std::mem::take(&mut queue.proofs));
         drop(queue);
         self.0.changed.notify_all();
         drop(unheard);
@@ -119,25 +133,54 @@ impl Shared {
     }
 
     fn work(&self) {
-        while let Some(job) = self.next() {
-            let turn = if job.since.elapsed() >= self.limits.max_wait { Turn::TooLate } else { Turn::Now };
+        while let Some((job, turn)) = self.next() {
             // Whoever waits for the job sees that it ended without a word.
             let _panicked = catch_unwind(AssertUnwindSafe(|| (job.run)(turn)));
         }
     }
 
-    /// The job that has waited longest; `None` at the end.
-    fn next(&self) -> Option<Job> {
+    /// The job whose turn it is; `None` at the end.
+    fn next(&self) -> Option<(Job, Turn)> {
         let mut queue = self.lock();
         loop {
             if queue.closed {
                 return None;
             }
-            if let Some(job) = queue.waiting.pop_front() {
-                return Some(job);
+            if let Some(next) = queue.pop(self.limits.max_wait) {
+                return Some(next);
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// A proof, or a token once enough proofs have gone before one; of a kind, the one that has waited longest.
+    fn pop(&mut self, max_wait: Duration) -> Option<(Job, Turn)> {
+        let is_turn_of_token = self.proofs_in_a_row >= PROOFS_IN_A_ROW && !self.tokens.is_empty();
+        let proof = if is_turn_of_token { None } else { self.proofs.pop_front() };
+        if let Some(proof) = proof {
+            self.proofs_in_a_row = if self.tokens.is_empty() { 0 } else { self.proofs_in_a_row.saturating_add(1) };
+            let turn = proof.turn(max_wait);
+            return Some((proof, turn));
+        }
+        let token = self.tokens.pop_front()?;
+        let turn = token.turn(max_wait);
+        // One that is too late verifies nothing: the turn is for the next, or a flood would use all of them up.
+        if turn == Turn::Now {
+            self.proofs_in_a_row = 0;
+        }
+        Some((token, turn))
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    fn turn(&self, max_wait: Duration) -> Turn {
+        if self.since.elapsed() >= max_wait { Turn::TooLate } else { Turn::Now }
     }
 }
 
@@ -157,7 +200,7 @@ mod tests {
     fn occupy(pool: &VerificationPool) -> mpsc::Sender<()> {
         let (entered, is_in) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
-        pool.submit(move |_| {
+        pool.submit(Deferred::Token, move |_| {
             entered.send(()).unwrap();
             let _ = released.recv();
         })
@@ -173,19 +216,72 @@ mod tests {
         let (told, heard) = mpsc::channel();
         for n in [1, 2] {
             let told = told.clone();
-            pool.submit(move |turn| told.send((n, turn)).unwrap()).unwrap();
+            pool.submit(Deferred::Token, move |turn| told.send((n, turn)).unwrap()).unwrap();
         }
-        assert_eq!(pool.submit(|_| {}), Err(QueueFull));
+        assert_eq!(pool.submit(Deferred::Token, |_| {}), Err(QueueFull));
         drop(release);
         assert_eq!([heard.recv().unwrap(), heard.recv().unwrap()], [(1, Turn::Now), (2, Turn::Now)]);
-        assert_eq!(pool.submit(|_| {}), Ok(()), "there is room again");
+        assert_eq!(pool.submit(Deferred::Token, |_| {}), Ok(()), "there is room again");
+    }
+
+    /// Who is served, in order, of a token and proofs that wait for the only thread.
+    fn served(tokens: usize, proofs: usize, queue: usize) -> Vec<Deferred> {
+        let pool = pool(queue, LONG);
+        let release = occupy(&pool);
+        let (told, heard) = mpsc::channel();
+        for (what, count) in [(Deferred::Token, tokens), (Deferred::Proof, proofs)] {
+            for _ in 0..count {
+                let told = told.clone();
+                pool.submit(what, move |_| told.send(what).unwrap()).unwrap();
+            }
+        }
+        drop((release, told));
+        heard.iter().collect()
+    }
+
+    #[test]
+    fn proofs_have_room_of_their_own_and_go_before_tokens() {
+        let pool = pool(2, LONG);
+        let release = occupy(&pool);
+        for what in [Deferred::Token, Deferred::Proof] {
+            assert_eq!([0; 3].map(|_| pool.submit(what, |_| {})), [Ok(()), Ok(()), Err(QueueFull)], "{what:?}");
+        }
+        drop(release);
+        use Deferred::{Proof, Token};
+        assert_eq!(served(2, 2, 2), [Proof, Proof, Token, Token]);
+    }
+
+    #[test]
+    fn a_token_gets_its_turn_under_a_flood_of_proofs() {
+        use Deferred::{Proof, Token};
+        let four_then_one = [Proof, Proof, Proof, Proof, Token];
+        assert_eq!(served(3, 20, 100)[..15], four_then_one.repeat(3));
+        // Proofs with no token behind them keep none waiting.
+        assert_eq!(served(0, 20, 100), [Proof; 20]);
+    }
+
+    #[test]
+    fn a_token_that_is_too_late_uses_up_no_turn() {
+        let since = Instant::now();
+        let job = || Job { since, run: Box::new(|_| {}) };
+        let mut queue = Queue {
+            tokens: [job(), job()].into(),
+            proofs: [job()].into(),
+            proofs_in_a_row: PROOFS_IN_A_ROW,
+            closed: false,
+        };
+        let mut pop = |max_wait| queue.pop(max_wait).map(|(_, turn)| (turn, queue.tokens.len(), queue.proofs.len()));
+        assert_eq!(pop(Duration::ZERO), Some((Turn::TooLate, 1, 1)));
+        assert_eq!(pop(LONG), Some((Turn::Now, 0, 1)), "the next token, before any proof");
+        assert_eq!(pop(LONG), Some((Turn::Now, 0, 0)));
+        assert_eq!(pop(LONG), None);
     }
 
     #[test]
     fn what_waits_too_long_is_told_so() {
         let pool = pool(1, Duration::ZERO);
         let (told, heard) = mpsc::channel();
-        pool.submit(move |turn| told.send(turn).unwrap()).unwrap();
+        pool.submit(Deferred::Token, move |turn| told.send(turn).unwrap()).unwrap();
         assert_eq!(heard.recv().unwrap(), Turn::TooLate);
     }
 
@@ -194,12 +290,12 @@ mod tests {
         let pool = pool(2, LONG);
         let (told, heard) = mpsc::channel();
         let lost = told.clone();
-        pool.submit(move |_| {
+        pool.submit(Deferred::Token, move |_| {
             let _lost = lost;
             panic!("as a bug would");
         })
         .unwrap();
-        pool.submit(move |turn| told.send(turn).unwrap()).unwrap();
+        pool.submit(Deferred::Token, move |turn| told.send(turn).unwrap()).unwrap();
         assert_eq!(heard.iter().collect::<Vec<_>>(), [Turn::Now]);
     }
 
@@ -208,7 +304,7 @@ mod tests {
         let pool = pool(1, LONG);
         let release = occupy(&pool);
         let (told, heard) = mpsc::channel();
-        pool.submit(move |turn| told.send(turn).unwrap()).unwrap();
+        pool.submit(Deferred::Token, move |turn| told.send(turn).unwrap()).unwrap();
         drop(pool);
         assert_eq!(heard.recv().ok(), None, "dropped, not run");
         drop(release);

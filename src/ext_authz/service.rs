@@ -117,7 +117,7 @@ impl Door {
             Ok(message) => match self.answer(&message, &mut outcome) {
                 Ok(answer) => answer,
                 // Boxed, because it is rare: otherwise every check would be as large as one that waits.
-                Err(Deferred) => Box::pin(self.answer_verified(&message, &mut outcome)).await,
+                Err(deferred) => Box::pin(self.answer_verified(&message, deferred, &mut outcome)).await,
             },
             Err(bad) => {
                 let detail = bad.to_string();
@@ -147,13 +147,13 @@ impl Door {
 
     /// Answers from the verification pool. The message stays with the one who waits: when the client goes away, the
     /// job finds nothing left to do.
-    async fn answer_verified(&self, message: &Message<'_>, outcome: &mut Outcome<'_>) -> Bytes {
+    async fn answer_verified(&self, message: &Message<'_>, deferred: Deferred, outcome: &mut Outcome<'_>) -> Bytes {
         let metrics = self.telemetry.metrics();
         let message = Arc::new(message.share());
         let (reply, answer) = oneshot::channel();
-        let waiting = Waiting::begin(metrics.verification_waiting());
+        let waiting = Waiting::begin(metrics.verification_waiting(deferred));
         let (core, weak) = (Arc::clone(&self.core), Arc::downgrade(&message));
-        let submitted = self.verification.submit(move |turn| {
+        let submitted = self.verification.submit(deferred, move |turn| {
             drop(waiting);
             let Some(message) = weak.upgrade() else { return };
             let decided = match turn {
@@ -163,7 +163,7 @@ impl Door {
             let _gone = reply.send(decided);
         });
         if let Err(full @ QueueFull) = submitted {
-            metrics.verification_shed().inc();
+            metrics.verification_shed(deferred).inc();
             return self.refuse(outcome, Reason::SystemOverload, &full.to_string());
         }
         let decided = answer.await;
@@ -174,8 +174,8 @@ impl Door {
                 answer
             }
             Ok(None) => {
-                metrics.verification_shed().inc();
-                self.refuse(outcome, Reason::SystemOverload, "the token waited too long to be verified")
+                metrics.verification_shed(deferred).inc();
+                self.refuse(outcome, Reason::SystemOverload, "the check waited too long for its verification")
             }
             Err(_dropped) => self.panicked(outcome),
         }
@@ -206,7 +206,7 @@ impl Core {
     /// Decides on a message that has been read before, whatever it costs.
     fn decide(&self, message: &[u8]) -> Option<Decided> {
         let request = request::decode(message, self.limits).ok()?;
-        let decision = self.decide.check(&request);
+        let decision = self.decide.check_deferred(&request);
         let answer = self.encode(&decision, &request);
         Some(Decided { answer, decision, method: request.method.to_owned(), path: request.path.to_owned() })
     }
@@ -242,9 +242,9 @@ impl Decide {
         }
     }
 
-    fn check(&self, request: &authz::Request<'_>) -> Decision {
+    fn check_deferred(&self, request: &authz::Request<'_>) -> Decision {
         match self {
-            Self::Gate(gate) => gate.check(request),
+            Self::Gate(gate) => gate.check_deferred(request),
             #[cfg(test)]
             Self::Test(decide, _) => decide(request),
         }

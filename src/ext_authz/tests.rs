@@ -25,8 +25,9 @@ use crate::cache::{CacheSizes, Gate, VerificationPool};
 use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::drain::{self, Drain};
 use crate::readiness::Readiness;
-use crate::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
+use crate::telemetry::{CheckTracer, Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
 
+mod tracing;
 mod verification;
 
 struct Running {
@@ -40,13 +41,21 @@ struct Running {
 }
 
 async fn start(config: Config, decide: impl Fn(&Request<'_>) -> Decision + Send + Sync + 'static) -> Running {
+    start_traced(config, decide, None).await
+}
+
+async fn start_traced(
+    config: Config,
+    decide: impl Fn(&Request<'_>) -> Decision + Send + Sync + 'static,
+    tracer: Option<CheckTracer>,
+) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let unix = dir.path().join("ext_authz.sock");
     let clock: SharedClock = Arc::new(SystemClock::new());
     let metrics = Arc::new(SidecarMetrics::new().unwrap());
     let output = Output::File { path: dir.path().join("records"), max_bytes: u64::MAX, keep: 1 };
     let records = Records::start(RecordsConfig { output, queue: 1000 }, metrics.records_dropped().clone()).unwrap();
-    let telemetry = Telemetry::new(metrics, records, None, clock.clone());
+    let telemetry = Telemetry::new(metrics, records, tracer, clock.clone());
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = tcp.local_addr().unwrap();
     let listeners = Listeners { tcp: Some(tcp), unix: Some(UnixSocket::bind(&unix, 0o660).unwrap()) };

@@ -16,7 +16,7 @@ use prometheus::{
     Registry, TextEncoder, proto,
 };
 
-use crate::authz::{Door, Reason};
+use crate::authz::{Deferred, Door, Reason};
 use crate::cache::{CacheCounters, Gate};
 
 pub use self::control::{ControlMetrics, KeyFetch};
@@ -40,8 +40,14 @@ pub struct SidecarMetrics {
     doors: Box<[DoorMetrics]>,
     revocation_apply: Histogram,
     records_dropped: IntCounter,
-    verification_waiting: IntGauge,
-    verification_shed: IntCounter,
+    verification: [VerificationMetrics; 2],
+}
+
+/// Of one queue.
+#[derive(Debug)]
+struct VerificationMetrics {
+    waiting: IntGauge,
+    shed: IntCounter,
 }
 
 #[derive(Debug)]
@@ -130,7 +136,7 @@ impl SidecarMetrics {
         exposition.register(durations)?;
         let revocation_apply = exposition.histogram(
             "portcullis_revocation_apply_seconds",
-            "From the control plane's commit of a revocation to its being in force here.",
+            "From the arrival of a revocation to its being in force here.",
             APPLY_BUCKETS,
         )?;
         let records_dropped = IntCounter::new(
@@ -138,15 +144,24 @@ impl SidecarMetrics {
             "Decision records that were lost because their queue was full or could not be written.",
         )?;
         exposition.register(records_dropped.clone())?;
-        let verification_waiting =
-            IntGauge::new("portcullis_verification_waiting", "Checks whose token waits to be verified.")?;
-        exposition.register(verification_waiting.clone())?;
-        let verification_shed = IntCounter::new(
-            "portcullis_verification_shed_total",
-            "Checks denied because too many tokens waited to be verified, or theirs had waited too long.",
+        let waiting = IntGaugeVec::new(
+            Opts::new("portcullis_verification_waiting", "Checks whose token or proof waits to be verified."),
+            &["credential"],
         )?;
-        exposition.register(verification_shed.clone())?;
-        Ok(Self { exposition, doors, revocation_apply, records_dropped, verification_waiting, verification_shed })
+        let shed = IntCounterVec::new(
+            Opts::new(
+                "portcullis_verification_shed_total",
+                "Checks denied because too many waited to be verified, or they had waited too long.",
+            ),
+            &["credential"],
+        )?;
+        let verification = ["token", "proof"].map(|credential| VerificationMetrics {
+            waiting: waiting.with_label_values(&[credential]),
+            shed: shed.with_label_values(&[credential]),
+        });
+        exposition.register(waiting)?;
+        exposition.register(shed)?;
+        Ok(Self { exposition, doors, revocation_apply, records_dropped, verification })
     }
 
     /// Also shows the gate's caches, snapshot and lease. Once per gate.
@@ -163,19 +178,27 @@ impl SidecarMetrics {
         metrics.duration.observe(duration.as_secs_f64());
     }
 
-    /// A revocation is in force, so long after its commit.
+    /// A revocation is in force, so long after its arrival.
     pub fn revocation_applied(&self, after: Duration) {
         self.revocation_apply.observe(after.as_secs_f64());
     }
 
-    /// Checks whose token waits to be verified.
-    pub fn verification_waiting(&self) -> &IntGauge {
-        &self.verification_waiting
+    /// Checks that wait to be verified.
+    pub fn verification_waiting(&self, deferred: Deferred) -> &IntGauge {
+        &self.verification(deferred).waiting
     }
 
     /// Counts checks that were denied for want of room to verify.
-    pub fn verification_shed(&self) -> &IntCounter {
-        &self.verification_shed
+    pub fn verification_shed(&self, deferred: Deferred) -> &IntCounter {
+        &self.verification(deferred).shed
+    }
+
+    fn verification(&self, deferred: Deferred) -> &VerificationMetrics {
+        let [token, proof] = &self.verification;
+        match deferred {
+            Deferred::Token => token,
+            Deferred::Proof => proof,
+        }
     }
 
     /// Counts lost decision records.

@@ -18,6 +18,7 @@ mod end_to_end;
 mod envoy;
 mod envoy_config;
 mod failure_mode;
+mod metrics;
 mod mtls;
 mod oidc_provider;
 mod oracle;

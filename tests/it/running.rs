@@ -18,6 +18,8 @@ use portcullis::credential::TokenSigner;
 use portcullis::drain::{self, Drain};
 use portcullis::telemetry::Logging;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 pub(crate) const DOMAIN: &str = "spiffe://demo.portcullis.local";
@@ -27,6 +29,8 @@ type Ended = Result<(), app::RunError>;
 
 /// One server of the process.
 pub(crate) struct Server {
+    /// Where admin is served, if anything is.
+    admin: Option<SocketAddr>,
     drain: Drain,
     running: JoinHandle<Ended>,
 }
@@ -76,13 +80,24 @@ pub(crate) fn portcullis(args: &[&str]) -> Output {
 }
 
 impl Server {
-    fn start(drain: Drain, run: impl Future<Output = Ended> + Send + 'static) -> Self {
-        Self { drain, running: tokio::spawn(run) }
+    fn start(drain: Drain, admin: Option<SocketAddr>, run: impl Future<Output = Ended> + Send + 'static) -> Self {
+        Self { admin, drain, running: tokio::spawn(run) }
     }
 
     /// A server that is not there.
     pub(crate) fn nothing() -> Self {
-        Self::start(drain::channel().0, async { Ok(()) })
+        Self::start(drain::channel().0, None, async { Ok(()) })
+    }
+
+    /// What a scrape of it is answered with.
+    pub(crate) async fn metrics(&self) -> String {
+        let mut admin = TcpStream::connect(self.admin.unwrap()).await.unwrap();
+        admin.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        admin.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.0 200 "), "{head}");
+        body.to_owned()
     }
 
     pub(crate) async fn stop(self) {
@@ -169,7 +184,7 @@ impl Site {
         let ext_authz = bound.ext_authz_tcp().unwrap();
         let mut ready = bound.readiness().watch();
         let (drain, signal) = drain::channel();
-        let server = Server::start(drain, bound.run(signal));
+        let server = Server::start(drain, Some(bound.admin()), bound.run(signal));
         tokio::time::timeout(Duration::from_secs(20), ready.wait_for(|r| *r)).await.expect("ready in time").unwrap();
         Sidecar { ext_authz, server }
     }
@@ -191,7 +206,7 @@ async fn start_control_with(dir: &Path, api: &str, sync: &str, more: &str) -> (S
     let bound = app::control::build(raw.validate().unwrap(), &deps()).await.unwrap();
     let (api, sync) = (bound.api(), bound.sync());
     let (drain, signal) = drain::channel();
-    (Server::start(drain, bound.run(signal)), api, sync)
+    (Server::start(drain, Some(bound.admin()), bound.run(signal)), api, sync)
 }
 
 impl Sidecar {

@@ -357,11 +357,11 @@ fn a_thread_that_others_wait_for_verifies_no_proof_and_uses_none_up() {
         let mut request = request("GET", "/catalog/1", &headers);
         request.door = crate::authz::Door::ExtAuthz;
         let first = shop.gate.check_unless_costly(&request).map(|decision| decision.reason);
-        (first, shop.gate.check(&request).reason)
+        (first, shop.gate.check_deferred(&request).reason)
     };
     let good = shop.proof(&json!({}));
-    assert_eq!(deferred(good.clone()), (Err(crate::authz::Deferred), Reason::AllowPolicy));
-    assert_eq!(deferred(good), (Err(crate::authz::Deferred), Reason::CredentialReplay));
+    assert_eq!(deferred(good.clone()), (Err(crate::authz::Deferred::Proof), Reason::AllowPolicy));
+    assert_eq!(deferred(good), (Err(crate::authz::Deferred::Proof), Reason::CredentialReplay));
     // What is refused without cryptography is refused at once.
     let bad = shop.proof(&json!({"htm": "POST"}));
     assert_eq!(deferred(bad), (Ok(Reason::CredentialPopInvalid), Reason::CredentialPopInvalid));

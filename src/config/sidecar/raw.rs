@@ -184,7 +184,8 @@ pub struct RawLimits {
     pub max_connections: u32,
     /// Threads that verify the signatures of tokens not seen before. Null: half of the processors, at least one.
     pub verification_threads: Option<u32>,
-    /// Checks that may wait for one of them; more are answered `system.overload`, as are those that wait 100 ms.
+    /// Checks that may wait for one of them with a token not seen before, and as many again that wait with a known
+    /// token for their proof of possession; more are answered `system.overload`, as are those that wait 100 ms.
     pub verification_queue: u32,
 }
 

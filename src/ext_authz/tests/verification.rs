@@ -8,15 +8,19 @@ use std::pin::Pin;
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
 
 use super::*;
+use crate::authz::Deferred;
 use crate::cache::VerificationLimits;
 use crate::credential::TokenSigner;
-use crate::testing::Estate;
+use crate::testing::{Estate, KeyHolder, changed};
 
 /// A door on a real gate, whose pool has one thread.
 struct Flooded {
     estate: Estate,
     known: String,
     forged: String,
+    client_key: KeyHolder,
+    /// Known, and bound to that key.
+    bound: String,
     telemetry: Arc<Telemetry>,
     client: AuthorizationClient<Channel>,
     /// Holds the thread until it is dropped.
@@ -34,14 +38,21 @@ async fn start(queue: usize, max_wait: Duration) -> Flooded {
     let known = estate.token("storefront");
     let other = TokenSigner::generate_es256(estate.signer.kid()).unwrap();
     let forged = other.sign(&estate.claims("storefront")).unwrap();
-    for (token, reason) in [(&known, Reason::AllowPolicy), (&forged, Reason::CredentialSignature)] {
+    let client_key = KeyHolder::new();
+    // The proofs that were used before the start are not known.
+    estate.clock.advance(Duration::from_secs(100));
+    let cnf = serde_json::json!({"cnf": {"jkt": client_key.thumbprint()}});
+    let bound = estate.signer.sign(&changed(estate.claims("storefront"), &cnf)).unwrap();
+    for (token, reason) in
+        [(&known, Reason::AllowPolicy), (&forged, Reason::CredentialSignature), (&bound, Reason::CredentialPopMissing)]
+    {
         let headers = [("authorization", format!("Bearer {token}"))];
         assert_eq!(gate.check(&crate::testing::request("GET", "/catalog/1", &headers)).reason, reason);
     }
     let pool = VerificationPool::start(VerificationLimits { threads: 1, queue, max_wait }).unwrap();
     let (entered, is_in) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
-    pool.submit(move |_| {
+    pool.submit(Deferred::Token, move |_| {
         entered.send(()).unwrap();
         let _ = released.recv();
     })
@@ -59,7 +70,7 @@ async fn start(queue: usize, max_wait: Duration) -> Flooded {
     let (config, readiness) = (Config::default(), Readiness::new());
     let served = tokio::spawn(serve_with(listeners, decide, pool, telemetry.clone(), readiness, config, signal));
     let client = AuthorizationClient::connect(at).await.unwrap();
-    Flooded { estate, known, forged, telemetry, client, release, drain, served }
+    Flooded { estate, known, forged, client_key, bound, telemetry, client, release, drain, served }
 }
 
 /// A check of the catalog under this token.
@@ -84,21 +95,36 @@ impl Flooded {
         Box::pin(async move { client.check(request).await.unwrap().into_inner() })
     }
 
+    /// Asks with the bound token and a good proof.
+    fn ask_with_proof(&self) -> Answer {
+        let uri = "https://shop.example/catalog/1";
+        let claims = KeyHolder::dpop_claims("GET", uri, &self.bound, self.estate.clock.now().wall);
+        let (mut client, mut request) = (self.client.clone(), read(&self.known));
+        let http = request.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+        http.scheme = "https".to_owned();
+        http.headers.insert("authorization".to_owned(), format!("DPoP {}", self.bound));
+        http.headers.insert("dpop".to_owned(), self.client_key.dpop(&claims));
+        Box::pin(async move { client.check(request).await.unwrap().into_inner() })
+    }
+
     /// Asks, and returns once the check waits to be verified, for which others wait already.
     async fn ask_and_wait(&self, token: &str, others: i64) -> JoinHandle<CheckResponse> {
         let asked = tokio::spawn(self.ask(token));
-        self.until_waiting(others + 1).await;
+        self.until_waiting(Deferred::Token, others + 1).await;
         asked
     }
 
-    async fn until_waiting(&self, n: i64) {
-        while self.telemetry.metrics().verification_waiting().get() != n {
-            tokio::task::yield_now().await;
-        }
+    async fn until_waiting(&self, what: Deferred, n: i64) {
+        let waiting = async {
+            while self.telemetry.metrics().verification_waiting(what).get() != n {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("they come to wait");
     }
 
     fn shed(&self) -> u64 {
-        self.telemetry.metrics().verification_shed().get()
+        self.telemetry.metrics().verification_shed(Deferred::Token).get()
     }
 }
 
@@ -121,13 +147,31 @@ async fn warm_checks_are_answered_while_verification_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_tokens_do_not_crowd_out_proofs() {
+    let door = start(1, LONG).await;
+    let forged = TokenSigner::generate_es256(door.estate.signer.kid()).unwrap();
+    let forged = forged.sign(&door.estate.claims("storefront")).unwrap();
+    let forged = door.ask_and_wait(&forged, 0).await;
+    assert_eq!(denial(&door.ask(&door.fresh("b")).await), (503, "system".to_owned()), "no token gets in any more");
+    let first = tokio::spawn(door.ask_with_proof());
+    door.until_waiting(Deferred::Proof, 1).await;
+    // Proofs have a bound as well.
+    assert_eq!(denial(&door.ask_with_proof().await), (503, "system".to_owned()));
+    let shed = [Deferred::Token, Deferred::Proof].map(|w| door.telemetry.metrics().verification_shed(w).get());
+    assert_eq!(shed, [1, 1]);
+    drop(door.release);
+    assert!(is_allowed(&first.await.unwrap()));
+    assert_eq!(denial(&forged.await.unwrap()), (401, "credential".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invariant_09_waiting_too_long_to_be_verified_is_never_an_allow() {
     let door = start(2, Duration::ZERO).await;
     let late = door.ask_and_wait(&door.fresh("a"), 0).await;
     let Flooded { release, telemetry, .. } = door;
     drop(release);
     assert_eq!(denial(&late.await.unwrap()), (503, "system".to_owned()));
-    assert_eq!(telemetry.metrics().verification_shed().get(), 1);
+    assert_eq!(telemetry.metrics().verification_shed(Deferred::Token).get(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,7 +185,7 @@ async fn a_client_that_goes_away_leaves_nothing_to_verify_and_a_drain_waits_for_
     let Flooded { release, telemetry, client, served, .. } = door;
     drop(release);
     assert!(is_allowed(&stays.await.unwrap()));
-    while telemetry.metrics().verification_waiting().get() != 0 {
+    while telemetry.metrics().verification_waiting(Deferred::Token).get() != 0 {
         tokio::task::yield_now().await;
     }
     drop(client);
