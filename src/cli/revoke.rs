@@ -75,6 +75,19 @@ pub(super) enum RevokeCommand {
         #[command(flatten)]
         common: Common,
     },
+    /// Every token bound to one Kubernetes object: a pod, a service account, a node or a secret.
+    #[command(after_help = "Example:\n  portcullis revoke bound-object --issuer cluster \\\n    \
+        --uid 6f1c2a0e-8f3d-4a57-9d55-0c8f6f1f2a11 --wait 5s")]
+    BoundObject {
+        /// Name of the issuer, of kind kubernetes.
+        #[arg(long)]
+        issuer: String,
+        /// UID of the object (`metadata.uid`).
+        #[arg(long)]
+        uid: String,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Every client certificate with a serial number.
     #[command(after_help = "Example:\n  portcullis revoke certificate 0A1B2C3D --wait 5s")]
     Certificate {
@@ -131,6 +144,9 @@ impl RevokeCommand {
             Self::Workload { workload, common } => (json!({ "kind": "workload", "workload": workload }), common),
             Self::Issuer { issuer, common } => (json!({ "kind": "issuer", "issuer": issuer }), common),
             Self::Key { issuer, kid, common } => (json!({ "kind": "key", "issuer": issuer, "kid": kid }), common),
+            Self::BoundObject { issuer, uid, common } => {
+                (json!({ "kind": "bound_object", "issuer": issuer, "uid": uid }), common)
+            }
             Self::Certificate { serial, common } => (json!({ "kind": "certificate", "serial": serial }), common),
             Self::Grant { grant, common } => (json!({ "kind": "grant", "grant": grant }), common),
             Self::Delegator { workload, common } => (json!({ "kind": "delegator", "workload": workload }), common),
@@ -163,7 +179,7 @@ fn list(out: &mut Out<'_>, api: &ApiArgs) -> Outcome {
 
 /// A target in words: its kind, then its other members.
 fn describe(target: &Value) -> String {
-    let names = ["issuer", "jti", "kid", "serial", "workload", "before", "grant"];
+    let names = ["issuer", "jti", "kid", "uid", "serial", "workload", "before", "grant"];
     let parts = names.map(|name| cell(target, name));
     let parts: Vec<_> = parts.iter().filter(|p| !p.is_empty()).map(String::as_str).collect();
     format!("{} {}", cell(target, "kind"), parts.join(" "))
