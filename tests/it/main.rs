@@ -10,6 +10,7 @@
 
 #[path = "../../src/testing/certificates.rs"]
 mod certificates;
+mod check_door;
 mod cli;
 mod credentials;
 mod cve_classes;
