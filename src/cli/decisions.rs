@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::api::cell;
 use super::block_on;
 use super::failure::{Answer, Failure, Outcome};
-use super::output::{Out, WIDTH, printable};
+use super::output::{Out, WIDTH, fit, printable};
 
 /// Decision records.
 #[derive(Debug, Subcommand)]
@@ -143,24 +143,11 @@ fn print(out: &mut Out<'_>, line: &str) -> Result<(), Failure> {
     out.line(row(&format!("{} {:<28} {what:<24}", get("time"), get("reason")), &get("workload"), cached))
 }
 
-/// A line that fits: a SPIFFE ID loses its beginning, since its end tells workloads apart.
+/// A line that fits, of which the workload is cut first.
 fn row(head: &str, workload: &str, tail: &str) -> String {
     let room = WIDTH.saturating_sub(head.chars().count() + 1 + tail.chars().count());
-    let have = workload.chars().count();
-    let workload = if have <= room {
-        workload.to_owned()
-    } else {
-        std::iter::once('…').chain(workload.chars().skip(have + 1 - room.max(1))).collect()
-    };
-    fit(printable(&format!("{head} {workload}{tail}")).trim_end())
-}
-
-/// What does not fit of a line is cut.
-fn fit(line: &str) -> String {
-    if line.chars().count() <= WIDTH {
-        return line.to_owned();
-    }
-    line.chars().take(WIDTH - 1).chain(['…']).collect()
+    let line = format!("{head} {}{tail}", fit(workload, room.min(workload.chars().count())));
+    fit(printable(line.trim_end()).as_str(), WIDTH).trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 mod certificates;
 mod check_door;
 mod cli;
+mod cli_site;
 mod credentials;
 mod cve_classes;
 mod decisions;
