@@ -249,6 +249,9 @@ mod tests {
     use super::super::{Kind, Object};
     use super::*;
 
+    /// Spoils a grant that starts at a time.
+    type Spoil = fn(&mut Grant, Timestamp);
+
     /// An active grant of five minutes.
     fn grant() -> Grant {
         let mut grant: Grant = serde_json::from_value(json!({
@@ -265,7 +268,7 @@ mod tests {
     fn a_grant_without_any_time_names_the_field_that_takes_it_away() {
         assert_eq!(grant().check(), Ok(()));
         let start = grant().not_before.unwrap();
-        let cases: [(&str, &str, fn(&mut Grant, Timestamp)); 6] = [
+        let cases: [(&str, &str, Spoil); 6] = [
             ("not_after", "before it starts", |g, at| g.not_after = Some(Timestamp::from_secs(at.as_secs() - 1))),
             ("not_after", "before it starts", |g, at| g.not_after = Some(at)),
             ("not_after", "a start and an end", |g, _| g.not_after = None),
