@@ -41,14 +41,14 @@ impl ApplyArgs {
             let directory = path.parent().unwrap_or(Path::new("."));
             for document in documents::read(path)? {
                 let item = Item::new(document, &|name| files::read_text(&directory.join(name)));
-                all.push(item.map_err(|e| e.within(path))?);
+                all.push((path, item.map_err(|e| e.within(path))?));
             }
         }
         block_on(async {
             let api = self.api.connect()?;
             let mut done = Vec::new();
-            for item in &all {
-                let (name, changed) = item.apply(&api).await?;
+            for (path, item) in &all {
+                let (name, changed) = item.apply(&api).await.map_err(|e| e.about(item).within(path))?;
                 if !out.is_json() {
                     out.line(format!("{} {} {name}", if changed { "applied  " } else { "unchanged" }, item.kind))?;
                 }
@@ -96,12 +96,17 @@ impl Item {
             "service" => ("services", "name"),
             _ => return self.publish(api).await,
         };
-        let name = cell(&self.body, key);
+        let name = self.name();
         if name.is_empty() {
             return Err(Failure::error(format!("a {} needs `{key}`", self.kind)));
         }
         let answer = api.put(&[collection, &name], &self.body).await?;
         Ok((name, has_changed(&answer)))
+    }
+
+    /// Its name; a policy set has none.
+    fn name(&self) -> String {
+        cell(&self.body, if self.kind == "workload" { "id" } else { "name" })
     }
 
     async fn publish(&self, api: &Api) -> Result<(String, bool), Failure> {
@@ -127,6 +132,23 @@ impl Failure {
     fn within(self, path: &Path) -> Self {
         match self {
             Self::Error(message) => Self::Error(format!("`{}`: {message}", path.display())),
+            Self::Refused { message, problem } => {
+                Self::Refused { message: format!("`{}`: {message}", path.display()), problem }
+            }
+            Self::Closed => Self::Closed,
+        }
+    }
+
+    /// Of several objects, the one that was refused.
+    fn about(self, item: &Item) -> Self {
+        let name = item.name();
+        match self {
+            Self::Refused { message, problem } if name.is_empty() => {
+                Self::Refused { message: format!("{}: {message}", item.kind), problem }
+            }
+            Self::Refused { message, problem } => {
+                Self::Refused { message: format!("{} `{name}`: {message}", item.kind), problem }
+            }
             other => other,
         }
     }

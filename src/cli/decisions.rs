@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::api::cell;
 use super::block_on;
 use super::failure::{Answer, Failure, Outcome};
-use super::output::{Out, printable};
+use super::output::{Out, WIDTH, fit, printable};
 
 /// Decision records.
 #[derive(Debug, Subcommand)]
@@ -140,8 +140,14 @@ fn print(out: &mut Out<'_>, line: &str) -> Result<(), Failure> {
         (resource, action) => format!("{action} {resource}"),
     };
     let cached = if record.get("cached") == Some(&Value::Bool(true)) { " (cached)" } else { "" };
-    let text = format!("{} {:<28} {what:<24} {}{cached}", get("time"), get("reason"), get("workload"));
-    out.line(printable(text.trim_end()))
+    out.line(row(&format!("{} {:<28} {what:<24}", get("time"), get("reason")), &get("workload"), cached))
+}
+
+/// A line that fits, of which the workload is cut first.
+fn row(head: &str, workload: &str, tail: &str) -> String {
+    let room = WIDTH.saturating_sub(head.chars().count() + 1 + tail.chars().count());
+    let line = format!("{head} {}{tail}", fit(workload, room.min(workload.chars().count())));
+    fit(printable(line.trim_end()).as_str(), WIDTH).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -163,6 +169,16 @@ mod tests {
         assert!(!args(Some("entitlement.no"), None, false).wants(deny), "a family is not a prefix of letters");
         assert!(!args(None, Some("spiffe://a/c"), false).wants(deny));
         assert!(!args(None, None, false).wants("{not json"));
+    }
+
+    #[test]
+    fn lines_fit_and_keep_the_end_of_a_long_id() {
+        let long = format!("spiffe://{}/storefront", "a".repeat(200));
+        let line = row(&"h".repeat(60), &long, " (cached)");
+        assert_eq!(line.chars().count(), WIDTH, "{line}");
+        assert!(line.contains(" …aa") && line.ends_with("/storefront (cached)"), "{line}");
+        assert_eq!(row("head", "spiffe://a/b", ""), "head spiffe://a/b");
+        assert_eq!(row(&"h".repeat(300), &long, "").chars().count(), WIDTH);
     }
 
     #[test]

@@ -245,13 +245,18 @@ fn list(out: &mut Out<'_>, answer: &Value) -> Outcome {
         out.json(answer)?;
         return Ok(Answer::Yes);
     }
-    let mut table = Table::new(&["id", "state", "workload", "resources", "actions", "ends"]);
+    let mut table = Table::new(&["id", "state", "workload", "resources", "actions", "ends"]).whole(&[0, 5]);
     for item in items(answer) {
-        let columns = ["id", "state", "workload", "resources", "actions", "not_after"];
-        table.row(columns.map(|name| cell(item, name)));
+        let columns = ["id", "state", "workload", "resources", "actions"].map(|name| cell(item, name));
+        table.row(columns.into_iter().chain([seconds(&cell(item, "not_after"))]));
     }
     out.table(&table, "no grants")?;
     Ok(Answer::Yes)
+}
+
+/// A time without its fraction.
+fn seconds(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _millis)| format!("{whole}Z"))
 }
 
 fn show(out: &mut Out<'_>, answer: &Value) -> Result<(), Failure> {

@@ -31,6 +31,8 @@ pub(super) struct Out<'a> {
 #[derive(Debug)]
 pub(super) struct Table {
     headings: Vec<&'static str>,
+    /// Columns that are cut last: what is to be typed into the next command.
+    whole: &'static [usize],
     rows: Vec<Vec<String>>,
 }
 
@@ -99,7 +101,13 @@ impl std::fmt::Debug for Out<'_> {
 impl Table {
     /// An empty table.
     pub(super) fn new(headings: &[&'static str]) -> Self {
-        Self { headings: headings.to_vec(), rows: Vec::new() }
+        Self { headings: headings.to_vec(), whole: &[], rows: Vec::new() }
+    }
+
+    /// Leaves these columns whole as long as others can be cut.
+    pub(super) const fn whole(mut self, columns: &'static [usize]) -> Self {
+        self.whole = columns;
+        self
     }
 
     /// Adds a row.
@@ -117,8 +125,13 @@ impl Table {
         let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(WIDTH);
         while excess > 0 {
             // The widest column pays first, so that short ones stay whole.
-            let Some(widest) = widths.iter_mut().max().filter(|w| **w > 4) else { break };
-            *widest -= 1;
+            let of = |columns: &mut dyn Iterator<Item = (usize, usize)>| {
+                columns.filter(|(_, width)| *width > 4).max_by_key(|(_, width)| *width).map(|(column, _)| column)
+            };
+            let all = || widths.iter().copied().enumerate();
+            let widest = of(&mut all().filter(|(column, _)| !self.whole.contains(column))).or_else(|| of(&mut all()));
+            let Some(width) = widest.and_then(|column| widths.get_mut(column)) else { break };
+            *width -= 1;
             excess -= 1;
         }
         all()
@@ -128,10 +141,14 @@ impl Table {
     }
 }
 
-fn fit(cell: &str, width: usize) -> String {
+/// `cell` in so many columns. A SPIFFE ID loses its beginning, since its end tells workloads apart.
+pub(super) fn fit(cell: &str, width: usize) -> String {
     let have = cell.chars().count();
     if have <= width {
         return format!("{cell:<width$}");
+    }
+    if cell.starts_with("spiffe://") {
+        return std::iter::once('…').chain(cell.chars().skip(have + 1 - width.max(1))).collect();
     }
     let mut cut: String = cell.chars().take(width.saturating_sub(1)).collect();
     cut.push('…');
@@ -157,5 +174,19 @@ mod tests {
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.lines().all(|l| l.chars().count() <= WIDTH), "{text}");
         assert!(text.contains("short") && text.contains('…') && !text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn an_id_stays_whole_and_a_spiffe_id_keeps_its_end() {
+        let id = "28130d7c-8812-4346-9f9e-c790a984b11f";
+        let mut table = Table::new(&["id", "workload", "reason"]).whole(&[0]);
+        table.row([id.to_owned(), format!("spiffe://{}/agent", "a".repeat(90)), "r".repeat(90)]);
+        let lines = table.lines();
+        assert!(lines.iter().all(|l| l.chars().count() <= WIDTH), "{lines:?}");
+        assert!(lines.last().is_some_and(|l| l.starts_with(id) && l.contains("aa/agent  r")), "{lines:?}");
+        // Fitting comes first.
+        let mut table = Table::new(&["id", "text"]).whole(&[0, 1]);
+        table.row(["i".repeat(90), "t".repeat(90)]);
+        assert!(table.lines().iter().all(|l| l.chars().count() <= WIDTH), "{:?}", table.lines());
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::api::cell;
 use super::failure::{Answer, Failure, Outcome};
-use super::output::{Out, Table};
+use super::output::{Out, Table, WIDTH};
 
 /// How long to wait for enforcement points.
 #[derive(Debug, clap::Args)]
@@ -27,11 +27,14 @@ pub(super) fn print(out: &mut Out<'_>, answer: &Value, done: &str) -> Outcome {
     } else {
         let position = cell(answer, "position");
         let changed = answer.get("committed_at").is_some();
-        out.line(match (position.is_empty(), changed) {
-            (true, _) => done.to_owned(),
-            (false, true) => format!("{done} at {position}"),
-            (false, false) => format!("{done}: nothing to change since {position}"),
-        })?;
+        let at = match (position.is_empty(), changed) {
+            (true, _) => String::new(),
+            (false, true) => format!(" at {position}"),
+            (false, false) => format!(" (nothing to change since {position})"),
+        };
+        // What was done is told whole; where, on a line of its own if it has to be.
+        let fits = done.chars().count() + at.chars().count() <= WIDTH;
+        out.line(format!("{done}{}{at}", if fits { "" } else { "\n " }))?;
         if let Some(receipt) = receipt {
             text(out, receipt, complete)?;
         }

@@ -75,14 +75,14 @@ pub(super) enum RevokeCommand {
         #[command(flatten)]
         common: Common,
     },
-    /// Everything bound to one Kubernetes object: a pod, a service account, a node or a secret.
-    #[command(after_help = "Example:\n  portcullis revoke bound-object --issuer cluster-a \\\n    \
-        --uid 5f1c6b0e-3f0d-4a9a-9a53-0d2f6f3f3a11 --wait 5s")]
+    /// Every token bound to one Kubernetes object: a pod, a service account, a node or a secret.
+    #[command(after_help = "Example:\n  portcullis revoke bound-object --issuer cluster \\\n    \
+        --uid 6f1c2a0e-8f3d-4a57-9d55-0c8f6f1f2a11 --wait 5s")]
     BoundObject {
-        /// Name of the issuer.
+        /// Name of the issuer, of kind kubernetes.
         #[arg(long)]
         issuer: String,
-        /// The UID of the object, as `kubectl get pod NAME -o jsonpath={.metadata.uid}` prints it.
+        /// UID of the object (`metadata.uid`).
         #[arg(long)]
         uid: String,
         #[command(flatten)]

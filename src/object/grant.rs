@@ -241,3 +241,58 @@ impl std::str::FromStr for GrantId {
         Uuid::try_parse(s).map(Self).map_err(|_not_a_uuid| ParseGrantIdError(s.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{Kind, Object};
+    use super::*;
+
+    /// Spoils a grant that starts at a time.
+    type Spoil = fn(&mut Grant, Timestamp);
+
+    /// An active grant of five minutes.
+    fn grant() -> Grant {
+        let mut grant: Grant = serde_json::from_value(json!({
+            "id": Uuid::nil(), "workload": "spiffe://a.example/x", "resources": ["payments/refunds"], "actions": ["write"],
+            "requested_by": "alice", "requested_at": "2026-01-31T12:00:00.000Z", "duration_seconds": 300, "digest": "",
+            "state": "active", "not_before": "2026-01-31T12:00:00.000Z", "not_after": "2026-01-31T12:05:00.000Z",
+        }))
+        .unwrap();
+        grant.digest = grant.request_digest();
+        grant
+    }
+
+    #[test]
+    fn a_grant_without_any_time_names_the_field_that_takes_it_away() {
+        assert_eq!(grant().check(), Ok(()));
+        let start = grant().not_before.unwrap();
+        let cases: [(&str, &str, Spoil); 6] = [
+            ("not_after", "before it starts", |g, at| g.not_after = Some(Timestamp::from_secs(at.as_secs() - 1))),
+            ("not_after", "before it starts", |g, at| g.not_after = Some(at)),
+            ("not_after", "a start and an end", |g, _| g.not_after = None),
+            ("not_after", "a start and an end", |g, _| g.not_before = None),
+            ("duration_seconds", "between 1 and", |g, _| g.duration_seconds = 0),
+            ("duration_seconds", "between 1 and", |g, _| g.duration_seconds = Grant::MAX_DURATION_SECONDS + 1),
+        ];
+        for (field, text, spoil) in cases {
+            let mut bad = grant();
+            spoil(&mut bad, start);
+            bad.digest = bad.request_digest();
+            let error = bad.check().unwrap_err();
+            assert!(error.field == field && error.message.contains(text), "{field}: {error:?}");
+            // As it comes from a store or over sync.
+            let text = serde_json::to_vec(&bad).unwrap();
+            assert!(Object::parse(Kind::Grant, &text).is_err(), "{field}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_not_the_one_that_was_voted_on_is_no_grant() {
+        let mut bad = serde_json::to_value(grant()).unwrap();
+        bad["duration_seconds"] = json!(301);
+        let bad: Grant = serde_json::from_value(bad).unwrap();
+        assert_eq!(bad.check().unwrap_err().field, "digest");
+    }
+}

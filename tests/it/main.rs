@@ -10,7 +10,9 @@
 
 #[path = "../../src/testing/certificates.rs"]
 mod certificates;
+mod check_door;
 mod cli;
+mod cli_site;
 mod credentials;
 mod cve_classes;
 mod decisions;

@@ -1,5 +1,6 @@
 //! The credential corpus, `tests/credentials/*.yaml`: every case through the verifier alone, the engine, the caches, Envoy's
-//! door over a real socket, and `portcullis token verify --batch`, one process for all of it. All must give the same reason.
+//! door over a real socket, the admin server's check, and `portcullis token verify --batch`, one process for all of it. All
+//! must give the same reason.
 //!
 //! A case says what the token is like (`corpus`), `forge` makes it; nothing here decides what the answer should be.
 
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 
 use self::corpus::File;
 pub(crate) use self::corpus::{Case, Corpus, NOW};
+use crate::check_door::CheckDoor;
 use crate::decisions::{ask, grpc, metadata};
 
 /// The issuer kinds and codes that have to occur.
@@ -88,6 +90,7 @@ async fn every_credential_gets_its_reason_everywhere() {
             let (gate, bad) = gate(&corpus, &issuers, now);
             assert_eq!(bad, file.bad_issuers, "{}: issuers whose keys do not compile", file.name);
             let (mut client, drain) = grpc(&gate).await;
+            let check_door = CheckDoor::of(&gate);
             for case in cases {
                 let name = format!("{}: {}", file.name, case.name);
                 assert!(names.insert(name.clone()), "{name} occurs twice");
@@ -126,6 +129,9 @@ async fn every_credential_gets_its_reason_everywhere() {
                     if code == 0 { "0" } else { "1" },
                     if case.reason.is_allow() { "0" } else { "1" },
                 );
+                let answer = check_door.check(("GET", PATH, "shop.example"), &sent, None).await;
+                differs("the check", &answer.reason, expected);
+                assert_eq!(answer.allowed, case.reason.is_allow(), "{name}");
                 lines.push(line(file, case, &name, &token, &issuers));
             }
             drop(client);

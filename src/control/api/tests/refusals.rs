@@ -167,6 +167,8 @@ async fn requests_for_what_cannot_be_had() {
         ("actions", json!(["audit"]), "actions[0]", "they have: delete, read, write"),
         ("path", json!("/reports/{*}"), "path", "no request to these resources"),
         ("path", json!("refunds"), "path", "refunds"),
+        // When a grant starts and ends follows from its approval: nobody can ask for one that ends before it starts.
+        ("not_before", json!("2099-01-01T00:00:00Z"), "not_before", "unknown field"),
         ("not_after", json!("2020-01-01T00:00:00Z"), "not_after", "unknown field"),
     ];
     for (field, value, named, text) in cases {

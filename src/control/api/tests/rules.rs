@@ -177,3 +177,26 @@ async fn keys_that_were_fetched_stay_as_long_as_their_source_does() {
     let bound = json!({ "target": { "kind": "bound_object", "issuer": "idp", "uid": "u" } });
     site.call("POST", "/v1/revocations", bound).await.expect(422).names("target.issuer", "not bound to objects");
 }
+
+#[tokio::test]
+async fn objects_of_a_cluster_can_be_revoked_by_their_uid() {
+    let site = Site::new().await;
+    let mut jwk = crate::credential::TokenSigner::generate_es256("one").unwrap().public_jwk();
+    jwk["use"] = json!("sig");
+    let cluster = json!({
+        "name": "cluster", "kind": "kubernetes", "issuer": "https://kubernetes.example", "audiences": ["us"],
+        "jwks": { "keys": [jwk] },
+    });
+    site.call("PUT", "/v1/issuers/cluster", cluster).await.expect(201);
+    let revoke = async |issuer: &str, uid: &str| {
+        let body = json!({ "target": { "kind": "bound_object", "issuer": issuer, "uid": uid }, "reason": "evicted" });
+        site.call("POST", "/v1/revocations", body).await
+    };
+    let made = revoke("cluster", "8f2c5f0e-pod").await.expect(201);
+    let target = &made.body["object"]["target"];
+    assert_eq!((&target["kind"], &target["uid"]), (&json!("bound_object"), &json!("8f2c5f0e-pod")), "{made:?}");
+    revoke("cluster", "").await.expect(422).names("target.uid", "must not be empty");
+    revoke("clutser", "u").await.expect(422).names("target.issuer", "no issuer `clutser`");
+    let listed = site.get("/v1/revocations").await.expect(200);
+    assert_eq!(listed.body["items"].as_array().unwrap().len(), 1, "{listed:?}");
+}
