@@ -68,7 +68,7 @@ impl Http {
         Ok(body)
     }
 
-    async fn client(&self, vetted: Vetted, peer: Peer) -> Result<Client, FetchError> {
+    pub(super) async fn client(&self, vetted: Vetted, peer: Peer) -> Result<Client, FetchError> {
         let configured = match (peer, &self.ca_file) {
             (Peer::Configured(config), _) => Some(config),
             (Peer::WebPki, Some(path)) => Some(private_ca(path.clone()).await?),
