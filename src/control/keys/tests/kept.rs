@@ -1,5 +1,6 @@
 //! What makes a commit, what wakes a keeper, and what cannot stop one.
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -92,12 +93,22 @@ async fn a_keeper_that_panics_starts_over() {
     eventually("good again", || site.status("idp").failures == 0).await;
 }
 
+/// A pipe whose reader goes on at the end, so that a test that fails does not wait for it.
+struct Released(PathBuf);
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        let _both_ends = std::fs::File::options().read(true).write(true).open(&self.0);
+    }
+}
+
 #[tokio::test]
 async fn a_pipe_in_the_key_directory_holds_nobody_up() {
     let ca = Ca::new();
     let dir = tempfile::tempdir().unwrap();
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("idp.json"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let _released = Released(dir.path().join("idp.json"));
     let site = Site::new(KeysConfig { directory: Some(dir.path().to_owned()), ..config(&ca) }).await;
     site.put(&oidc("idp", &json!({ "type": "file", "name": "idp.json" }))).await;
     site.fails_with("idp", "refused", "`idp.json` of the key directory is not a file").await;
