@@ -65,6 +65,11 @@ const SMALL_ORDER: [&str; 7] = [
     "7v_______________________________________38",
 ];
 
+/// What a stranger wrote, for an error message: no longer than a name, and no control characters.
+fn clipped(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(32).collect()
+}
+
 // === impl Key ===
 
 impl Key {
@@ -83,13 +88,13 @@ impl Key {
         match (jwk.optional("use")?, spiffe) {
             (Some("jwt-svid"), true) | (Some("sig") | None, false) => {}
             (Some(other), true) => {
-                return Ok(Compiled::Ignored(jwk.error("use", format!("is `{other}`, not `jwt-svid`"))));
+                return Ok(Compiled::Ignored(jwk.error("use", format!("is `{}`, not `jwt-svid`", clipped(other)))));
             }
             (None, true) => {
                 return Ok(Compiled::Ignored(jwk.error("use", "is missing; keys of JWT-SVIDs have `jwt-svid`")));
             }
             (Some(other), false) => {
-                return Ok(Compiled::Ignored(jwk.error("use", format!("is `{other}`, not `sig`"))));
+                return Ok(Compiled::Ignored(jwk.error("use", format!("is `{}`, not `sig`", clipped(other)))));
             }
         }
         let kty = jwk.required("kty")?;
@@ -99,7 +104,9 @@ impl Key {
             _ => false,
         };
         if !known {
-            return Ok(Compiled::Ignored(jwk.error("kty", format!("is `{kty}`, which no token here is signed with"))));
+            return Ok(Compiled::Ignored(
+                jwk.error("kty", format!("is `{}`, which no token here is signed with", clipped(kty))),
+            ));
         }
         if !spiffe && kty != "RSA" && jwk.optional("crv")?.is_some_and(|crv| Family::of_curve(crv).is_none()) {
             return Ok(Compiled::Ignored(jwk.error("crv", "is a curve that no token here is signed with")));
@@ -204,7 +211,7 @@ impl<'a> Jwk<'a> {
         let Some(name) = self.optional("alg")? else { return Ok(None) };
         match SigningAlgorithm::from_name(name) {
             Some(algorithm) if algorithm.family() == family => Ok(Some(algorithm)),
-            _ => Err(self.error("alg", format!("`{name}` is not an algorithm for this kind of key"))),
+            _ => Err(self.error("alg", format!("`{}` is not an algorithm for this kind of key", clipped(name)))),
         }
     }
 
@@ -265,7 +272,7 @@ impl<'a> Jwk<'a> {
     fn okp(&self) -> Result<Vec<u8>, FieldError> {
         let crv = self.required("crv")?;
         if crv != "Ed25519" {
-            return Err(self.error("crv", format!("`{crv}` is not `Ed25519`")));
+            return Err(self.error("crv", format!("`{}` is not `Ed25519`", clipped(crv))));
         }
         let x = self.bytes("x")?;
         if x.len() != 32 {
@@ -286,7 +293,7 @@ impl<'a> Jwk<'a> {
         let crv = self.required("crv")?;
         let (family, length) = Family::of_curve(crv)
             .filter(|(family, _)| *family != Family::Ed25519)
-            .ok_or_else(|| self.error("crv", format!("`{crv}` is none of `P-256`, `P-384` and `P-521`")))?;
+            .ok_or_else(|| self.error("crv", format!("`{}` is none of `P-256`, `P-384` and `P-521`", clipped(crv))))?;
         let mut point = Vec::with_capacity(1 + 2 * length);
         point.push(4);
         for member in ["x", "y"] {
@@ -297,5 +304,44 @@ impl<'a> Jwk<'a> {
             point.extend_from_slice(&coordinate);
         }
         Ok((family, point))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn messages_hold_no_more_of_a_strangers_text_than_a_name() {
+        let long = format!("\u{1b}[2J{}", "x".repeat(10_000));
+        let key = json!({"kty": "EC", "use": "sig", "kid": "a", "crv": "P-256", "x": "AA", "y": "AA"});
+        let compile = |kind, member: &str| {
+            let mut key = key.clone();
+            key[member] = json!(long);
+            match Key::compile(0, &key, kind, &SigningAlgorithm::ALL) {
+                Ok(Compiled::Ignored(error)) | Err(error) => error.to_string(),
+                Ok(Compiled::Key(_)) => panic!("`{member}` counts for nothing"),
+            }
+        };
+        for (kind, member) in [
+            (IssuerKind::Oidc, "use"),
+            (IssuerKind::Oidc, "kty"),
+            (IssuerKind::Oidc, "crv"),
+            (IssuerKind::Oidc, "alg"),
+            (IssuerKind::Spiffe, "use"),
+        ] {
+            let message = compile(kind, member);
+            assert!(message.contains(member), "{message}");
+            assert!(message.len() < 150 && !message.chars().any(char::is_control), "{kind} {member}: {message}");
+        }
+        let strange = json!({"alg": long, "crv": long});
+        let strange = Jwk::of_client(strange.as_object().unwrap());
+        for error in
+            [strange.algorithm(Family::P256).unwrap_err(), strange.okp().unwrap_err(), strange.ec().unwrap_err()]
+        {
+            assert!(error.to_string().len() < 150, "{error}");
+        }
     }
 }

@@ -44,6 +44,10 @@ pub struct Issuer {
     /// Where the control plane keeps the key set up to date from. Without it, `jwks` is what an operator last put.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys_from: Option<KeySource>,
+    /// Whether `jwks` is what `keys_from` said, for good: then only `keys_from` changes it. Kept by the control plane,
+    /// whatever a document says; another `keys_from` starts over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keys_fetched: bool,
     /// The key set (RFC 7517). Empty revokes the issuer.
     #[serde(default)]
     pub jwks: Jwks,
@@ -310,6 +314,15 @@ impl Issuer {
 // === impl Jwks ===
 
 impl Jwks {
+    /// Whether it says the same to an issuer of this kind. The order of keys says nothing; other members do in SPIFFE only.
+    pub fn says_the_same(&self, other: &Self, kind: IssuerKind) -> bool {
+        let count = |keys: &[serde_json::Value], key| keys.iter().filter(|k| *k == key).count();
+        let same_keys = self.keys == other.keys
+            || self.keys.len() == other.keys.len()
+                && self.keys.iter().all(|key| count(&self.keys, key) == count(&other.keys, key));
+        same_keys && (kind != IssuerKind::Spiffe || self.other == other.other)
+    }
+
     /// Checks what the shape alone can tell.
     pub fn check(&self) -> Result<(), FieldError> {
         if self.keys.len() > MAX_KEYS {
@@ -328,8 +341,31 @@ impl Jwks {
 mod tests {
     use serde_json::json;
 
+    use super::{IssuerKind, Jwks};
     use crate::object::{Kind, Object};
     use crate::testing::changed;
+
+    #[test]
+    fn key_sets_are_compared_as_multisets() {
+        let set = |text: serde_json::Value| serde_json::from_value::<Jwks>(text).unwrap();
+        let (a, b) = (json!({"kty": "EC", "kid": "a"}), json!({"kid": "b"}));
+        let one = set(json!({"keys": [a, b, a]}));
+        for (other, oidc, spiffe) in [
+            (json!({"keys": [{"kid": "a", "kty": "EC"}, b, a]}), true, true),
+            (json!({"keys": [b, a, a]}), true, true),
+            (json!({"keys": [b, a, a], "served_at": 7}), true, false),
+            (json!({"keys": [b, b, a]}), false, false),
+            (json!({"keys": [a, b]}), false, false),
+            (json!({"keys": [a, b, a, a]}), false, false),
+            (json!({"keys": [a, b, {"kid": "a"}]}), false, false),
+            (json!({"keys": []}), false, false),
+        ] {
+            let other = set(other);
+            assert_eq!(one.says_the_same(&other, IssuerKind::Oidc), oidc, "{other:?}");
+            assert_eq!(one.says_the_same(&other, IssuerKind::Spiffe), spiffe, "{other:?}");
+            assert_eq!(other.says_the_same(&one, IssuerKind::Spiffe), spiffe, "{other:?}");
+        }
+    }
 
     #[test]
     fn an_issuer_of_transaction_tokens_demands_nothing_of_credentials() {

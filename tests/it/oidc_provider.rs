@@ -4,10 +4,11 @@
 //! A test that needs the provider never passes without it: what cannot be installed fails the test, with the installer's
 //! words.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use serde_json::{Value, json};
@@ -19,16 +20,19 @@ use super::running::{DOMAIN, Site};
 const AUDIENCE: &str = "https://api.test";
 /// How often the control plane lets itself be told of unknown keys.
 const COOLDOWN: Duration = Duration::from_secs(3);
+/// How long the provider may take to listen.
+const START: Duration = Duration::from_secs(60);
 
 struct Provider {
     child: Child,
-    said: BufReader<ChildStdout>,
+    /// The lines that it writes.
+    said: mpsc::Receiver<String>,
     dir: tempfile::TempDir,
     issuer: String,
     http: reqwest::Client,
 }
 
-/// The directory with its `node_modules`: `PORTCULLIS_OIDC_PROVIDER`, or where the installer puts it.
+/// The directory with its `node_modules`, and the `node` that runs it: `PORTCULLIS_OIDC_PROVIDER`, or where the installer puts it.
 fn installed() -> PathBuf {
     // Empty: the installer has failed already. It is run again, so that the test can say why.
     if let Some(path) = std::env::var_os("PORTCULLIS_OIDC_PROVIDER").filter(|path| !path.is_empty()) {
@@ -55,9 +59,10 @@ impl Provider {
         std::fs::write(file("ca.pem"), ca.pem()).unwrap();
         std::fs::write(file("cert.pem"), params.signed_by(&key, &ca).unwrap().pem()).unwrap();
         std::fs::write(file("key.pem"), key.serialize_pem()).unwrap();
-        let mut child = Command::new("node")
+        let installed = installed();
+        let mut child = Command::new(installed.join("node/bin/node"))
             .arg(root().join("tests/it/oidc/provider.mjs"))
-            .arg(installed())
+            .arg(&installed)
             .args([file("cert.pem"), file("key.pem")])
             .arg(AUDIENCE)
             .stdin(Stdio::piped())
@@ -65,7 +70,10 @@ impl Provider {
             .stderr(std::fs::File::create(file("log")).unwrap())
             .spawn()
             .expect("node runs; tests/it/oidc/install.sh installs it");
-        let said = BufReader::new(child.stdout.take().unwrap());
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (say, said) = mpsc::channel();
+        // Ends with the provider's output, or with the test.
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| say.send(line)));
         portcullis::tls::install_provider();
         let root = reqwest::Certificate::from_pem(ca.pem().as_bytes()).unwrap();
         let http = reqwest::Client::builder().no_proxy().tls_certs_only([root]).build().unwrap();
@@ -75,14 +83,23 @@ impl Provider {
     }
 
     /// Who it says it is, among the notices that it writes as well.
-    fn listen(&mut self) -> String {
-        for line in self.said.by_ref().lines() {
-            let said: Option<Value> = serde_json::from_str(&line.unwrap()).ok();
-            if let Some(issuer) = said.as_ref().and_then(|said| said["issuer"].as_str()) {
-                return issuer.to_owned();
+    fn listen(&self) -> String {
+        let until = Instant::now() + START;
+        let why = loop {
+            match self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    let said: Option<Value> = serde_json::from_str(&line).ok();
+                    if let Some(issuer) = said.as_ref().and_then(|said| said["issuer"].as_str()) {
+                        return issuer.to_owned();
+                    }
+                }
+                Err(why) => break why,
             }
-        }
-        panic!("oidc-provider ended: {}", std::fs::read_to_string(self.dir.path().join("log")).unwrap());
+        };
+        panic!(
+            "oidc-provider does not listen ({why}): {}",
+            std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+        );
     }
 
     /// Starts over with new keys.

@@ -32,6 +32,10 @@ pub(super) struct Caller {
 #[derive(Debug)]
 pub(super) struct Document<T>(pub(super) T);
 
+/// A JSON document, read as two things: what it says, and which of its members it has.
+#[derive(Debug)]
+pub(super) struct Both<T, U>(pub(super) T, pub(super) U);
+
 /// A JSON document that may be left out when every field of it may.
 #[derive(Debug)]
 pub(super) struct Optional<T>(pub(super) T);
@@ -76,6 +80,16 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         check_media_type(request.headers())?;
         Ok(Self(parse(&body(request, state).await?)?))
+    }
+}
+
+impl<T: DeserializeOwned, U: DeserializeOwned, S: Send + Sync> FromRequest<S> for Both<T, U> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        check_media_type(request.headers())?;
+        let body = body(request, state).await?;
+        Ok(Self(parse(&body)?, parse(&body)?))
     }
 }
 

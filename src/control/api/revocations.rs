@@ -114,7 +114,12 @@ fn check_target(index: &Index, target: &Target, now: Timestamp) -> Result<(), Fi
         Target::Key { issuer: name, kid } => {
             issuer(name)?;
             let stored = index.get(Kind::Issuer, name);
-            let keys = stored.as_deref().and_then(rules::as_issuer).map_or(&[][..], |i| i.jwks.keys.as_slice());
+            let stored = stored.as_deref().and_then(rules::as_issuer);
+            // A key may be revoked before it is published, and after it has been taken back: it may come again.
+            if stored.is_some_and(|i| i.keys_from.is_some()) {
+                return Ok(());
+            }
+            let keys = stored.map_or(&[][..], |i| i.jwks.keys.as_slice());
             if keys.iter().any(|k| k.get("kid").and_then(|v| v.as_str()) == Some(kid)) {
                 return Ok(());
             }

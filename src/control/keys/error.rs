@@ -45,6 +45,19 @@ impl FetchError {
         let message = format!("the bundle has `spiffe_sequence` {got}, and {held} is held: an older one is refused");
         Self { result: KeyFetch::Rollback, message }
     }
+
+    /// The bundle says something else under the number of the one that is held.
+    pub(super) fn same_sequence(held: u64) -> Self {
+        let message =
+            format!("the bundle has `spiffe_sequence` {held}, which is held with other contents: which is newer?");
+        Self { result: KeyFetch::Rollback, message }
+    }
+
+    /// The task that asks has panicked.
+    pub(super) fn failed() -> Self {
+        let message = "the task that keeps the keys up to date has failed, and starts over".to_owned();
+        Self { result: KeyFetch::Failed, message }
+    }
 }
 
 impl From<FieldError> for FetchError {

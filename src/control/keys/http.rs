@@ -49,7 +49,7 @@ impl Http {
         body(response, &host, &[StatusCode::OK], self.max_bytes).await
     }
 
-    async fn client(&self, vetted: Vetted, peer: Peer) -> Result<Client, FetchError> {
+    pub(super) async fn client(&self, vetted: Vetted, peer: Peer) -> Result<Client, FetchError> {
         let configured = match (peer, &self.ca_file) {
             (Peer::Configured(config), _) => Some(config),
             (Peer::WebPki, Some(path)) => Some(private_ca(path.clone(), "keys.ca_file").await?),

@@ -56,7 +56,7 @@ impl Spec {
 
 /// Commits `fetched` as the keys of the issuer, if they are other than those it has.
 pub(super) async fn install(core: &Core, spec: &Spec, fetched: &Jwks) -> Result<Installed, FetchError> {
-    let new = sequence(fetched)?;
+    let new = sequence(spec.kind, fetched)?;
     let intent = Intent { author: Arc::from(AUTHOR), action: "issuer.keys", request_id: Arc::from("") };
     let (_, installed) = core.transact(&intent, |index| plan(index, spec, fetched, new)).await?;
     Ok(installed)
@@ -65,37 +65,40 @@ pub(super) async fn install(core: &Core, spec: &Spec, fetched: &Jwks) -> Result<
 fn plan(index: &Index, spec: &Spec, fetched: &Jwks, new: Option<u64>) -> Result<Plan<Installed>, FetchError> {
     let stored = index.get(Kind::Issuer, &spec.name);
     let (Some(stored), Some(mut issuer)) = (stored, spec.find(index)) else { return Ok(Plan::new(Installed::Gone)) };
+    let is_same = issuer.jwks.says_the_same(fetched, spec.kind);
     // What is held may be an operator's; without a usable sequence there is nothing to compare with.
-    if let (Some(held), Some(new)) = (sequence(&issuer.jwks).ok().flatten(), new) {
+    if let (Some(held), Some(new)) = (sequence(spec.kind, &issuer.jwks).ok().flatten(), new) {
         if new < held {
             return Err(FetchError::rollback(held, new));
         }
-        if new == held {
-            return Ok(Plan::new(Installed::Unchanged));
+        if new == held && issuer.keys_fetched && !is_same {
+            return Err(FetchError::same_sequence(held));
         }
     }
-    if issuer.jwks == *fetched {
+    if is_same && issuer.keys_fetched {
         return Ok(Plan::new(Installed::Unchanged));
     }
     issuer.jwks = fetched.clone();
+    // From now on nothing else than the source counts, not even when it has no keys any more.
+    issuer.keys_fetched = true;
     credential::check_issuer(&issuer)?;
     let object = Object::Issuer(Box::new(issuer));
     object.check()?;
     Ok(Plan::new(Installed::Changed).write(Write::put(&object, Expect::Revision(stored.revision))))
 }
 
-/// `spiffe_sequence` of a bundle, if it has one.
-pub(super) fn sequence(set: &Jwks) -> Result<Option<u64>, FetchError> {
-    number(set, "spiffe_sequence")
+/// `spiffe_sequence` of a bundle, if it has one. In other key sets it is a member like any, and says nothing.
+pub(super) fn sequence(kind: IssuerKind, set: &Jwks) -> Result<Option<u64>, FetchError> {
+    number(kind, set, "spiffe_sequence")
 }
 
 /// `spiffe_refresh_hint` of a bundle in seconds, if it has one.
-pub(super) fn refresh_hint(set: &Jwks) -> Result<Option<u64>, FetchError> {
-    number(set, "spiffe_refresh_hint")
+pub(super) fn refresh_hint(kind: IssuerKind, set: &Jwks) -> Result<Option<u64>, FetchError> {
+    number(kind, set, "spiffe_refresh_hint")
 }
 
-fn number(set: &Jwks, member: &str) -> Result<Option<u64>, FetchError> {
-    match set.other.get(member) {
+fn number(kind: IssuerKind, set: &Jwks, member: &str) -> Result<Option<u64>, FetchError> {
+    match set.other.get(member).filter(|_| kind == IssuerKind::Spiffe) {
         None => Ok(None),
         Some(value) => match value.as_u64() {
             Some(number) => Ok(Some(number)),

@@ -12,7 +12,7 @@ use super::error::FetchError;
 use super::install::{self, Installed, Spec};
 use super::status::KeyStatus;
 use super::{Keys, schedule};
-use crate::object::{IssuerKind, KeySource};
+use crate::object::KeySource;
 use crate::telemetry::KeyFetch;
 
 /// How far away "when the source tells" is, for a timer.
@@ -24,7 +24,12 @@ pub(super) struct Watched {
     pub(super) spec: Spec,
     /// Somebody has met a key id that is not in the set.
     pub(super) unknown_key: Notify,
+    /// Somebody else has written the issuer.
+    pub(super) rewritten: Notify,
     status: Mutex<KeyStatus>,
+    /// Has its task panic at the next look.
+    #[cfg(test)]
+    pub(super) panics_next: std::sync::atomic::AtomicBool,
 }
 
 /// What a successful look at the source came to.
@@ -39,12 +44,26 @@ struct Refreshed {
 impl Watched {
     pub(super) fn new(spec: Spec) -> Self {
         let status = Mutex::new(KeyStatus::new(spec.source.name()));
-        Self { spec, unknown_key: Notify::new(), status }
+        Self {
+            spec,
+            unknown_key: Notify::new(),
+            rewritten: Notify::new(),
+            status,
+            #[cfg(test)]
+            panics_next: false.into(),
+        }
     }
 
     /// How its keys stand.
     pub(super) fn status(&self) -> KeyStatus {
         self.lock().clone()
+    }
+
+    /// Its task has panicked.
+    pub(super) fn has_failed(&self, keys: &Keys) {
+        let error = FetchError::failed();
+        keys.count(&self.spec, error.result);
+        self.lock().failed(keys.core.clock().now().wall, &error);
     }
 
     fn lock(&self) -> MutexGuard<'_, KeyStatus> {
@@ -73,6 +92,7 @@ pub(super) async fn keep(keys: Arc<Keys>, watched: Arc<Watched>) {
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}
             true = told => {}
+            () = watched.rewritten.notified() => {}
             () = watched.unknown_key.notified(), if !is_told => {
                 let cooldown = keys.config.unknown_kid_cooldown;
                 next = schedule::on_unknown_key(next, last_attempt, cooldown, Instant::now());
@@ -81,6 +101,8 @@ pub(super) async fn keep(keys: Arc<Keys>, watched: Arc<Watched>) {
             }
         }
         last_attempt = Some(Instant::now());
+        #[cfg(test)]
+        assert!(!watched.panics_next.swap(false, std::sync::atomic::Ordering::Relaxed), "as the test asks");
         let result = refresh(&keys, &watched.spec).await;
         let now = keys.core.clock().now().wall;
         let wait = match result {
@@ -94,11 +116,10 @@ pub(super) async fn keep(keys: Arc<Keys>, watched: Arc<Watched>) {
                 }
                 failures = 0;
                 watched.lock().succeeded(now, changed, sequence);
-                let hint = hint_seconds.filter(|_| watched.spec.kind == IssuerKind::Spiffe);
                 match watched.spec.source {
                     KeySource::File { .. } => interval,
                     KeySource::WorkloadApi {} => NEVER,
-                    _ => schedule::after_success(interval, hint),
+                    _ => schedule::after_success(interval, hint_seconds),
                 }
             }
             Err(error) => {
@@ -126,7 +147,8 @@ async fn refresh(keys: &Keys, spec: &Spec) -> Result<Refreshed, FetchError> {
             return Err(FetchError::unreachable(format!("there was no whole answer within {limit} s")));
         }
     };
-    let (hint_seconds, sequence) = (install::refresh_hint(&fetched)?, install::sequence(&fetched)?);
+    let hint_seconds = install::refresh_hint(spec.kind, &fetched)?;
+    let sequence = install::sequence(spec.kind, &fetched)?;
     let installed = install::install(&keys.core, spec, &fetched).await?;
     Ok(Refreshed { installed, hint_seconds, sequence })
 }

@@ -13,11 +13,12 @@ mod schedule;
 mod source;
 mod spiffe_tls;
 mod status;
+mod supervise;
 mod vet;
 mod workload_api;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -109,26 +110,28 @@ impl Keys {
 
     /// Follows the issuers and keeps their keys up to date, until it is dropped.
     pub async fn run(self: Arc<Self>) {
+        supervise::run("the keeper of keys", || Arc::clone(&self).follow_issuers(), || {}).await;
+        tracing::error!("the keys of issuers are not kept up to date any more: there is nobody to follow");
+    }
+
+    async fn follow_issuers(self: Arc<Self>) {
         let index = Arc::clone(self.core.index());
         let mut tip = index.subscribe();
         let mut tasks = JoinSet::new();
         if let Some(hub) = &self.sources.workload_api {
-            tasks.spawn(Arc::clone(hub).run());
+            let hub = Arc::clone(hub);
+            tasks.spawn(supervise::run("the client of the Workload API", move || Arc::clone(&hub).run(), || {}));
         }
         let mut running: HashMap<Arc<str>, AbortHandle> = HashMap::new();
         let mut seen = None;
         loop {
             tip.mark_unchanged();
-            if issuers_have_changed(&index, &mut seen) {
-                self.follow(&index, &mut running, &mut tasks);
+            let changes = Changes::since(&index, &mut seen);
+            if !changes.are_none() {
+                self.follow(&index, &changes, &mut running, &mut tasks);
             }
-            while let Some(ended) = tasks.try_join_next() {
-                if let Err(error) = ended
-                    && error.is_panic()
-                {
-                    tracing::error!(%error, "a task that keeps keys up to date has failed");
-                }
-            }
+            // Those that were stopped. One that panics starts over by itself.
+            while tasks.try_join_next().is_some() {}
             if tip.changed().await.is_err() {
                 return;
             }
@@ -149,8 +152,15 @@ impl Keys {
         watched.get(issuer).map(|w| w.status())
     }
 
-    /// Starts and stops tasks until there is one for each issuer with a source.
-    fn follow(self: &Arc<Self>, index: &Index, running: &mut HashMap<Arc<str>, AbortHandle>, tasks: &mut JoinSet<()>) {
+    /// Starts and stops tasks until there is one for each issuer with a source, and has those look at once whose issuer
+    /// somebody else has written: it may have been deleted and made anew.
+    fn follow(
+        self: &Arc<Self>,
+        index: &Index,
+        changes: &Changes,
+        running: &mut HashMap<Arc<str>, AbortHandle>,
+        tasks: &mut JoinSet<()>,
+    ) {
         let wanted: HashMap<Arc<str>, Spec> = index
             .list(Kind::Issuer)
             .iter()
@@ -164,12 +174,17 @@ impl Keys {
             if !stays && let Some(task) = running.remove(name) {
                 task.abort();
             }
+            if stays && changes.have(name) {
+                w.rewritten.notify_one();
+            }
             stays
         });
         for (name, spec) in wanted {
             if let Entry::Vacant(free) = watched.entry(name) {
                 let one = Arc::new(Watched::new(spec));
-                let task = tasks.spawn(keeper::keep(Arc::clone(self), Arc::clone(&one)));
+                let (keys, again) = ((Arc::clone(self), Arc::clone(&one)), (Arc::clone(self), Arc::clone(&one)));
+                let keep = move || keeper::keep(Arc::clone(&keys.0), Arc::clone(&keys.1));
+                let task = tasks.spawn(supervise::run("a keeper of keys", keep, move || again.1.has_failed(&again.0)));
                 running.insert(Arc::clone(free.key()), task);
                 free.insert(one);
             }
@@ -181,12 +196,37 @@ impl Keys {
     }
 }
 
-/// Whether an issuer has changed since the revision that was `seen`.
-fn issuers_have_changed(index: &Index, seen: &mut Option<Revision>) -> bool {
-    let at = index.position().revision;
-    let before = seen.replace(at);
-    let Some(log) = before.and_then(|before| index.since(before, usize::MAX)) else { return true };
-    log.iter().any(|logged| logged.changes.iter().any(|change| change.stored.kind == Kind::Issuer))
+/// Which issuers others than the keepers have written.
+#[derive(Debug)]
+enum Changes {
+    /// The log does not say any more.
+    Any,
+    These(HashSet<Arc<str>>),
+}
+
+// === impl Changes ===
+
+impl Changes {
+    /// Since the revision that was `seen`.
+    fn since(index: &Index, seen: &mut Option<Revision>) -> Self {
+        let at = index.position().revision;
+        let before = seen.replace(at);
+        let Some(log) = before.and_then(|before| index.since(before, usize::MAX)) else { return Self::Any };
+        let by_others = log.iter().filter(|logged| &*logged.commit.author != AUTHOR);
+        let changed = by_others.flat_map(|logged| &logged.changes).filter(|change| change.stored.kind == Kind::Issuer);
+        Self::These(changed.map(|change| Arc::clone(&change.stored.key)).collect())
+    }
+
+    fn are_none(&self) -> bool {
+        matches!(self, Self::These(names) if names.is_empty())
+    }
+
+    fn have(&self, name: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(names) => names.contains(name),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! says counts only when it names that very issuer, and where it points to is vetted like everything else.
 
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -74,8 +75,8 @@ impl Sources {
     }
 }
 
-/// The bundle that vouches for the endpoint: the issuer's own while it has X.509 authorities and the endpoint is in its
-/// trust domain, else the one that the operator gave for the purpose.
+/// The bundle that vouches for the endpoint: the issuer's own when the endpoint is in its trust domain, or, until it has
+/// been fetched for the first time, the one that the operator gave for the purpose. Another domain's is always given.
 fn bundle_of_endpoint<'a>(
     issuer: &'a Issuer,
     endpoint: &SpiffeId,
@@ -85,9 +86,10 @@ fn bundle_of_endpoint<'a>(
         if spiffe_tls::has_authorities(&issuer.jwks) {
             return Ok(&issuer.jwks);
         }
-        // A fetched bundle has a sequence. One that was emptied is not given life again by the authority it revoked.
-        if issuer.jwks.keys.is_empty() && issuer.jwks.other.contains_key("spiffe_sequence") {
-            let why = "the bundle has been emptied, so nothing can vouch for its endpoint; put the issuer anew";
+        // What the bundle has revoked since does not vouch for it again.
+        if issuer.keys_fetched {
+            let why = "the bundle that was fetched has no X.509 authority, so nothing can vouch for its endpoint; \
+                       delete the issuer and put it anew";
             return Err(FetchError::refused(why));
         }
     }
@@ -97,7 +99,9 @@ fn bundle_of_endpoint<'a>(
 fn read_file(path: &Path, max: usize) -> Result<Vec<u8>, FetchError> {
     let name = path.file_name().unwrap_or_default().display();
     let failed = |e: std::io::Error| FetchError::unreachable(format!("file `{name}` of the key directory: {e}"));
-    let file = std::fs::File::open(path).map_err(failed)?;
+    // Opening a pipe would wait for who writes to it.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
     // Not a pipe or a device, from which reading might never end.
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(FetchError::refused(format!("`{name}` of the key directory is not a file")));

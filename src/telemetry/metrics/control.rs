@@ -39,12 +39,14 @@ pub enum KeyFetch {
     Rollback,
     /// The store did not take it.
     NotStored,
+    /// The task that asks has panicked.
+    Failed,
 }
 
 // === impl KeyFetch ===
 
 impl KeyFetch {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Changed,
         Self::Unchanged,
         Self::Refused,
@@ -53,6 +55,7 @@ impl KeyFetch {
         Self::Invalid,
         Self::Rollback,
         Self::NotStored,
+        Self::Failed,
     ];
 
     /// As a label.
@@ -66,6 +69,7 @@ impl KeyFetch {
             Self::Invalid => "invalid",
             Self::Rollback => "rollback",
             Self::NotStored => "not_stored",
+            Self::Failed => "failed",
         }
     }
 }

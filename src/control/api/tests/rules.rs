@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 use super::harness::{STOREFRONT, Site, catalog, payments, refund_request, workload, workload_path};
+use crate::control::store::{Expect, Unit, Write};
+use crate::object::Object;
 
 #[tokio::test]
 async fn votes_count_once_never_the_requesters_and_only_for_what_was_asked() {
@@ -199,4 +201,72 @@ async fn objects_of_a_cluster_can_be_revoked_by_their_uid() {
     revoke("clutser", "u").await.expect(422).names("target.issuer", "no issuer `clutser`");
     let listed = site.get("/v1/revocations").await.expect(200);
     assert_eq!(listed.body["items"].as_array().unwrap().len(), 1, "{listed:?}");
+}
+
+#[tokio::test]
+async fn an_old_document_does_not_put_keys_back_that_their_source_has_replaced() {
+    let site = Site::new().await;
+    let jwk = |kid: &str| {
+        let mut jwk = crate::credential::TokenSigner::generate_es256(kid).unwrap().public_jwk();
+        jwk["use"] = json!("sig");
+        jwk
+    };
+    let (old, one, two) = (jwk("old"), jwk("one"), jwk("two"));
+    let bare = json!({
+        "name": "idp", "kind": "oidc", "issuer": "https://idp.example", "audiences": ["us"],
+        "keys_from": { "type": "jwks_uri", "url": "https://idp.example/keys" },
+    });
+    let with = |document: &Value, keys: &[&Value]| {
+        let mut document = document.clone();
+        document["jwks"] = json!({ "keys": keys });
+        document
+    };
+    let put = async |document: Value| site.call("PUT", "/v1/issuers/idp", document).await;
+    let shown = async || site.get("/v1/issuers/idp").await.expect(200).body;
+    put(with(&bare, &[])).await.expect(422).names("jwks", "`portcullis revoke issuer`");
+    let mut claims = with(&bare, &[&old]);
+    claims["keys_fetched"] = json!(true);
+    put(claims).await.expect(201);
+    assert_eq!(shown().await["keys_fetched"], Value::Null, "no document says so");
+    let before = shown().await;
+
+    // The source has answered.
+    let mut fetched = with(&bare, &[&one, &two]);
+    fetched["keys_fetched"] = json!(true);
+    let fetched: crate::object::Issuer = serde_json::from_value(fetched).unwrap();
+    let write = Write::put(&Object::Issuer(Box::new(fetched)), Expect::Any);
+    site.core.commit(Unit::new("system:keys", "issuer.keys", "").with(write)).await.unwrap();
+    let held = shown().await;
+
+    for stale in [before, with(&bare, &[&old]), with(&bare, &[&one]), with(&bare, &[&one, &two, &old])] {
+        put(stale).await.expect(422).names("jwks", "the keys come from `keys_from`");
+    }
+    put(with(&bare, &[])).await.expect(422).names("jwks", "`portcullis revoke issuer`");
+    put(with(&bare, &[&two])).await.expect(422);
+    assert_eq!(shown().await, held);
+    for same in [held.clone(), bare.clone(), with(&bare, &[&one, &two]), with(&bare, &[&two, &one])] {
+        let answer = put(same).await.expect(200);
+        assert!(answer.body.get("committed_at").is_none(), "nothing has changed: {answer:?}");
+    }
+    let mut edited = held.clone();
+    edited["audiences"] = json!(["others"]);
+    put(edited.clone()).await.expect(200);
+    assert_eq!(shown().await, edited);
+
+    // Emptied by its source: shown, edited and put again, it stays so.
+    let mut emptied: crate::object::Issuer = serde_json::from_value(held).unwrap();
+    emptied.jwks.keys.clear();
+    let write = Write::put(&Object::Issuer(Box::new(emptied)), Expect::Any);
+    site.core.commit(Unit::new("system:keys", "issuer.keys", "").with(write)).await.unwrap();
+    put(with(&bare, &[])).await.expect(200);
+    put(with(&bare, &[&one])).await.expect(422).names("jwks", "the keys come from `keys_from`");
+
+    // A key that is not in the set, or not any more, can be revoked; not so when an operator puts the keys.
+    let revoke = json!({ "target": { "kind": "key", "issuer": "idp", "kid": "old" } });
+    site.call("POST", "/v1/revocations", revoke.clone()).await.expect(201);
+    let mut own = with(&bare, &[&one]);
+    own.as_object_mut().unwrap().remove("keys_from");
+    put(own).await.expect(200);
+    assert_eq!(shown().await["keys_fetched"], Value::Null);
+    site.call("POST", "/v1/revocations", revoke).await.expect(422).names("target.kid", "has no key `old`");
 }
