@@ -1,4 +1,6 @@
 //! Certificates through the engine: each mode with each credential, proxies that are listed and not, and contradictions.
+//!
+//! Long because each contradiction is a test of its own.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
