@@ -16,6 +16,8 @@ mod cli_site;
 mod credentials;
 mod cve_classes;
 mod decisions;
+mod door;
+mod dpop;
 mod end_to_end;
 mod envoy;
 mod envoy_config;
