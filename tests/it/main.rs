@@ -28,3 +28,4 @@ mod oidc_provider;
 mod oracle;
 mod running;
 mod token_verify;
+mod workload_api;
