@@ -20,12 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as AttributeRequest};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
-use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
-use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, OkHttpResponse};
-use envoy_types::pb::google::rpc;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use portcullis::authz::Lease;
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock, SystemClock};
@@ -35,27 +31,18 @@ use portcullis::testing::{Estate, Size};
 use portcullis::{drain, ext_authz, readiness};
 use tokio::net::TcpListener;
 
+use self::floor::{StaticAllow, check_request};
+
 #[path = "flood.rs"]
 mod flood;
+#[path = "floor.rs"]
+mod floor;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 16;
-
-struct StaticAllow;
-
-#[tonic::async_trait]
-impl Authorization for StaticAllow {
-    async fn check(&self, _: tonic::Request<CheckRequest>) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
-        Ok(tonic::Response::new(CheckResponse {
-            status: Some(rpc::Status::default()),
-            http_response: Some(HttpResponse::OkResponse(OkHttpResponse::default())),
-            ..CheckResponse::default()
-        }))
-    }
-}
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -169,46 +156,6 @@ async fn load(server: &Server, time: Duration) -> (u64, Duration) {
         task.await.expect("a load task");
     }
     (done.load(Ordering::Relaxed), start.elapsed())
-}
-
-/// What Envoy sends for a browser-like request: about twenty headers.
-fn check_request(token: &str, n: usize) -> CheckRequest {
-    let id = format!("{n:08x}-4be1-4d3a-9d2b-000000000000");
-    let mut headers: HashMap<String, String> = [
-        (":authority", "shop.example"),
-        (":method", "GET"),
-        (":path", "/catalog/1"),
-        (":scheme", "https"),
-        ("accept", "application/json"),
-        ("accept-encoding", "gzip, br"),
-        ("accept-language", "en"),
-        ("cache-control", "no-cache"),
-        ("content-type", "application/json"),
-        ("user-agent", "storefront/1.7 (linux)"),
-        ("x-b3-traceid", "80f198ee56343ba864fe8b2a57d3eff7"),
-        ("x-b3-spanid", "e457b5a2e4d86bd1"),
-        ("x-envoy-attempt-count", "1"),
-        ("x-envoy-internal", "true"),
-        ("x-forwarded-for", "10.1.2.3"),
-        ("x-forwarded-proto", "https"),
-        ("x-tenant", "acme"),
-    ]
-    .into_iter()
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .collect();
-    headers.insert("authorization".to_owned(), format!("Bearer {token}"));
-    headers.insert("x-request-id".to_owned(), id);
-    let http = HttpRequest {
-        method: "GET".to_owned(),
-        path: "/catalog/1".to_owned(),
-        host: "shop.example".to_owned(),
-        scheme: "https".to_owned(),
-        protocol: "HTTP/2".to_owned(),
-        headers,
-        ..HttpRequest::default()
-    };
-    let request = AttributeRequest { http: Some(http), ..AttributeRequest::default() };
-    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
 }
 
 /// User and system time of a process, from `/proc/PID/stat`, in ticks of 10 ms.
