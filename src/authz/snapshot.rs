@@ -134,7 +134,7 @@ impl Builder {
         let Change { kind, key, body } = change;
         let parsed = match &body {
             None => Ok(None),
-            Some(body) => Object::parse(kind, body).and_then(|object| match object.key() == key {
+            Some(body) => Object::parse(kind, body).and_then(|object| match object.has_key(&key) {
                 true => Ok(Some(object)),
                 false => Err(FieldError::new("", format!("the document is about `{}`", object.key()))),
             }),
