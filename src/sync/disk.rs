@@ -8,6 +8,7 @@
 //! no space, or by removal) and checks go on from memory; if not even that works, nothing is acknowledged any more.
 //! Long because the order of writes, which is the point of it, is read here in one place.
 
+mod ahead;
 mod fs;
 mod load;
 mod mark;
