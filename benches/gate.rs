@@ -180,9 +180,7 @@ fn report(counts: &BTreeMap<&str, Count>, renew: bool) -> ExitCode {
 
 /// What two scenarios say together.
 fn ratios(counts: &BTreeMap<&str, Count>) {
-    let ratio = |of: &str, to: &str| {
-        Some(counts.get(of)?.instructions as f64 / counts.get(to)?.instructions as f64)
-    };
+    let ratio = |of: &str, to: &str| Some(counts.get(of)?.instructions as f64 / counts.get(to)?.instructions as f64);
     for in_flight in ["1", "16"] {
         let of = |server: &str| format!("server, {in_flight} in flight: {server}");
         if let Some(ratio) = ratio(&of("portcullis"), &of("static-allow")) {

@@ -9,14 +9,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
 use super::Config;
+use super::connection::connection;
 use super::health::Health;
 use super::listener::UnixSocket;
 use super::service::{Decide, Door};
@@ -25,8 +22,6 @@ use crate::drain;
 use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
 
-/// For what is under way at the deadline. A check takes less than a millisecond.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
 /// After an accept that failed, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -72,7 +67,6 @@ pub(super) async fn serve_with(
     let health = Health::new().await;
     let mut background = JoinSet::new();
     background.spawn(health.clone().follow(readiness, drain.clone()));
-    let http2 = http2_builder(&config);
     let max_connections = config.max_connections.max(1);
     let door = Arc::new(Door::new(decide, verification, telemetry, config, health.service()));
 
@@ -85,10 +79,10 @@ pub(super) async fn serve_with(
                 Ok(Accepted::Tcp(stream)) => {
                     // Answers are small: waiting to fill a segment would only delay them.
                     let _ = stream.set_nodelay(true);
-                    connections.spawn(connection(stream, http2.clone(), door.clone(), drain.clone()));
+                    connections.spawn(connection(stream, door.clone(), drain.clone()));
                 }
                 Ok(Accepted::Unix(stream)) => {
-                    connections.spawn(connection(stream, http2.clone(), door.clone(), drain.clone()));
+                    connections.spawn(connection(stream, door.clone(), drain.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
@@ -103,41 +97,6 @@ pub(super) async fn serve_with(
     drop(listeners);
     while connections.join_next().await.is_some() {}
     Ok(())
-}
-
-pub(super) fn http2_builder(config: &Config) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .max_concurrent_streams(config.max_concurrent_streams)
-        .max_local_error_reset_streams(config.max_local_error_reset_streams)
-        .max_header_list_size(config.max_http2_header_list_bytes)
-        .keep_alive_interval(config.keepalive)
-        .keep_alive_timeout(config.keepalive);
-    builder
-}
-
-pub(super) async fn connection<IO>(io: IO, http2: http2::Builder<TokioExecutor>, door: Arc<Door>, drain: drain::Signal)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(move |request| {
-        let door = door.clone();
-        async move { door.call(request).await }
-    });
-    let mut serving = pin!(http2.serve_connection(TokioIo::new(io), service));
-    let result = tokio::select! {
-        biased;
-        result = &mut serving => result,
-        () = drain.expired() => {
-            serving.as_mut().graceful_shutdown();
-            tokio::time::timeout(LAST_MOMENT, serving).await.unwrap_or(Ok(()))
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection broke");
-    }
 }
 
 // === impl Listeners ===
