@@ -48,7 +48,8 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let flag = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
     if let Some(kind) = flag("--serve") {
-        return serve(&kind, flag("--grants").and_then(|n| n.parse().ok()).unwrap_or(1_000));
+        let number = |name: &str| flag(name).and_then(|n| n.parse().ok());
+        return serve(&kind, number("--grants").unwrap_or(1_000), number("--workers").unwrap_or(0));
     }
     let number = |name: &str, default: u64| flag(name).and_then(|n| n.parse().ok()).unwrap_or(default);
     if let (Some(address), Some(token)) = (flag("--attack"), flag("--token")) {
@@ -168,9 +169,22 @@ fn cpu_seconds(pid: u32) -> f64 {
 
 // === the servers ===
 
-fn serve(kind: &str, grants: usize) {
+/// On a runtime with one worker thread or, with `workers`, on as many runtimes with a single thread.
+fn serve(kind: &str, grants: usize, workers: usize) {
+    let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
+    let workers: Vec<_> = (0..workers)
+        .map(|_| {
+            let (hand, handle) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                hand.send(runtime.handle().clone()).expect("somebody waits");
+                runtime.block_on(std::future::pending::<()>());
+            });
+            handle.recv().expect("a runtime")
+        })
+        .collect();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -204,7 +218,7 @@ fn serve(kind: &str, grants: usize) {
         let telemetry = Telemetry::new(metrics, records.expect("records"), None, clock);
         println!("{address}\n{}", estate.token("storefront"));
         let (_drain, signal) = drain::channel();
-        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
+        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None, workers };
         let config = ext_authz::Config::default();
         ext_authz::serve(listeners, Arc::new(gate), telemetry, readiness::Readiness::new(), config, signal)
             .await

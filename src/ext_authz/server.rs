@@ -7,9 +7,11 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::Config;
@@ -32,14 +34,22 @@ pub struct Listeners {
     pub tcp: Option<TcpListener>,
     /// For Envoy on a Unix socket.
     pub unix: Option<UnixSocket>,
+    /// The runtimes that connections are handed to, each to the one that has the fewest; none: the one that accepts.
+    pub workers: Vec<Handle>,
 }
+
+/// Runtimes, and how many connections each has.
+struct Workers(Vec<(Handle, Arc<AtomicUsize>)>);
+
+/// A connection of a worker, until it is dropped.
+struct Held(Arc<AtomicUsize>);
 
 enum Accepted {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// Serves until drained: see the module's documentation. Connections run on the runtime this is called on.
+/// Serves until drained: see the module's documentation. Accepts on the runtime this is called on.
 pub async fn serve(
     listeners: Listeners,
     gate: Arc<Gate>,
@@ -70,19 +80,17 @@ pub(super) async fn serve_with(
     let max_connections = config.max_connections.max(1);
     let door = Arc::new(Door::new(decide, verification, telemetry, config, health.service()));
 
+    let workers = Workers::new(&listeners.workers);
     let mut connections = JoinSet::new();
     let (mut draining, mut expired) = (pin!(drain.draining()), pin!(drain.expired()));
     let mut is_draining = false;
     while !(is_draining && connections.is_empty()) {
         tokio::select! {
             accepted = listeners.accept(), if connections.len() < max_connections => match accepted {
-                Ok(Accepted::Tcp(stream)) => {
-                    // Answers are small: waiting to fill a segment would only delay them.
-                    let _ = stream.set_nodelay(true);
-                    connections.spawn(connection(stream, door.clone(), drain.clone()));
-                }
-                Ok(Accepted::Unix(stream)) => {
-                    connections.spawn(connection(stream, door.clone(), drain.clone()));
+                Ok(stream) => {
+                    if let Err(error) = workers.hand_over(stream, &mut connections, &door, &drain) {
+                        tracing::warn!(%error, "a connection cannot be handed over");
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
@@ -97,6 +105,71 @@ pub(super) async fn serve_with(
     drop(listeners);
     while connections.join_next().await.is_some() {}
     Ok(())
+}
+
+// === impl Workers ===
+
+impl Workers {
+    fn new(handles: &[Handle]) -> Self {
+        let here = [Handle::current()];
+        let handles = if handles.is_empty() { &here } else { handles };
+        Self(handles.iter().map(|handle| (handle.clone(), Arc::default())).collect())
+    }
+
+    /// Has the worker with the fewest connections serve one more. Connections live long and are few (Envoy has one for
+    /// each of its workers), so that their number is what has to be even, which ports shared by hash would not make it.
+    fn hand_over(
+        &self,
+        accepted: Accepted,
+        connections: &mut JoinSet<()>,
+        door: &Arc<Door>,
+        drain: &drain::Signal,
+    ) -> io::Result<()> {
+        let fewest = self.0.iter().min_by_key(|(_, connections)| connections.load(Ordering::Relaxed));
+        let Some((handle, count)) = fewest else { return Ok(()) };
+        let held = Held::one_more(count);
+        let (door, drain) = (Arc::clone(door), drain.clone());
+        match accepted {
+            Accepted::Tcp(stream) => {
+                // Answers are small: waiting to fill a segment would only delay them.
+                let _ = stream.set_nodelay(true);
+                let stream = stream.into_std()?;
+                let stream = within(handle, || TcpStream::from_std(stream))?;
+                connections.spawn_on(held.during(connection(stream, door, drain)), handle);
+            }
+            Accepted::Unix(stream) => {
+                let stream = stream.into_std()?;
+                let stream = within(handle, || UnixStream::from_std(stream))?;
+                connections.spawn_on(held.during(connection(stream, door, drain)), handle);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A socket belongs to the runtime in whose context it is made.
+fn within<T>(handle: &Handle, make: impl FnOnce() -> T) -> T {
+    let _context = handle.enter();
+    make()
+}
+
+// === impl Held ===
+
+impl Held {
+    fn one_more(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+
+    async fn during(self, connection: impl Future<Output = ()>) {
+        connection.await;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 // === impl Listeners ===

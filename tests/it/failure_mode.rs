@@ -56,7 +56,7 @@ async fn stack(state: &Arc<State>, clock: Arc<SystemClock>, checks: usize) -> (E
     let telemetry = Telemetry::new(metrics, records, None, clock);
     let (drain, signal) = drain::channel();
     let config = ext_authz::Config { max_concurrent_checks: checks, ..ext_authz::Config::default() };
-    let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
+    let listeners = ext_authz::Listeners { tcp: Some(listener), ..Default::default() };
     tokio::spawn(ext_authz::serve(listeners, Arc::new(gate), telemetry, readiness::Readiness::new(), config, signal));
     let service = echo_service().await;
     let configuration = file("sidecar-grpc-tcp.yaml");

@@ -107,7 +107,7 @@ impl Stack {
         let telemetry = Telemetry::new(metrics, records, None, clock);
         let (drain, signal) = drain::channel();
         let unix = ext_authz::UnixSocket::bind(&socket, 0o600).unwrap();
-        let listeners = ext_authz::Listeners { tcp: None, unix: Some(unix) };
+        let listeners = ext_authz::Listeners { unix: Some(unix), ..Default::default() };
         let config = ext_authz::Config::default();
         tokio::spawn(ext_authz::serve(listeners, gate, telemetry, readiness::Readiness::new(), config, signal));
 
