@@ -58,7 +58,8 @@ fn main() {
         open_loop::stay_on(&processors);
     }
     if let Some(kind) = flag("--serve") {
-        return serve(&kind, flag("--grants").and_then(|n| n.parse().ok()).unwrap_or(1_000));
+        let number = |name: &str| flag(name).and_then(|n| n.parse().ok());
+        return serve(&kind, number("--grants").unwrap_or(1_000), number("--workers").unwrap_or(0));
     }
     let number = |name: &str, default: u64| flag(name).and_then(|n| n.parse().ok()).unwrap_or(default);
     if let (Some(address), Some(token)) = (flag("--attack"), flag("--token")) {
@@ -188,9 +189,22 @@ fn cpu_seconds(pid: u32) -> f64 {
 
 // === the servers ===
 
-fn serve(kind: &str, grants: usize) {
+/// On a runtime with one worker thread or, with `workers`, on as many runtimes with a single thread.
+fn serve(kind: &str, grants: usize, workers: usize) {
+    let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
+    let workers: Vec<_> = (0..workers)
+        .map(|_| {
+            let (hand, handle) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                hand.send(runtime.handle().clone()).expect("somebody waits");
+                runtime.block_on(std::future::pending::<()>());
+            });
+            handle.recv().expect("a runtime")
+        })
+        .collect();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -225,7 +239,7 @@ fn serve(kind: &str, grants: usize) {
         let key = URL_SAFE_NO_PAD.encode(estate.signer.pkcs8_pem().expect("a key").as_bytes());
         println!("{address}\n{}\n{key}", estate.token("storefront"));
         let (_drain, signal) = drain::channel();
-        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
+        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None, workers };
         let config = overload::config(kind);
         ext_authz::serve(listeners, Arc::new(gate), telemetry, readiness::Readiness::new(), config, signal)
             .await

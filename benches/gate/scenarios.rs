@@ -4,16 +4,13 @@
 //! Deterministic but for hash seeds and the clock, whose share is far below the bound. Every answer is looked at.
 
 use std::hint::black_box;
-use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
 use portcullis::authz::{self, Builder, Inputs};
-use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::Clock;
-use portcullis::ext_authz::{self, Bare};
-use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
-use portcullis::testing::{Estate, Size, request};
+use portcullis::telemetry::Output;
+use portcullis::testing::{Estate, Size, WarmDoor, request};
 use prost::Message;
 use tokio::runtime::Runtime;
 
@@ -70,32 +67,8 @@ fn measure(times: usize, mut work: impl FnMut()) -> Work {
 
 // === the core ===
 
-struct Site {
-    runtime: Runtime,
-    door: Arc<Bare>,
-    token: String,
-}
-
-fn site(output: Output) -> Site {
-    let estate = Estate::sized(Size { grants: 1_000, policies: 100, workloads: 1_000 });
-    // A clock that stands: the system's is read from memory that valgrind does not show.
-    let clock = estate.clock.clone();
-    let sizes = CacheSizes { tokens: 100_000, decisions: 100_000 };
-    let gate = Gate::new(estate.state(), clock.clone() as _, sizes);
-    let metrics = Arc::new(SidecarMetrics::new().expect("metrics"));
-    let config = RecordsConfig { output, queue: 65_536 };
-    let records = Records::start(config, metrics.records_dropped().clone()).expect("records");
-    let telemetry = Telemetry::new(metrics, records, None, clock);
-    let token = estate.token("storefront");
-    let headers = [("authorization", format!("Bearer {token}"))];
-    // Here the signature is verified and policy is asked; from then on both are known.
-    for asked in [request("GET", "/catalog/1", &headers), request("POST", "/refunds/7", &headers)] {
-        let decision = gate.check(&asked);
-        assert!(decision.permit().is_some(), "{}", decision.reason);
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let door = runtime.block_on(Bare::new(Arc::new(gate), telemetry, ext_authz::Config::default())).expect("a door");
-    Site { runtime, door: Arc::new(door), token }
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 /// Into a file that is written by another thread, which does not count.
@@ -121,9 +94,9 @@ fn assert_allows(answer: &[u8]) {
 
 /// From a message to its answer, both caches warm.
 fn warm(by_grant: bool, output: Output) -> Work {
-    let site = site(output);
-    let message = message(&site.token, 0, by_grant);
-    let answer = || site.door.answer(black_box(&message)).expect("a known token");
+    let WarmDoor { door, token } = runtime().block_on(WarmDoor::new(output));
+    let message = message(&token, 0, by_grant);
+    let answer = || door.answer(black_box(&message)).expect("a known token");
     assert_allows(&answer()[5..]);
     (0..1_000).for_each(|_| drop(black_box(answer())));
     measure(2_000, || drop(black_box(answer())))
@@ -195,7 +168,8 @@ fn on_one_connection(runtime: &Runtime, client: &Client, serving: tokio::task::J
 }
 
 fn server(in_flight: usize, output: Output) -> Work {
-    let Site { runtime, door, token } = site(output);
+    let runtime = runtime();
+    let WarmDoor { door, token } = runtime.block_on(WarmDoor::new(output));
     let (client, wire) = Client::new(&messages(&token), in_flight);
     let serving = runtime.spawn(async move { door.serve(wire).await });
     on_one_connection(&runtime, &client, serving)
@@ -203,7 +177,7 @@ fn server(in_flight: usize, output: Output) -> Work {
 
 /// The same from `static-allow`, as `loopback` starts it.
 fn floor(in_flight: usize) -> Work {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = runtime();
     // As long as a real one; nobody verifies it.
     let (client, wire) = Client::new(&messages(&Estate::new().token("storefront")), in_flight);
     let serving = runtime.spawn(async move {

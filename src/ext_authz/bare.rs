@@ -7,13 +7,11 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::server::conn::http2;
-use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Config;
+use super::connection::connection;
 use super::health::Health;
-use super::server::{connection, http2_builder};
 use super::service::{Decide, Door};
 use crate::cache::{Gate, VerificationPool};
 use crate::drain;
@@ -23,7 +21,6 @@ use crate::telemetry::Telemetry;
 #[derive(Debug)]
 pub struct Bare {
     door: Arc<Door>,
-    http2: http2::Builder<TokioExecutor>,
     _drain: drain::Drain,
     signal: drain::Signal,
 }
@@ -34,11 +31,10 @@ impl Bare {
     /// With its verification threads, which are an error when they cannot be started.
     pub async fn new(gate: Arc<Gate>, telemetry: Arc<Telemetry>, config: Config) -> io::Result<Self> {
         let verification = VerificationPool::start(config.verification)?;
-        let http2 = http2_builder(&config);
         let health = Health::new().await;
         let door = Door::new(Decide::Gate(gate), verification, telemetry, config, health.service());
         let (drain, signal) = drain::channel();
-        Ok(Self { door: Arc::new(door), http2, _drain: drain, signal })
+        Ok(Self { door: Arc::new(door), _drain: drain, signal })
     }
 
     /// Answers a `CheckRequest` on this thread, length prefix of gRPC included in the answer but not in the message.
@@ -52,6 +48,6 @@ impl Bare {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        connection(io, self.http2.clone(), Arc::clone(&self.door), self.signal.clone()).await;
+        connection(io, Arc::clone(&self.door), self.signal.clone()).await;
     }
 }

@@ -14,6 +14,7 @@
 #[cfg(any(test, feature = "testing"))]
 mod bare;
 mod body;
+mod connection;
 mod health;
 mod listener;
 mod request;

@@ -87,6 +87,10 @@ impl Door {
         Self { core, verification, telemetry, config, under_way: AtomicUsize::new(0), buffered, health }
     }
 
+    pub(super) const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Answers one HTTP/2 request.
     pub(super) async fn call(&self, request: Request<Incoming>) -> Result<Response<Reply>, Infallible> {
         let path = request.uri().path();

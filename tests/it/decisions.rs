@@ -559,7 +559,7 @@ pub(crate) async fn grpc(gate: &Arc<Gate>) -> (AuthorizationClient<tonic::transp
         grant_request_url: Some("http://127.0.0.1:9180/v1/grant-requests".to_owned()),
         ..ext_authz::Config::default()
     };
-    let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
+    let listeners = ext_authz::Listeners { tcp: Some(listener), ..Default::default() };
     let served = ext_authz::serve(listeners, Arc::clone(gate), telemetry, readiness::Readiness::new(), config, signal);
     tokio::spawn(served);
     let client = AuthorizationClient::connect(format!("http://{address}")).await.unwrap();

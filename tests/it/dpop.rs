@@ -56,7 +56,7 @@ impl Stack {
         let directory = tempfile::tempdir().unwrap();
         let [socket, records] = ["ext_authz.sock", "records"].map(|name| directory.path().join(name));
         let unix = ext_authz::UnixSocket::bind(&socket, 0o600).unwrap();
-        let listeners = ext_authz::Listeners { tcp: None, unix: Some(unix) };
+        let listeners = ext_authz::Listeners { unix: Some(unix), ..Default::default() };
         let gate = door::gate(&door::state(&estate, &clock), &clock);
         let output = Output::File { path: records.clone(), max_bytes: 1 << 20, keep: 1 };
         let (telemetry, drain) = door::serve(gate, listeners, ext_authz::Config::default(), output);

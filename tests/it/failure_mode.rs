@@ -50,7 +50,7 @@ async fn stack(state: &Arc<State>, clock: Arc<SystemClock>, checks: usize) -> (E
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let config = ext_authz::Config { max_concurrent_checks: checks, ..ext_authz::Config::default() };
-    let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
+    let listeners = ext_authz::Listeners { tcp: Some(listener), ..Default::default() };
     let (_, drain) = door::serve(door::gate(state, &clock), listeners, config, Output::Off);
     let configuration = door::on_free_ports("sidecar-grpc-tcp.yaml", echo_service().await);
     assert!(configuration.contains("failure_mode_allow: false"));

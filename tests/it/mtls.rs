@@ -99,7 +99,7 @@ impl Stack {
         };
         let gate = door::gate(&door::state(&estate, &clock), &clock).with_settings(settings);
         let unix = ext_authz::UnixSocket::bind(&socket, 0o600).unwrap();
-        let listeners = ext_authz::Listeners { tcp: None, unix: Some(unix) };
+        let listeners = ext_authz::Listeners { unix: Some(unix), ..Default::default() };
         let (_, drain) = door::serve(gate, listeners, ext_authz::Config::default(), Output::Off);
 
         let pki = Pki::new();
