@@ -105,7 +105,7 @@ pub(super) async fn serve_with(
     Ok(())
 }
 
-fn http2_builder(config: &Config) -> http2::Builder<TokioExecutor> {
+pub(super) fn http2_builder(config: &Config) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -118,7 +118,7 @@ fn http2_builder(config: &Config) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-async fn connection<IO>(io: IO, http2: http2::Builder<TokioExecutor>, door: Arc<Door>, drain: drain::Signal)
+pub(super) async fn connection<IO>(io: IO, http2: http2::Builder<TokioExecutor>, door: Arc<Door>, drain: drain::Signal)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

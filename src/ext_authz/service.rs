@@ -130,6 +130,12 @@ impl Door {
         }
     }
 
+    /// What [`Self::check`] does between a message and its answer.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn answer_now(&self, message: &[u8]) -> Option<Bytes> {
+        self.answer(message, &mut self.telemetry.begin(authz::Door::ExtAuthz)).ok()
+    }
+
     /// Answers at once, unless that takes the verification of a signature.
     fn answer(&self, message: &[u8], outcome: &mut Outcome<'_>) -> Result<Bytes, Deferred> {
         let answered = catch_unwind(AssertUnwindSafe(|| match request::decode(message, self.core.limits) {
