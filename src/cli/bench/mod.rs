@@ -3,10 +3,13 @@
 //! Plane: composition. Turns arguments into what `bench` takes, and its results into text, JSON and HTML.
 
 mod generate;
+mod run;
+mod text;
 
 use clap::Subcommand;
 
 use self::generate::GenerateArgs;
+use self::run::RunArgs;
 use super::failure::Outcome;
 use super::output::Out;
 
@@ -16,12 +19,14 @@ use super::output::Out;
     portcullis sidecar --config estate/sidecar.yaml &\n  \
     portcullis bench run --mix estate/mix.yaml --target portcullis=grpc://127.0.0.1:9191 --rate 2000")]
 pub(super) enum BenchCommand {
+    Run(Box<RunArgs>),
     Generate(GenerateArgs),
 }
 
 impl BenchCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
+            Self::Run(args) => args.run(out),
             Self::Generate(args) => args.run(out),
         }
     }
