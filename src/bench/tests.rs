@@ -207,7 +207,7 @@ fn portcullis(runtime: &Runtime, dir: &Path) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     runtime.spawn(async move {
         let (_drain, signal) = drain::channel();
-        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
+        let listeners = ext_authz::Listeners { tcp: Some(listener), ..Default::default() };
         let readiness = readiness::Readiness::new();
         ext_authz::serve(listeners, Arc::new(gate), telemetry, readiness, ext_authz::Config::default(), signal).await
     });
