@@ -3,42 +3,16 @@
 //! Plane: composition; no I/O. Self-contained: no script, no font, no image, nothing that a browser would load. Every text
 //! from outside is escaped. Fails by nothing: a report without requests has empty plots.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Write};
 
+use super::plot::{Escaped, Plot, colours, decades, extent, micros, whole};
 use super::report::{QUANTILES, Report, TargetReport};
-
-/// One colour a target, told apart also without seeing red from green.
-const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999"];
-/// The size of a plot and its margins.
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 320.0;
-const LEFT: f64 = 70.0;
-const BOTTOM: f64 = 45.0;
-const TOP: f64 = 12.0;
-const RIGHT: f64 = 12.0;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}\
     table{border-collapse:collapse;margin:1em 0}th,td{padding:.25em .7em;text-align:right;border-bottom:1px solid #ddd}\
     th:first-child,td:first-child{text-align:left}svg{width:100%;height:auto;background:#fff}\
     svg text{font:11px system-ui,sans-serif;fill:#444}.bad{color:#b00020;font-weight:bold}.note{color:#666}\
     i{display:inline-block;width:.8em;height:.8em;margin-right:.4em}";
-
-/// Text of others in HTML.
-struct Escaped<'a>(&'a str);
-
-/// A plot: axes with ticks, and lines or dots by target.
-struct Plot<'a> {
-    x_title: &'a str,
-    y_title: &'a str,
-    /// Place on the axis and its name.
-    x_ticks: Vec<(f64, String)>,
-    x_range: (f64, f64),
-    /// Of the logarithm, when `log`.
-    y_range: (f64, f64),
-    log: bool,
-    series: Vec<Vec<(f64, f64)>>,
-    dots: bool,
-}
 
 /// The report.
 pub fn html(report: &Report) -> String {
@@ -139,10 +113,6 @@ fn troubles(page: &mut String, report: &Report) -> fmt::Result {
     Ok(())
 }
 
-fn colours() -> impl Iterator<Item = &'static str> {
-    COLOURS.into_iter().cycle()
-}
-
 fn curves(report: &Report) -> Plot<'static> {
     let series: Vec<Vec<(f64, f64)>> = report
         .targets
@@ -187,138 +157,4 @@ fn rounds(report: &Report) -> Plot<'static> {
     let x_ticks = whole(1.0, last).filter(|x| (x - 1.0) % step == 0.0).map(|x| (x, format!("{x}"))).collect();
     let (x_title, y_title, x_range) = ("round", "p99", (0.5, last + 0.5));
     Plot { x_title, y_title, x_ticks, x_range, y_range: decades(&series), log: true, series, dots: true }
-}
-
-// === impl Plot ===
-
-impl Plot<'_> {
-    fn write(&self, page: &mut String) -> fmt::Result {
-        write!(page, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">")?;
-        let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
-        let grid = |page: &mut String, x1: f64, y1: f64, x2: f64, y2: f64| {
-            write!(page, "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"#e2e2e2\"/>")
-        };
-        for (at, name) in &self.x_ticks {
-            let x = self.x(*at);
-            grid(page, x, TOP, x, bottom)?;
-            write!(
-                page,
-                "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-                bottom + 16.0,
-                Escaped(name)
-            )?;
-        }
-        for (at, name) in self.y_ticks() {
-            let y = self.y(at);
-            grid(page, LEFT, y, right, y)?;
-            write!(
-                page,
-                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-                LEFT - 6.0,
-                y + 4.0,
-                Escaped(&name)
-            )?;
-        }
-        let middle = f64::midpoint(LEFT, right);
-        write!(
-            page,
-            "<text x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            HEIGHT - 8.0,
-            self.x_title
-        )?;
-        let middle = f64::midpoint(TOP, bottom);
-        write!(
-            page,
-            "<text x=\"14\" y=\"{middle:.1}\" text-anchor=\"middle\" transform=\"rotate(-90 14 {middle:.1})\">{}</text>",
-            self.y_title,
-        )?;
-        for (points, colour) in self.series.iter().zip(colours()) {
-            let at = points.iter().map(|(x, y)| (self.x(*x), self.y(*y)));
-            page.push_str("<polyline fill=\"none\" stroke-width=\"1.8\" points=\"");
-            for (x, y) in at.clone() {
-                write!(page, "{x:.1},{y:.1} ")?;
-            }
-            write!(page, "\" stroke=\"{colour}\"/>")?;
-            for (x, y) in at.filter(|_| self.dots) {
-                write!(page, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\"/>")?;
-            }
-        }
-        page.push_str("</svg>");
-        Ok(())
-    }
-
-    fn x(&self, value: f64) -> f64 {
-        place(value, self.x_range, (LEFT, WIDTH - RIGHT))
-    }
-
-    fn y(&self, value: f64) -> f64 {
-        let value = if self.log { value.log10() } else { value };
-        place(value, self.y_range, (HEIGHT - BOTTOM, TOP))
-    }
-
-    fn y_ticks(&self) -> Vec<(f64, String)> {
-        let (from, to) = self.y_range;
-        if self.log {
-            return whole(from, to).map(|decade| 10_f64.powf(decade)).map(|us| (us, micros(us))).collect();
-        }
-        (0..=4).map(|n| from + (to - from) * f64::from(n) / 4.0).map(|y| (y, format!("{y:.1}"))).collect()
-    }
-}
-
-/// Where `value` of a range lies between two ends.
-fn place(value: f64, (from, to): (f64, f64), (start, end): (f64, f64)) -> f64 {
-    let part = if to > from { (value - from) / (to - from) } else { 0.5 };
-    start + part.clamp(0.0, 1.0) * (end - start)
-}
-
-fn extent(series: &[Vec<(f64, f64)>], of: impl Fn(&(f64, f64)) -> f64) -> (f64, f64) {
-    let all = || series.iter().flatten().map(&of);
-    let (from, to) = (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
-    if from <= to { (from, to) } else { (0.0, 1.0) }
-}
-
-/// The whole powers of ten around all latencies.
-fn decades(series: &[Vec<(f64, f64)>]) -> (f64, f64) {
-    let (from, to) = extent(series, |p| p.1);
-    let from = from.max(1.0).log10().floor();
-    (from, to.max(1.0).log10().ceil().max(from + 1.0))
-}
-
-fn whole(from: f64, to: f64) -> impl Iterator<Item = f64> {
-    std::iter::successors(Some(from.ceil()), |x| Some(x + 1.0)).take_while(move |x| *x <= to)
-}
-
-/// A time for people.
-pub fn micros(us: f64) -> String {
-    match us {
-        _ if us >= 1e6 => format!("{} s", three(us / 1e6)),
-        _ if us >= 1e3 => format!("{} ms", three(us / 1e3)),
-        _ => format!("{} µs", three(us)),
-    }
-}
-
-/// Three digits.
-fn three(n: f64) -> String {
-    match n {
-        _ if n >= 99.95 => format!("{n:.0}"),
-        _ if n >= 9.995 => format!("{n:.1}"),
-        _ => format!("{n:.2}"),
-    }
-}
-
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                c if c.is_control() => f.write_char('\u{fffd}')?,
-                c => f.write_char(c)?,
-            }
-        }
-        Ok(())
-    }
 }

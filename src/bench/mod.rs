@@ -10,6 +10,7 @@ mod http1;
 mod load;
 mod mix;
 mod pace;
+mod plot;
 mod prepare;
 mod process;
 mod report;
@@ -20,9 +21,10 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-pub use self::html::{html, micros};
+pub use self::html::html;
 pub use self::load::Pace;
 pub use self::mix::{Expect, Mix, MixError, Shares, Single};
+pub use self::plot::{Plot, micros};
 pub use self::report::{Comparison, Latency, QUANTILES, Ratio, Report, Round, TargetReport};
 pub use self::run::{RunError, Settings, Step, run};
 pub use self::target::{Place, Target};
