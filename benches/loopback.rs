@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use portcullis::authz::Lease;
@@ -37,6 +39,10 @@ use self::floor::{StaticAllow, check_request};
 mod flood;
 #[path = "floor.rs"]
 mod floor;
+#[path = "open_loop.rs"]
+mod open_loop;
+#[path = "overload.rs"]
+mod overload;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -47,13 +53,17 @@ const IN_FLIGHT: usize = 16;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let flag = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
+    let is_set = |name: &str| args.iter().any(|a| a == name);
+    if let Some(processors) = flag("--on") {
+        open_loop::stay_on(&processors);
+    }
     if let Some(kind) = flag("--serve") {
         let number = |name: &str| flag(name).and_then(|n| n.parse().ok());
         return serve(&kind, number("--grants").unwrap_or(1_000), number("--workers").unwrap_or(0));
     }
     let number = |name: &str, default: u64| flag(name).and_then(|n| n.parse().ok()).unwrap_or(default);
     if let (Some(address), Some(token)) = (flag("--attack"), flag("--token")) {
-        return flood::attack(&address, &token, number("--rate", 1), number("--seconds", 1));
+        return flood::attack(&address, &token, number("--rate", 1), number("--seconds", 1), is_set("--sink"));
     }
     if !args.iter().any(|a| a == "--bench") {
         return; // `cargo test --benches` builds and starts benches; there is nothing to test here.
@@ -61,10 +71,12 @@ fn main() {
     let seconds = flag("--seconds").and_then(|s| s.parse().ok()).unwrap_or(3);
     let rounds = flag("--rounds").and_then(|s| s.parse().ok()).unwrap_or(5);
     let grants = flag("--grants").unwrap_or_else(|| "1000".to_owned());
-    if args.iter().any(|a| a == "--flood") {
+    if is_set("--flood") {
         let (rate, flood) = (number("--rate", 500), number("--bad", 4_000));
-        let plan = flood::Plan { rounds, seconds, rate, flood };
-        return flood::run(&Server::start("portcullis", &grants), &plan);
+        return flood::run(&grants, &flood::Plan { rounds, seconds, rate, flood, unpinned: is_set("--unpinned") });
+    }
+    if is_set("--overload") {
+        return overload::run(&grants, &overload::Plan { rounds, seconds, cold: number("--cold", 50) });
     }
     let targets = ["static-allow", "portcullis", "portcullis+records"];
     let servers: Vec<Server> = targets.iter().map(|t| Server::start(t, &grants)).collect();
@@ -107,20 +119,28 @@ struct Server {
     child: Child,
     address: String,
     token: String,
+    /// That the token was signed with, in PEM form and then in base64.
+    key: String,
 }
 
 impl Server {
     fn start(name: &'static str, grants: &str) -> Self {
+        Self::start_on(name, grants, None)
+    }
+
+    /// Starts it on these processors.
+    fn start_on(name: &'static str, grants: &str, processors: Option<&str>) -> Self {
         let exe = std::env::current_exe().expect("our own path");
         let mut child = Command::new(exe)
             .args(["--serve", name, "--grants", grants])
+            .args(processors.map(|list| ["--on", list]).into_iter().flatten())
             .stdout(Stdio::piped())
             .spawn()
             .expect("a server process");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut line = || lines.next().expect("a line").expect("text");
-        let (address, token) = (line(), line());
-        Self { name, child, address, token }
+        let (address, token, key) = (line(), line(), line());
+        Self { name, child, address, token, key }
     }
 }
 
@@ -189,7 +209,7 @@ fn serve(kind: &str, grants: usize, workers: usize) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         if kind == "static-allow" {
-            println!("{address}\n-");
+            println!("{address}\n-\n-");
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
             let server = tonic::transport::Server::builder().tcp_nodelay(true);
             server
@@ -216,10 +236,11 @@ fn serve(kind: &str, grants: usize, workers: usize) {
         };
         let records = Records::start(RecordsConfig { output, queue: 65_536 }, metrics.records_dropped().clone());
         let telemetry = Telemetry::new(metrics, records.expect("records"), None, clock);
-        println!("{address}\n{}", estate.token("storefront"));
+        let key = URL_SAFE_NO_PAD.encode(estate.signer.pkcs8_pem().expect("a key").as_bytes());
+        println!("{address}\n{}\n{key}", estate.token("storefront"));
         let (_drain, signal) = drain::channel();
         let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None, workers };
-        let config = ext_authz::Config::default();
+        let config = overload::config(kind);
         ext_authz::serve(listeners, Arc::new(gate), telemetry, readiness::Readiness::new(), config, signal)
             .await
             .expect("serving");

@@ -44,5 +44,5 @@ pub use self::proof::{Challenge, Proving, Registered, Replay};
 pub use self::reason::{GrpcStatus, Reason};
 pub use self::request::{Door, Header, Peer, Request};
 pub use self::route::{RouteConflict, RouteMatch, RouteTable, RouteTableError};
-pub use self::snapshot::{BadObject, Builder, Change, Snapshot};
-pub use self::template::{MAX_SEGMENTS, MAX_TEMPLATE, Relation, Template, TemplateError};
+pub use self::snapshot::{BadObject, Builder, Change, Prepared, Snapshot};
+pub use self::template::{MAX_SEGMENTS, MAX_TEMPLATE, Relation, Template, TemplateError, matches_pattern};

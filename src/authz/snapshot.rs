@@ -85,6 +85,14 @@ pub struct Change {
     pub body: Option<Bytes>,
 }
 
+/// A change whose document has been read: all of the work that needs no snapshot, and can be done beside other work.
+#[derive(Debug)]
+pub struct Prepared {
+    kind: Kind,
+    key: String,
+    parsed: Result<Option<Object>, FieldError>,
+}
+
 /// An object that could not be used, and why. It counts as absent, or as denying everything where absence would
 /// widen the gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,14 +139,12 @@ impl Builder {
 
     /// Takes in a change. A bad object never blocks the others.
     pub fn apply(&mut self, change: Change) {
-        let Change { kind, key, body } = change;
-        let parsed = match &body {
-            None => Ok(None),
-            Some(body) => Object::parse(kind, body).and_then(|object| match object.key() == key {
-                true => Ok(Some(object)),
-                false => Err(FieldError::new("", format!("the document is about `{}`", object.key()))),
-            }),
-        };
+        self.take_in(change.into());
+    }
+
+    /// Takes in a change that has been read.
+    pub fn take_in(&mut self, change: Prepared) {
+        let Prepared { kind, key, parsed } = change;
         let place = (kind, key);
         match parsed {
             Ok(object) => {
@@ -176,7 +182,7 @@ impl Builder {
     fn put(&mut self, object: Object) {
         let version = self.version;
         match object {
-            Object::Revocation(r) => self.next.revocations.put(Arc::new(r), version),
+            Object::Revocation(r) => self.next.revocations.put(&r, version),
             Object::Grant(g) => self.next.grants.put(&g, version),
             Object::Workload(w) => {
                 let key = WorkloadKey::of(w.id.as_str());
@@ -294,6 +300,22 @@ impl Builder {
 
     fn refuse(&mut self, kind: Kind, key: &str, error: String) {
         self.bad.push(BadObject { kind, key: key.to_owned(), error });
+    }
+}
+
+// === impl Prepared ===
+
+impl From<Change> for Prepared {
+    fn from(change: Change) -> Self {
+        let Change { kind, key, body } = change;
+        let parsed = match &body {
+            None => Ok(None),
+            Some(body) => Object::parse(kind, body).and_then(|object| match object.has_key(&key) {
+                true => Ok(Some(object)),
+                false => Err(FieldError::new("", format!("the document is about `{}`", object.key()))),
+            }),
+        };
+        Self { kind, key, parsed }
     }
 }
 

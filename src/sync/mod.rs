@@ -10,6 +10,7 @@
 
 mod apply;
 mod backoff;
+mod bootstrap;
 mod connect;
 pub mod disk;
 mod frame;
