@@ -140,7 +140,9 @@ fn request(asked: &CheckBody) -> Request<'_> {
     let headers = asked
         .headers
         .iter()
-        .flat_map(|(name, values)| values.as_slice().iter().map(move |value| Header { name, value: value.as_bytes() }))
+        .flat_map(|(name, values)| {
+            values.as_slice().iter().map(move |value| Header { name: name.as_bytes(), value: value.as_bytes() })
+        })
         .collect();
     let (method, path, host) = (&asked.method, &asked.path, &asked.host);
     let (principal, certificate) = (asked.principal.as_deref(), asked.certificate.as_deref());

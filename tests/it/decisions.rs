@@ -515,7 +515,7 @@ async fn every_case_gets_its_decision_at_every_door() {
                 path: &case.path,
                 host: &case.host,
                 scheme: "https",
-                headers: headers.iter().map(|(n, v)| Header { name: n, value: v.as_bytes() }).collect(),
+                headers: headers.iter().map(|(n, v)| Header { name: n.as_bytes(), value: v.as_bytes() }).collect(),
                 partial_body: partial,
                 peer: Peer {
                     principal: peered.principal.as_deref(),

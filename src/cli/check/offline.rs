@@ -43,7 +43,8 @@ pub(super) fn decide(
         None => drop(state.publish(snapshot)),
     }
     let gate = Gate::new(state, clock, CacheSizes { tokens: 0, decisions: 0 });
-    let headers = headers.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect();
+    let headers =
+        headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() }).collect();
     let (scheme, partial_body) = ("https", false);
     let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body, peer };
     let (decision, steps) = gate.explain(&request);
