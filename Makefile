@@ -10,7 +10,10 @@ TESTS ?=
 ENVOY := examples/demo/install-envoy.sh
 OIDC_PROVIDER := tests/it/oidc/install.sh
 
-.PHONY: help setup envoy build demo dev test bench size lint fmt deny clean
+RENEW ?=
+SCENARIO ?=
+
+.PHONY: help setup envoy build demo dev test bench size gate lint fmt deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,7 +51,20 @@ test: setup ## Run all tests (TESTS=name for some)
 	$(CARGO) test --locked --doc -- $(TESTS)
 
 bench: setup ## Run the benchmarks; benches/README.md says how to read them
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench core --bench loopback
+
+# RENEW=1 writes the baseline, SCENARIO="a b" counts only scenarios with these words.
+gate: setup ## Count instructions of the hot path; fails at 5 % more than benches/gate/baseline.yaml
+	@if ! command -v valgrind >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "gate: installing valgrind"; mkdir -p .cache; \
+	        { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q valgrind; } \
+	            >.cache/apt.log 2>&1 </dev/null || { tail -5 .cache/apt.log >&2; exit 2; }; \
+	    else \
+	        echo "valgrind is needed (on Debian, as root: apt-get install valgrind)" >&2; exit 2; \
+	    fi; \
+	fi
+	$(CARGO) bench --locked --profile gate --bench gate -- $(if $(RENEW),--renew) $(SCENARIO)
 
 # B12 of the design. The release profile only: other builds have no LTO, and say nothing about it.
 SIZE_MIB := 30

@@ -20,12 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as AttributeRequest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
-use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
-use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, OkHttpResponse};
-use envoy_types::pb::google::rpc;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use portcullis::authz::Lease;
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock, SystemClock};
@@ -35,8 +33,16 @@ use portcullis::testing::{Estate, Size};
 use portcullis::{drain, ext_authz, readiness};
 use tokio::net::TcpListener;
 
+use self::floor::{StaticAllow, check_request};
+
 #[path = "flood.rs"]
 mod flood;
+#[path = "floor.rs"]
+mod floor;
+#[path = "open_loop.rs"]
+mod open_loop;
+#[path = "overload.rs"]
+mod overload;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,28 +50,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 16;
 
-struct StaticAllow;
-
-#[tonic::async_trait]
-impl Authorization for StaticAllow {
-    async fn check(&self, _: tonic::Request<CheckRequest>) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
-        Ok(tonic::Response::new(CheckResponse {
-            status: Some(rpc::Status::default()),
-            http_response: Some(HttpResponse::OkResponse(OkHttpResponse::default())),
-            ..CheckResponse::default()
-        }))
-    }
-}
-
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let flag = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
+    let is_set = |name: &str| args.iter().any(|a| a == name);
+    if let Some(processors) = flag("--on") {
+        open_loop::stay_on(&processors);
+    }
     if let Some(kind) = flag("--serve") {
-        return serve(&kind, flag("--grants").and_then(|n| n.parse().ok()).unwrap_or(1_000));
+        let number = |name: &str| flag(name).and_then(|n| n.parse().ok());
+        return serve(&kind, number("--grants").unwrap_or(1_000), number("--workers").unwrap_or(0));
     }
     let number = |name: &str, default: u64| flag(name).and_then(|n| n.parse().ok()).unwrap_or(default);
     if let (Some(address), Some(token)) = (flag("--attack"), flag("--token")) {
-        return flood::attack(&address, &token, number("--rate", 1), number("--seconds", 1));
+        return flood::attack(&address, &token, number("--rate", 1), number("--seconds", 1), is_set("--sink"));
     }
     if !args.iter().any(|a| a == "--bench") {
         return; // `cargo test --benches` builds and starts benches; there is nothing to test here.
@@ -73,10 +71,12 @@ fn main() {
     let seconds = flag("--seconds").and_then(|s| s.parse().ok()).unwrap_or(3);
     let rounds = flag("--rounds").and_then(|s| s.parse().ok()).unwrap_or(5);
     let grants = flag("--grants").unwrap_or_else(|| "1000".to_owned());
-    if args.iter().any(|a| a == "--flood") {
+    if is_set("--flood") {
         let (rate, flood) = (number("--rate", 500), number("--bad", 4_000));
-        let plan = flood::Plan { rounds, seconds, rate, flood };
-        return flood::run(&Server::start("portcullis", &grants), &plan);
+        return flood::run(&grants, &flood::Plan { rounds, seconds, rate, flood, unpinned: is_set("--unpinned") });
+    }
+    if is_set("--overload") {
+        return overload::run(&grants, &overload::Plan { rounds, seconds, cold: number("--cold", 50) });
     }
     let targets = ["static-allow", "portcullis", "portcullis+records"];
     let servers: Vec<Server> = targets.iter().map(|t| Server::start(t, &grants)).collect();
@@ -119,20 +119,28 @@ struct Server {
     child: Child,
     address: String,
     token: String,
+    /// That the token was signed with, in PEM form and then in base64.
+    key: String,
 }
 
 impl Server {
     fn start(name: &'static str, grants: &str) -> Self {
+        Self::start_on(name, grants, None)
+    }
+
+    /// Starts it on these processors.
+    fn start_on(name: &'static str, grants: &str, processors: Option<&str>) -> Self {
         let exe = std::env::current_exe().expect("our own path");
         let mut child = Command::new(exe)
             .args(["--serve", name, "--grants", grants])
+            .args(processors.map(|list| ["--on", list]).into_iter().flatten())
             .stdout(Stdio::piped())
             .spawn()
             .expect("a server process");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut line = || lines.next().expect("a line").expect("text");
-        let (address, token) = (line(), line());
-        Self { name, child, address, token }
+        let (address, token, key) = (line(), line(), line());
+        Self { name, child, address, token, key }
     }
 }
 
@@ -171,46 +179,6 @@ async fn load(server: &Server, time: Duration) -> (u64, Duration) {
     (done.load(Ordering::Relaxed), start.elapsed())
 }
 
-/// What Envoy sends for a browser-like request: about twenty headers.
-fn check_request(token: &str, n: usize) -> CheckRequest {
-    let id = format!("{n:08x}-4be1-4d3a-9d2b-000000000000");
-    let mut headers: HashMap<String, String> = [
-        (":authority", "shop.example"),
-        (":method", "GET"),
-        (":path", "/catalog/1"),
-        (":scheme", "https"),
-        ("accept", "application/json"),
-        ("accept-encoding", "gzip, br"),
-        ("accept-language", "en"),
-        ("cache-control", "no-cache"),
-        ("content-type", "application/json"),
-        ("user-agent", "storefront/1.7 (linux)"),
-        ("x-b3-traceid", "80f198ee56343ba864fe8b2a57d3eff7"),
-        ("x-b3-spanid", "e457b5a2e4d86bd1"),
-        ("x-envoy-attempt-count", "1"),
-        ("x-envoy-internal", "true"),
-        ("x-forwarded-for", "10.1.2.3"),
-        ("x-forwarded-proto", "https"),
-        ("x-tenant", "acme"),
-    ]
-    .into_iter()
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .collect();
-    headers.insert("authorization".to_owned(), format!("Bearer {token}"));
-    headers.insert("x-request-id".to_owned(), id);
-    let http = HttpRequest {
-        method: "GET".to_owned(),
-        path: "/catalog/1".to_owned(),
-        host: "shop.example".to_owned(),
-        scheme: "https".to_owned(),
-        protocol: "HTTP/2".to_owned(),
-        headers,
-        ..HttpRequest::default()
-    };
-    let request = AttributeRequest { http: Some(http), ..AttributeRequest::default() };
-    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
-}
-
 /// User and system time of a process, from `/proc/PID/stat`, in ticks of 10 ms.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a running server");
@@ -221,14 +189,27 @@ fn cpu_seconds(pid: u32) -> f64 {
 
 // === the servers ===
 
-fn serve(kind: &str, grants: usize) {
+/// On a runtime with one worker thread or, with `workers`, on as many runtimes with a single thread.
+fn serve(kind: &str, grants: usize, workers: usize) {
+    let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
+    let workers: Vec<_> = (0..workers)
+        .map(|_| {
+            let (hand, handle) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                hand.send(runtime.handle().clone()).expect("somebody waits");
+                runtime.block_on(std::future::pending::<()>());
+            });
+            handle.recv().expect("a runtime")
+        })
+        .collect();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         if kind == "static-allow" {
-            println!("{address}\n-");
+            println!("{address}\n-\n-");
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
             let server = tonic::transport::Server::builder().tcp_nodelay(true);
             server
@@ -255,10 +236,11 @@ fn serve(kind: &str, grants: usize) {
         };
         let records = Records::start(RecordsConfig { output, queue: 65_536 }, metrics.records_dropped().clone());
         let telemetry = Telemetry::new(metrics, records.expect("records"), None, clock);
-        println!("{address}\n{}", estate.token("storefront"));
+        let key = URL_SAFE_NO_PAD.encode(estate.signer.pkcs8_pem().expect("a key").as_bytes());
+        println!("{address}\n{}\n{key}", estate.token("storefront"));
         let (_drain, signal) = drain::channel();
-        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
-        let config = ext_authz::Config::default();
+        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None, workers };
+        let config = overload::config(kind);
         ext_authz::serve(listeners, Arc::new(gate), telemetry, readiness::Readiness::new(), config, signal)
             .await
             .expect("serving");

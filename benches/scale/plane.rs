@@ -160,17 +160,15 @@ pub(super) fn serve(directory: &Path, shape: Shape) {
         };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let listening = runtime.block_on(async {
-            let listener = tokio::net::TcpListener::bind(address).await.expect("a port");
-            let bound = listener.local_addr().expect("an address");
-            if address.port() == 0 {
-                println!("{bound}");
-            } else {
-                println!("{}", revision.0);
-            }
-            address = bound;
-            tokio::spawn(portcullis::control::sync_server::serve(listener, deps, config, stopped))
-        });
+        let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).expect("a port");
+        let bound = listener.local_addr().expect("an address");
+        if address.port() == 0 {
+            println!("{bound}");
+        } else {
+            println!("{}", revision.0);
+        }
+        address = bound;
+        let listening = runtime.spawn(portcullis::control::sync_server::serve(listener, deps, config, stopped));
         loop {
             let Some(line) = lines.next() else { return };
             let line = line.expect("text");

@@ -10,7 +10,7 @@ use core::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use super::wire::{NotProtobuf, Reader};
+use super::wire::{NotProtobuf, Reader, Value};
 use crate::authz::{Door, Header, Peer, Request};
 
 /// Set by Envoy when it sends the body to the check.
@@ -137,7 +137,26 @@ fn decode_http<'a>(http: &'a [u8], peer: Peer<'a>, limits: HeaderLimits) -> Resu
 }
 
 /// An entry of `map<string, string>`.
+#[inline]
 fn map_entry(entry: &[u8]) -> Result<(&str, &[u8]), Unreadable> {
+    match usual_map_entry(entry) {
+        Some((key, value)) => Ok((Value::Bytes(key).text()?, value)),
+        None => any_map_entry(entry),
+    }
+}
+
+/// As nearly every entry is written: the key, then the value, each with a length of one byte, and nothing else.
+#[inline]
+fn usual_map_entry(entry: &[u8]) -> Option<(&[u8], &[u8])> {
+    let [0x0a, key_len @ ..0x80, rest @ ..] = entry else { return None };
+    let (key, rest) = rest.split_at_checked(usize::from(*key_len))?;
+    match rest {
+        [0x12, value_len @ ..0x80, value @ ..] if usize::from(*value_len) == value.len() => Some((key, value)),
+        _ => None,
+    }
+}
+
+fn any_map_entry(entry: &[u8]) -> Result<(&str, &[u8]), Unreadable> {
     let (mut key, mut value) = (None, None);
     let mut reader = Reader::new(entry);
     while let Some((field, content)) = reader.field()? {

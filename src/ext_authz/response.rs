@@ -6,6 +6,7 @@
 //! in every alias that is found. Envoy removes after it sets, so a header that is set is never listed for removal.
 
 use std::borrow::Cow;
+use std::io::Write;
 
 use bytes::Bytes;
 use uuid::fmt::Hyphenated;
@@ -125,7 +126,10 @@ fn metadata(decision: &Decision, out: &mut Vec<u8>) {
             text_field(fields, "grant_id", grant.0.hyphenated().encode_lower(&mut id));
         }
         if let Some(position) = decision.position {
-            text_field(fields, "revision", &position.to_string());
+            // A string is framed as a message is. Writing to a `Vec` does not fail.
+            field(fields, "revision", |value| {
+                put_message(value, 3, |text| drop(write!(text, "{position}")));
+            });
         }
         field(fields, "cached", |value| put_varint(value, 4, u64::from(decision.cached)));
     });

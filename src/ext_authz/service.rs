@@ -87,6 +87,10 @@ impl Door {
         Self { core, verification, telemetry, config, under_way: AtomicUsize::new(0), buffered, health }
     }
 
+    pub(super) const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Answers one HTTP/2 request.
     pub(super) async fn call(&self, request: Request<Incoming>) -> Result<Response<Reply>, Infallible> {
         let path = request.uri().path();
@@ -128,6 +132,12 @@ impl Door {
                 self.refuse(&mut outcome, reason, &detail)
             }
         }
+    }
+
+    /// What [`Self::check`] does between a message and its answer.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn answer_now(&self, message: &[u8]) -> Option<Bytes> {
+        self.answer(message, &mut self.telemetry.begin(authz::Door::ExtAuthz)).ok()
     }
 
     /// Answers at once, unless that takes the verification of a signature.

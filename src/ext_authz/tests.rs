@@ -58,7 +58,8 @@ async fn start_traced(
     let telemetry = Telemetry::new(metrics, records, tracer, clock.clone());
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = tcp.local_addr().unwrap();
-    let listeners = Listeners { tcp: Some(tcp), unix: Some(UnixSocket::bind(&unix, 0o660).unwrap()) };
+    let listeners =
+        Listeners { tcp: Some(tcp), unix: Some(UnixSocket::bind(&unix, 0o660).unwrap()), ..Default::default() };
     let readiness = Readiness::new();
     let (drain, signal) = drain::channel();
     let decide = Decide::Test(Box::new(decide), clock);
@@ -164,7 +165,7 @@ async fn the_gate_decides_on_what_the_door_hands_over() {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = format!("http://{}", tcp.local_addr().unwrap());
     let (_drain, signal) = drain::channel();
-    let listeners = Listeners { tcp: Some(tcp), unix: None };
+    let listeners = Listeners { tcp: Some(tcp), ..Default::default() };
     tokio::spawn(serve(listeners, gate, telemetry, Readiness::new(), Config::default(), signal));
     let mut client = AuthorizationClient::connect(at).await.unwrap();
 

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use uuid::Uuid;
 
 use super::{FieldError, ResourceName, check_name, check_text};
@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
 
 /// The id of a grant and of the request it came from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct GrantId(pub Uuid);
 
@@ -250,6 +250,27 @@ impl fmt::Display for GrantId {
 impl fmt::Debug for GrantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// By hand, because an error has to repeat what is no id.
+impl<'de> Deserialize<'de> for GrantId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl de::Visitor<'_> for Text {
+            type Value = GrantId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a grant id (a UUID)")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<GrantId, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        d.deserialize_str(Text)
     }
 }
 

@@ -13,6 +13,7 @@ mod fs;
 mod load;
 mod mark;
 mod record;
+mod seed;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub use self::load::LoadError;
 use self::load::{Loaded, StoredBookmark, encode_bookmark, journal_name, load, snapshot_name};
 use self::mark::{Mark, MarkState};
 use self::record::{Chain, JOURNAL_MAGIC, SNAPSHOT_MAGIC, encode};
+pub use self::seed::{SeedError, Seeder};
 use super::apply::Built;
 use super::frame::Opener;
 use crate::authz::{Lease, Snapshot};

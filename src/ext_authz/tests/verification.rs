@@ -65,7 +65,7 @@ async fn start(queue: usize, max_wait: Duration) -> Flooded {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = format!("http://{}", tcp.local_addr().unwrap());
     let (drain, signal) = drain::channel();
-    let listeners = Listeners { tcp: Some(tcp), unix: None };
+    let listeners = Listeners { tcp: Some(tcp), ..Default::default() };
     let decide = Decide::Gate(gate);
     let (config, readiness) = (Config::default(), Readiness::new());
     let served = tokio::spawn(serve_with(listeners, decide, pool, telemetry.clone(), readiness, config, signal));

@@ -79,7 +79,7 @@ pub(super) fn read<T>(
             let (tell, result) = sync_channel(WAITING);
             thread::Builder::new().spawn_scoped(scope, move || {
                 // To the end of the file, or until nobody wants more.
-                work.into_iter().map(|raw| raw.open(opener)).try_for_each(|step| tell.send(step))
+                work.into_iter().map(|raw| raw.open(opener)).all(|step| tell.send(step).is_ok())
             })?;
             workers.push(give);
             results.push(result);
