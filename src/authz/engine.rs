@@ -434,7 +434,7 @@ impl Question<'_> {
         let resource = self.snapshot.routes.resource(self.route)?;
         let (method, path, host, transaction) = (self.method, self.path.as_str(), self.host, self.transaction);
         let facts = Facts { method, path, host, transaction };
-        let inquiry = self.snapshot.policies.inquire(&self.workload.principal, &self.route.action, resource, facts);
+        let inquiry = self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts);
         let plain = inquiry.ask(None);
         if let Outcome::Allow(policies) = plain {
             return Some(Answer { reason: Reason::AllowPolicy, grant: None, policies, grant_request: None });

@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use super::leaf::{Entry, Ids, Leaf, Phase};
@@ -102,9 +103,9 @@ struct Look<'a, R> {
 /// Names that entries refer to by number; there are few of them.
 #[derive(Debug, Clone, Default)]
 struct Names {
-    resources: HashMap<Box<str>, u32>,
+    resources: HashMap<Box<str>, u32, RandomState>,
     resource_names: Vec<Box<str>>,
-    action_sets: HashMap<Arc<[Box<str>]>, u32>,
+    action_sets: HashMap<Arc<[Box<str>]>, u32, RandomState>,
     action_set_names: Vec<Arc<[Box<str>]>>,
 }
 

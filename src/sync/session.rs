@@ -4,6 +4,7 @@
 //! until no check uses the state before it, acknowledge. Putting in force comes first because a revocation should not
 //! wait for a disk; acknowledging comes last because a receipt promises that no allow from before leaves this
 //! enforcement point any more, not even after a restart. Waiting for checks does not hold up the next revision.
+//! Long because that order, which is the point of it, is read here in one place.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
