@@ -19,7 +19,7 @@ use prost::Message;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
-use super::open_loop::{Answer, Client, Template, Tokens, at_rate, processors, stay_on};
+use super::open_loop::{Answer, Client, Template, Tokens, at_rate, frame, processors, stay_on};
 use super::{Server, check_request};
 
 /// What is asked of a round.
@@ -63,7 +63,8 @@ pub(super) fn run(grants: &str, plan: &Plan) {
     let (mut answered, mut fresh) = (0, 0);
     for round in 1..=plan.rounds {
         let mut p99 = [0.0; 3];
-        for (n, (name, target)) in [("quiet", None), ("sink", Some(&sink)), ("flood", Some(&server))].into_iter().enumerate()
+        for (n, (name, target)) in
+            [("quiet", None), ("sink", Some(&sink)), ("flood", Some(&server))].into_iter().enumerate()
         {
             let attacker = target.map(|target| {
                 let exe = std::env::current_exe().expect("our own path");
@@ -158,9 +159,9 @@ pub(super) fn attack(address: &str, token: &str, rate: u64, seconds: u64, is_sin
             0 | 1 => template.with(&format!("{signed}.{signature}")),
             2 => {
                 let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"ES256","kid":"key-{n}","typ":"JWT"}}"#));
-                check_request(&format!("{header}.{claims}.{signature}"), 0).encode_to_vec().into()
+                frame(&check_request(&format!("{header}.{claims}.{signature}"), 0).encode_to_vec())
             }
-            _ => check_request(&URL_SAFE_NO_PAD.encode(random), 0).encode_to_vec().into(),
+            _ => frame(&check_request(&URL_SAFE_NO_PAD.encode(random), 0).encode_to_vec()),
         }
     };
     let messages: Vec<Bytes> = (0..rate * seconds).map(bad).collect();

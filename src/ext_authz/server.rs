@@ -122,10 +122,8 @@ async fn connection<IO>(io: IO, http2: http2::Builder<TokioExecutor>, door: Arc<
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| {
-        let door = door.clone();
-        async move { door.call(request).await }
-    });
+    let number = door.connect();
+    let service = service_fn(move |request| door.arrive(number).answer(request));
     let mut serving = pin!(http2.serve_connection(TokioIo::new(io), service));
     let result = tokio::select! {
         biased;
