@@ -19,7 +19,7 @@ use prost::Message;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
-use super::open_loop::{Answer, Client, Template, Tokens, at_rate, processors, stay_on};
+use super::open_loop::{Answer, Client, Template, Tokens, at_rate, frame, processors, stay_on};
 use super::{Server, check_request};
 
 /// What is asked of a round.
@@ -159,9 +159,9 @@ pub(super) fn attack(address: &str, token: &str, rate: u64, seconds: u64, is_sin
             0 | 1 => template.with(&format!("{signed}.{signature}")),
             2 => {
                 let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"ES256","kid":"key-{n}","typ":"JWT"}}"#));
-                check_request(&format!("{header}.{claims}.{signature}"), 0).encode_to_vec().into()
+                frame(&check_request(&format!("{header}.{claims}.{signature}"), 0).encode_to_vec())
             }
-            _ => check_request(&URL_SAFE_NO_PAD.encode(random), 0).encode_to_vec().into(),
+            _ => frame(&check_request(&URL_SAFE_NO_PAD.encode(random), 0).encode_to_vec()),
         }
     };
     let messages: Vec<Bytes> = (0..rate * seconds).map(bad).collect();

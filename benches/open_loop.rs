@@ -12,19 +12,24 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use http::{HeaderValue, Method, Request, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use portcullis::credential::TokenSigner;
 use prost::Message;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::transport::Channel;
 
 use super::check_request;
+
+/// Compression flag and length.
+const PREFIX_LEN: usize = 5;
 
 /// How a check was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,11 +43,10 @@ pub(super) enum Answer {
 
 /// Asks over one connection.
 #[derive(Clone)]
-pub(super) struct Client(tonic::client::Grpc<Channel>);
-
-/// Hands messages on as they are.
-#[derive(Clone, Copy, Default)]
-struct AsIs;
+pub(super) struct Client {
+    send: SendRequest<Full<Bytes>>,
+    uri: Uri,
+}
 
 /// One check, and what it takes to make others like it with another token of the same length.
 pub(super) struct Template {
@@ -61,20 +65,31 @@ pub(super) struct Tokens {
 
 impl Client {
     pub(super) async fn connect(address: &str) -> Self {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("an address");
-        Self(tonic::client::Grpc::new(endpoint.connect().await.expect("a connection")))
+        let io = TcpStream::connect(address).await.expect("a connection");
+        io.set_nodelay(true).expect("a socket");
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await;
+        let (send, connection) = handshake.expect("HTTP/2");
+        tokio::spawn(connection);
+        let uri = format!("http://{address}/envoy.service.auth.v3.Authorization/Check");
+        Self { send, uri: uri.parse().expect("a URI") }
     }
 
-    /// An error of gRPC is a failure of the run: this door never answers with one.
-    pub(super) async fn check(&mut self, message: Bytes) -> Answer {
-        self.0.ready().await.expect("a connection");
-        let path = http::uri::PathAndQuery::from_static("/envoy.service.auth.v3.Authorization/Check");
-        let answer = self.0.unary(tonic::Request::new(message), path, AsIs).await.expect("an answer").into_inner();
+    /// Sends a message in its frame. An error of gRPC is a failure of the run: this door never answers with one.
+    pub(super) async fn check(&mut self, frame: Bytes) -> Answer {
+        let mut request = Request::new(Full::new(frame));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
+        let response = self.send.send_request(request).await.expect("an answer");
+        let answer = response.into_body().collect().await.expect("all of it").to_bytes();
+        let answer = answer.get(PREFIX_LEN..).expect("a message");
         // The status of an allow is the empty message.
         if answer.starts_with(&[0x0a, 0]) {
             return Answer::Allowed;
         }
         match CheckResponse::decode(answer).expect("a CheckResponse").http_response {
+            Some(HttpResponse::OkResponse(_)) => Answer::Allowed,
             Some(HttpResponse::DeniedResponse(denied)) if denied.status.as_ref().is_some_and(|s| s.code == 503) => {
                 Answer::Refused
             }
@@ -83,40 +98,10 @@ impl Client {
     }
 }
 
-// === impl AsIs ===
-
-impl Codec for AsIs {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for AsIs {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        to.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for AsIs {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
+/// A message behind gRPC's prefix.
+pub(super) fn frame(message: &[u8]) -> Bytes {
+    let len = u32::try_from(message.len()).expect("a small message").to_be_bytes();
+    [&[0], &len[..], message].concat().into()
 }
 
 // === impl Template ===
@@ -129,9 +114,10 @@ impl Template {
         Self { before, after, token_len: token.len() }
     }
 
+    /// The check with this token, in its frame.
     pub(super) fn with(&self, token: &str) -> Bytes {
         assert_eq!(token.len(), self.token_len, "the lengths in the message are those of the first token");
-        [&*self.before, token.as_bytes(), &*self.after].concat().into()
+        frame(&[&*self.before, token.as_bytes(), &*self.after].concat())
     }
 }
 

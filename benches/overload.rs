@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use portcullis::cache::VerificationLimits;
 use portcullis::ext_authz;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
@@ -38,6 +39,10 @@ pub(super) fn config(kind: &str) -> ext_authz::Config {
     let config = ext_authz::Config::default();
     match kind {
         "portcullis+refusing" => ext_authz::Config { max_concurrent_checks: 0, ..config },
+        "portcullis+fixed" => {
+            let verification = VerificationLimits { wait: None, ..config.verification };
+            ext_authz::Config { adaptive: None, verification, ..config }
+        }
         _ => config,
     }
 }
@@ -60,7 +65,7 @@ pub(super) fn run(grants: &str, plan: &Plan) {
         println!("a {what:<7} check costs the server {cpu:6.1} us of CPU");
     }
     drop(refusing);
-    let mut kept = [const { Vec::new() }; 2];
+    let [mut kept, mut p99] = [const { [const { Vec::new() }; 2] }; 2];
     for round in 1..=plan.rounds {
         for (n, server) in kinds.iter().enumerate() {
             let time = Duration::from_secs(2);
@@ -71,25 +76,35 @@ pub(super) fn run(grants: &str, plan: &Plan) {
             let goodput = driven.answers.allowed as f64 / plan.seconds as f64;
             let share = goodput / peak;
             let of = |h: &Histogram<u64>, q| h.value_at_quantile(q) as f64 / 1000.0;
+            let part = |n: u64| n as f64 * 100.0 / (rate * plan.seconds) as f64;
             println!(
-                "round {round}  {:<16} peak {peak:6.0}/s  driven {rate:6}/s  goodput {goodput:6.0}/s {share:5.2}x  refused \
-                 {:5.1} %  held back {:4.1} %  warm p50 {:5.1} p99 {:5.1} ms  cold p50 {:5.1} p99 {:5.1} ms  all p99 {:5.1} ms  warm refused {}",
+                "round {round}  {:<16} peak {peak:6.0}/s, driven {rate:6}/s: goodput {goodput:6.0}/s {share:5.2}x, p99 {:6.1} ms",
                 server.name,
-                driven.answers.refused as f64 * 100.0 / (rate * plan.seconds) as f64,
-                driven.held_back as f64 * 100.0 / (rate * plan.seconds) as f64,
+                of(&driven.all(), 0.99)
+            );
+            println!(
+                "         refused {:4.1} % ({} warm), held back {:4.1} %; p50/p99 ms warm {:.1}/{:.1} cold {:.1}/{:.1}; \
+                 processors busy: server {:.2} generator {:.2}",
+                part(driven.answers.refused),
+                driven.warm_refused,
+                part(driven.held_back),
                 of(&driven.warm, 0.5),
                 of(&driven.warm, 0.99),
                 of(&driven.cold, 0.5),
                 of(&driven.cold, 0.99),
-                of(&driven.all(), 0.99),
-                driven.warm_refused,
+                driven.busy[0],
+                driven.busy[1],
             );
             kept[n].push(share);
+            p99[n].push(of(&driven.all(), 0.99));
         }
     }
-    for (server, list) in kinds.iter().zip(&mut kept) {
-        list.sort_by(f64::total_cmp);
-        println!("median    {:<16} keeps {:5.2}x of its peak goodput", server.name, list[list.len() / 2]);
+    for (n, server) in kinds.iter().enumerate() {
+        let [kept, p99] = [&mut kept[n], &mut p99[n]].map(|list| {
+            list.sort_by(f64::total_cmp);
+            list[list.len() / 2]
+        });
+        println!("median    {:<16} keeps {kept:5.2}x of its peak goodput, p99 {p99:6.1} ms", server.name);
     }
 }
 
@@ -113,6 +128,8 @@ struct Driven {
     warm_refused: u64,
     warm: Histogram<u64>,
     cold: Histogram<u64>,
+    /// Processors that the server and the generator kept busy.
+    busy: [f64; 2],
 }
 
 // === impl Mix ===
@@ -167,7 +184,7 @@ fn saturate(runtime: &Runtime, server: &Server, mix: Mix, time: Duration) -> (An
     let start = Instant::now();
     runtime.block_on(async {
         let tasks: Vec<_> = (0..SATURATING)
-            .map(|n| {
+            .map(|n: usize| {
                 let (mut client, mix) = (clients[n % CONNECTIONS].clone(), Arc::clone(&mix));
                 let (counts, over) = (Arc::clone(&counts), Arc::clone(&over));
                 tokio::spawn(async move {
@@ -202,6 +219,9 @@ fn drive(runtime: &Runtime, server: &Server, plan: &Plan, rate: u64) -> Driven {
     let latencies = [histogram(), histogram()];
     let refused = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
     let mut held_back = 0;
+    let processes = [server.child.id(), std::process::id()];
+    let before = processes.map(cpu_seconds);
+    let start = Instant::now();
     at_rate(runtime, rate, rate * seconds, |n, due| {
         let (message, is_cold) = mix.next()?;
         let counts = n >= rate;
@@ -223,8 +243,10 @@ fn drive(runtime: &Runtime, server: &Server, plan: &Plan, rate: u64) -> Driven {
             }
         })
     });
+    let took = start.elapsed().as_secs_f64();
+    let busy = [0, 1].map(|n: usize| (cpu_seconds(processes[n]) - before[n]) / took);
     let [warm, cold] = latencies.map(|h| h.try_lock().expect("every check has ended").clone());
     let [warm_refused, cold_refused] = [0, 1].map(|n: usize| refused[n].load(Ordering::Relaxed));
     let answers = Answers { allowed: warm.len() + cold.len(), refused: warm_refused + cold_refused };
-    Driven { answers, held_back, warm_refused, warm, cold }
+    Driven { answers, held_back, warm_refused, warm, cold, busy }
 }

@@ -14,7 +14,7 @@
 //! | [`authz`] | pure | Canonical paths, route table, snapshot, engine: a request and a snapshot become a decision |
 //! | [`wire`] | pure | The sync protocol's types, positions, signatures |
 //! | [`state`] | shared | The snapshot in force and its lease, swapped whole; one writer |
-//! | [`cache`] | shared | The two caches, and the [`cache::Gate`] that doors call |
+//! | [`cache`] | shared | The two caches, the [`cache::Gate`] that doors call, and how much is admitted at once |
 //! | [`ext_authz`] | hot path | Envoy's `envoy.service.auth.v3` door |
 //! | [`sync`] | sync | Client of the control plane: ordered apply, last-known-good on disk, backoff |
 //! | [`control`] | control | Store, revision log, index, REST API, sync server |

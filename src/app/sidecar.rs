@@ -162,12 +162,14 @@ fn door(config: &SidecarConfig) -> ext_authz::Config {
         max_headers: limits.max_headers as usize,
         max_header_bytes: limits.max_header_bytes as usize,
         max_concurrent_checks: limits.max_concurrent_checks as usize,
+        adaptive: config.overload.map(|overload| overload.checks),
         max_concurrent_streams: limits.max_concurrent_streams,
         max_connections: limits.max_connections as usize,
         max_http2_header_list_bytes: limits.max_http2_header_list_bytes,
         verification: VerificationLimits {
             threads: limits.verification_threads.map_or(verification.threads, |n| n as usize),
             queue: limits.verification_queue as usize,
+            wait: config.overload.map(|overload| overload.verification_wait),
             ..verification
         },
         grant_request_url: config.control_plane.grant_request_url.clone(),

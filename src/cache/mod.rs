@@ -1,5 +1,5 @@
-//! The two caches, the memory of used proofs, the gate that every door calls, and the threads that verify signatures for
-//! it.
+//! The two caches, the memory of used proofs, the gate that every door calls, how many checks may be under way, and the
+//! threads that verify signatures.
 //!
 //! Plane: shared, on the request path: synchronous, no runtime. The token cache is keyed by the digest of the whole
 //! token, the decision cache by every input that the policies can read. INVARIANT: a cached answer equals the answer
@@ -8,7 +8,9 @@
 
 mod gate;
 mod memo;
+mod overload;
 mod replay;
+mod turns;
 mod verification;
 
 #[cfg(test)]
@@ -16,5 +18,7 @@ mod tests;
 
 pub use self::gate::{DEFAULT_PROOFS, Gate};
 pub use self::memo::{CacheCounters, CacheSizes};
+pub use self::overload::{AdaptiveLimits, Admission, AdmissionLimits, Reading};
+pub use self::turns::Source;
 pub use self::verification::{QueueFull, Turn, VerificationLimits, VerificationPool};
 pub use crate::authz::Step;

@@ -1,19 +1,19 @@
 //! The threads on which signatures are verified: few, with a short queue, apart from those that answer warm checks.
 //!
 //! Plane: shared. Threads of their own, so that no runtime is assumed and a flood of tokens that have to be verified
-//! takes no more of the machine than these threads do. What finds the queue full is turned away at once, and what has
-//! waited too long is told so when its turn comes, without a verification. A job that panics ends alone. Whatever is
-//! turned away, late or lost is for the caller to deny: nothing here ever allows.
-//! INVARIANT: what anybody can send (tokens) takes no place of what only the holder of a good token can (proofs), and
-//! neither keeps the other waiting for ever.
+//! takes no more of the machine than these threads do. As many may wait as can be verified in time, by what verifications
+//! have taken of late; one more is turned away at once. Sources take turns, and when there is no room the one that has most
+//! waiting gives way. A job that panics ends alone. Whatever is turned away, late or lost is for the caller to deny: nothing
+//! here ever allows. INVARIANT: what anybody can send (tokens) takes no place of what only the holder of a good token can
+//! (proofs), and neither keeps the other waiting for ever.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::turns::{Source, Turns};
 use crate::authz::Deferred;
 
 /// How many proofs in a row may go before a token that waits.
@@ -24,8 +24,10 @@ const PROOFS_IN_A_ROW: usize = 4;
 pub struct VerificationLimits {
     /// Threads.
     pub threads: usize,
-    /// Jobs of a kind that may wait for one.
+    /// Jobs of a kind that may wait for one: never more.
     pub queue: usize,
+    /// No more may wait than can be verified in this time. Without, only `queue` counts.
+    pub wait: Option<Duration>,
     /// How long a job may wait before it is too late.
     pub max_wait: Duration,
 }
@@ -40,9 +42,11 @@ pub enum Turn {
     Now,
     /// It has waited too long.
     TooLate,
+    /// It made room for one from a source that had fewer waiting.
+    MadeRoom,
 }
 
-/// The queue of this kind is full.
+/// As many of this kind wait as may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many checks wait for their verification")]
 pub struct QueueFull;
@@ -55,12 +59,17 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    tokens: VecDeque<Job>,
-    proofs: VecDeque<Job>,
+    tokens: Turns<Job>,
+    proofs: Turns<Job>,
+    usual: UsualTime,
     /// Proofs that went before a token that waited, since a token last had its turn.
     proofs_in_a_row: usize,
     closed: bool,
 }
+
+/// What a verification has taken of late, from its turn to when the next may have its own.
+#[derive(Debug, Clone, Copy, Default)]
+struct UsualTime(Duration);
 
 struct Job {
     since: Instant,
@@ -73,7 +82,8 @@ impl Default for VerificationLimits {
     /// Half of the processors, so that the other half is left for what needs no verification.
     fn default() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { threads: (processors / 2).max(1), queue: 256, max_wait: Duration::from_millis(100) }
+        let wait = Some(Duration::from_millis(20));
+        Self { threads: (processors / 2).max(1), queue: 256, wait, max_wait: Duration::from_millis(100) }
     }
 }
 
@@ -90,20 +100,28 @@ impl VerificationPool {
         Ok(pool)
     }
 
-    /// Queues a job. One that is never run, because the pool ended, is dropped.
-    pub fn submit(&self, what: Deferred, job: impl FnOnce(Turn) + Send + 'static) -> Result<(), QueueFull> {
+    /// Queues a job. One that is never run, because the pool ended, is dropped. How many may wait now, if it may.
+    pub fn submit(
+        &self,
+        what: Deferred,
+        source: Source,
+        job: impl FnOnce(Turn) + Send + 'static,
+    ) -> Result<usize, QueueFull> {
         let mut queue = self.0.lock();
+        let room = queue.usual.room(&self.0.limits);
         let waiting = match what {
             Deferred::Token => &mut queue.tokens,
             Deferred::Proof => &mut queue.proofs,
         };
-        if waiting.len() >= self.0.limits.queue {
-            return Err(QueueFull);
-        }
-        waiting.push_back(Job { since: Instant::now(), run: Box::new(job) });
+        let job = Job { since: Instant::now(), run: Box::new(job) };
+        let pushed = waiting.push(source, job, room);
         drop(queue);
+        let made_room = pushed.map_err(|_refused| QueueFull)?;
         self.0.changed.notify_one();
-        Ok(())
+        if let Some(job) = made_room {
+            job.run(Turn::MadeRoom);
+        }
+        Ok(room)
     }
 }
 
@@ -133,15 +151,21 @@ impl Shared {
     }
 
     fn work(&self) {
-        while let Some((job, turn)) = self.next() {
-            // Whoever waits for the job sees that it ended without a word.
-            let _panicked = catch_unwind(AssertUnwindSafe(|| (job.run)(turn)));
+        let mut took = None;
+        while let Some((job, turn)) = self.next(took) {
+            let begun = Instant::now();
+            job.run(turn);
+            // Where cores are few, a check that needs no verification waits for one at most, not for a time slice.
+            std::thread::yield_now();
+            // What others do meanwhile is part of it: that much later comes the next.
+            took = (turn == Turn::Now).then(|| begun.elapsed());
         }
     }
 
     /// The job whose turn it is; `None` at the end.
-    fn next(&self) -> Option<(Job, Turn)> {
+    fn next(&self, took: Option<Duration>) -> Option<(Job, Turn)> {
         let mut queue = self.lock();
+        took.into_iter().for_each(|took| queue.usual.learn(took));
         loop {
             if queue.closed {
                 return None;
@@ -157,16 +181,16 @@ impl Shared {
 // === impl Queue ===
 
 impl Queue {
-    /// A proof, or a token once enough proofs have gone before one; of a kind, the one that has waited longest.
+    /// A proof, or a token once enough proofs have gone before one; of a kind, sources take turns.
     fn pop(&mut self, max_wait: Duration) -> Option<(Job, Turn)> {
         let is_turn_of_token = self.proofs_in_a_row >= PROOFS_IN_A_ROW && !self.tokens.is_empty();
-        let proof = if is_turn_of_token { None } else { self.proofs.pop_front() };
+        let proof = if is_turn_of_token { None } else { self.proofs.pop() };
         if let Some(proof) = proof {
             self.proofs_in_a_row = if self.tokens.is_empty() { 0 } else { self.proofs_in_a_row.saturating_add(1) };
             let turn = proof.turn(max_wait);
             return Some((proof, turn));
         }
-        let token = self.tokens.pop_front()?;
+        let token = self.tokens.pop()?;
         let turn = token.turn(max_wait);
         // One that is too late verifies nothing: the turn is for the next, or a flood would use all of them up.
         if turn == Turn::Now {
@@ -176,9 +200,34 @@ impl Queue {
     }
 }
 
+// === impl UsualTime ===
+
+impl UsualTime {
+    /// An average of the last ones. One that took far longer, as when the machine stood still, counts as four times the
+    /// usual; if all do, the average is there after a dozen.
+    fn learn(&mut self, took: Duration) {
+        let usual = self.0.max(Duration::from_micros(10));
+        self.0 = (usual.saturating_mul(15).saturating_add(took.min(usual.saturating_mul(4)))) / 16;
+    }
+
+    /// How many of a kind may wait. At least four for each thread, so that a slow one does not stop all.
+    fn room(self, limits: &VerificationLimits) -> usize {
+        let Some(wait) = limits.wait else { return limits.queue };
+        let threads = limits.threads.max(1);
+        let in_time = wait.as_nanos().saturating_mul(threads as u128).checked_div(self.0.as_nanos());
+        let in_time = in_time.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        in_time.max(threads.saturating_mul(4)).min(limits.queue)
+    }
+}
+
 // === impl Job ===
 
 impl Job {
+    /// Tells the job. Whoever waits for it sees that it ended without a word if it panics.
+    fn run(self, turn: Turn) {
+        let _panicked = catch_unwind(AssertUnwindSafe(|| (self.run)(turn)));
+    }
+
     fn turn(&self, max_wait: Duration) -> Turn {
         if self.since.elapsed() >= max_wait { Turn::TooLate } else { Turn::Now }
     }
@@ -191,16 +240,17 @@ mod tests {
     use super::*;
 
     const LONG: Duration = Duration::from_secs(3600);
+    const ANY: Source = Source::Connection(1);
 
     fn pool(queue: usize, max_wait: Duration) -> VerificationPool {
-        VerificationPool::start(VerificationLimits { threads: 1, queue, max_wait }).unwrap()
+        VerificationPool::start(VerificationLimits { threads: 1, queue, wait: None, max_wait }).unwrap()
     }
 
     /// Occupies the only thread until the sender is dropped.
     fn occupy(pool: &VerificationPool) -> mpsc::Sender<()> {
         let (entered, is_in) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
-        pool.submit(Deferred::Token, move |_| {
+        pool.submit(Deferred::Token, ANY, move |_| {
             entered.send(()).unwrap();
             let _ = released.recv();
         })
@@ -216,12 +266,12 @@ mod tests {
         let (told, heard) = mpsc::channel();
         for n in [1, 2] {
             let told = told.clone();
-            pool.submit(Deferred::Token, move |turn| told.send((n, turn)).unwrap()).unwrap();
+            pool.submit(Deferred::Token, ANY, move |turn| told.send((n, turn)).unwrap()).unwrap();
         }
-        assert_eq!(pool.submit(Deferred::Token, |_| {}), Err(QueueFull));
+        assert_eq!(pool.submit(Deferred::Token, ANY, |_| {}), Err(QueueFull));
         drop(release);
         assert_eq!([heard.recv().unwrap(), heard.recv().unwrap()], [(1, Turn::Now), (2, Turn::Now)]);
-        assert_eq!(pool.submit(Deferred::Token, |_| {}), Ok(()), "there is room again");
+        assert_eq!(pool.submit(Deferred::Token, ANY, |_| {}), Ok(2), "there is room again");
     }
 
     /// Who is served, in order, of a token and proofs that wait for the only thread.
@@ -232,7 +282,7 @@ mod tests {
         for (what, count) in [(Deferred::Token, tokens), (Deferred::Proof, proofs)] {
             for _ in 0..count {
                 let told = told.clone();
-                pool.submit(what, move |_| told.send(what).unwrap()).unwrap();
+                pool.submit(what, ANY, move |_| told.send(what).unwrap()).unwrap();
             }
         }
         drop((release, told));
@@ -244,7 +294,7 @@ mod tests {
         let pool = pool(2, LONG);
         let release = occupy(&pool);
         for what in [Deferred::Token, Deferred::Proof] {
-            assert_eq!([0; 3].map(|_| pool.submit(what, |_| {})), [Ok(()), Ok(()), Err(QueueFull)], "{what:?}");
+            assert_eq!([0; 3].map(|_| pool.submit(what, ANY, |_| {})), [Ok(2), Ok(2), Err(QueueFull)], "{what:?}");
         }
         drop(release);
         use Deferred::{Proof, Token};
@@ -264,12 +314,9 @@ mod tests {
     fn a_token_that_is_too_late_uses_up_no_turn() {
         let since = Instant::now();
         let job = || Job { since, run: Box::new(|_| {}) };
-        let mut queue = Queue {
-            tokens: [job(), job()].into(),
-            proofs: [job()].into(),
-            proofs_in_a_row: PROOFS_IN_A_ROW,
-            closed: false,
-        };
+        let mut queue = Queue { proofs_in_a_row: PROOFS_IN_A_ROW, ..Queue::default() };
+        assert!([job(), job()].into_iter().all(|job| queue.tokens.push(ANY, job, 2).is_ok()));
+        assert!(queue.proofs.push(ANY, job(), 2).is_ok());
         let mut pop = |max_wait| queue.pop(max_wait).map(|(_, turn)| (turn, queue.tokens.len(), queue.proofs.len()));
         assert_eq!(pop(Duration::ZERO), Some((Turn::TooLate, 1, 1)));
         assert_eq!(pop(LONG), Some((Turn::Now, 0, 1)), "the next token, before any proof");
@@ -281,7 +328,7 @@ mod tests {
     fn what_waits_too_long_is_told_so() {
         let pool = pool(1, Duration::ZERO);
         let (told, heard) = mpsc::channel();
-        pool.submit(Deferred::Token, move |turn| told.send(turn).unwrap()).unwrap();
+        pool.submit(Deferred::Token, ANY, move |turn| told.send(turn).unwrap()).unwrap();
         assert_eq!(heard.recv().unwrap(), Turn::TooLate);
     }
 
@@ -290,12 +337,12 @@ mod tests {
         let pool = pool(2, LONG);
         let (told, heard) = mpsc::channel();
         let lost = told.clone();
-        pool.submit(Deferred::Token, move |_| {
+        pool.submit(Deferred::Token, ANY, move |_| {
             let _lost = lost;
             panic!("as a bug would");
         })
         .unwrap();
-        pool.submit(Deferred::Token, move |turn| told.send(turn).unwrap()).unwrap();
+        pool.submit(Deferred::Token, ANY, move |turn| told.send(turn).unwrap()).unwrap();
         assert_eq!(heard.iter().collect::<Vec<_>>(), [Turn::Now]);
     }
 
@@ -304,9 +351,48 @@ mod tests {
         let pool = pool(1, LONG);
         let release = occupy(&pool);
         let (told, heard) = mpsc::channel();
-        pool.submit(Deferred::Token, move |turn| told.send(turn).unwrap()).unwrap();
+        pool.submit(Deferred::Token, ANY, move |turn| told.send(turn).unwrap()).unwrap();
         drop(pool);
         assert_eq!(heard.recv().ok(), None, "dropped, not run");
         drop(release);
+    }
+
+    #[test]
+    fn a_source_that_sends_much_keeps_no_other_waiting() {
+        let pool = pool(4, LONG);
+        let release = occupy(&pool);
+        let (told, heard) = mpsc::channel();
+        let submit = |from, name| {
+            let told = told.clone();
+            pool.submit(Deferred::Token, Source::Connection(from), move |turn| told.send((name, turn)).unwrap()).is_ok()
+        };
+        assert!(["a1", "a2", "a3", "a4"].map(|name| submit(1, name)).iter().all(|&taken| taken));
+        assert!(!submit(1, "a5"), "its own room is full");
+        assert!(submit(2, "b1"), "another source is heard");
+        assert_eq!(heard.try_recv().unwrap(), ("a4", Turn::MadeRoom), "at the cost of the one that has most");
+        drop(release);
+        let order: Vec<_> = (0..4).map(|_| heard.recv().unwrap()).collect();
+        assert_eq!(order, [("a1", Turn::Now), ("b1", Turn::Now), ("a2", Turn::Now), ("a3", Turn::Now)]);
+    }
+
+    #[test]
+    fn as_many_wait_as_can_be_verified_in_time() {
+        let wait = Some(Duration::from_millis(20));
+        let limits = VerificationLimits { threads: 2, queue: 256, wait, max_wait: LONG };
+        let mut usual = UsualTime::default();
+        let mut after = |times: u32, took| {
+            (0..times).for_each(|_| usual.learn(took));
+            usual.room(&limits)
+        };
+        let (fast, slow) = (Duration::from_micros(70), Duration::from_millis(2));
+        assert_eq!(after(0, fast), 256, "nothing is known yet: the bound");
+        assert_eq!(after(100, fast), 256);
+        assert!(after(1, Duration::from_secs(2)) > 200, "the machine stood still once");
+        assert_eq!(after(100, fast), 256);
+        assert!((18..=24).contains(&after(100, slow)), "20 ms of two threads");
+        assert_eq!(after(100, Duration::from_secs(1)), 8, "never none");
+        assert_eq!(after(200, fast), 256, "and back");
+        assert_eq!(usual.room(&VerificationLimits { wait: None, ..limits }), 256);
+        assert_eq!(usual.room(&VerificationLimits { queue: 3, ..limits }), 3, "the bound is the bound");
     }
 }

@@ -25,9 +25,10 @@ pub use self::keys::RawKeys;
 pub use self::load::{ConfigError, Environment};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
-    Cache, CertificateHeader, ControlPlane, Credential, Limits, RawCache, RawControlPlane, RawDrain, RawExtAuthz,
-    RawLimits, RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy,
-    RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory, Transport,
+    Cache, CertificateHeader, ControlPlane, Credential, Limits, Overload, OverloadMode, RawCache, RawControlPlane,
+    RawDrain, RawExtAuthz, RawLimits, RawOverload, RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
+    RawState, RawTrustedProxy, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory,
+    Transport,
 };
 pub use self::token_review::RawTokenReview;
 pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

@@ -47,10 +47,8 @@ where
 {
     let begun = Begun::default();
     let builder = http2_builder(begun.clone(), door.config());
-    let service = service_fn(move |request| {
-        let door = Arc::clone(&door);
-        async move { door.call(request).await }
-    });
+    let number = door.connect();
+    let service = service_fn(move |request| door.arrive(number).answer(request));
     let mut connection = pin!(builder.serve_connection(Joined(TokioIo::new(io)), service));
     let result = tokio::select! {
         biased;

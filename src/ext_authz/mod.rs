@@ -25,7 +25,7 @@ mod wire;
 
 use std::time::Duration;
 
-use crate::cache::VerificationLimits;
+use crate::cache::{AdaptiveLimits, VerificationLimits};
 
 #[cfg(any(test, feature = "testing"))]
 pub use self::bare::Bare;
@@ -48,6 +48,8 @@ pub struct Config {
     pub max_header_bytes: usize,
     /// Checks under way; more are answered `system.overload`.
     pub max_concurrent_checks: usize,
+    /// How the limit of checks under way follows their delay; without, only `max_concurrent_checks` counts.
+    pub adaptive: Option<AdaptiveLimits>,
     /// Streams on one connection.
     pub max_concurrent_streams: u32,
     /// Connections; more wait to be accepted.
@@ -84,6 +86,7 @@ impl Default for Config {
             max_headers: 256,
             max_header_bytes: 1 << 16,
             max_concurrent_checks: 10_000,
+            adaptive: Some(AdaptiveLimits::default()),
             max_concurrent_streams: 1024,
             max_connections: 1024,
             max_local_error_reset_streams: 1024,

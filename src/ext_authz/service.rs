@@ -1,14 +1,17 @@
 //! One call: read, decide, answer. Plane: hot path.
 //!
 //! INVARIANT: every way out of [`Door::check`] is an allow that the engine made or a denial. From the message to the
-//! answer the path is synchronous; a panic in it is caught and is a denial. A check that needs a signature verified
-//! is decided on the verification pool, so that it delays no other; one that finds no room there, or waits too long,
-//! is a denial. Each check has one outcome, which tells of it also when the client goes away.
+//! answer the path is synchronous; a panic in it is caught and is a denial. A check counts from its arrival on, before a
+//! thread is waited for. One that needs a signature verified is decided on the verification pool, so that it delays no
+//! other; one that finds too many under way or no room there, or waits too long, is a denial. Each check has one outcome,
+//! which tells of it also when the client goes away.
 
+use core::net::IpAddr;
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -24,8 +27,8 @@ use super::body::{BadMessage, Budget, Message, Reply, read_message};
 use super::request::{self, HeaderLimits};
 use super::{Config, response};
 use crate::authz::{self, Decision, DecisionId, Deferred, Reason};
-use crate::cache::{Gate, QueueFull, Turn, VerificationPool};
-use crate::telemetry::{Outcome, Telemetry};
+use crate::cache::{Admission, AdmissionLimits, Gate, QueueFull, Source, Turn, VerificationPool};
+use crate::telemetry::{Outcome, Shed, Telemetry};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/";
@@ -37,7 +40,10 @@ pub(super) struct Door {
     verification: VerificationPool,
     telemetry: Arc<Telemetry>,
     config: Config,
-    under_way: AtomicUsize,
+    admission: Admission,
+    /// What the times of the admission are counted from.
+    since: Instant,
+    connections: AtomicU64,
     buffered: Budget,
     health: HealthServer<HealthService>,
 }
@@ -68,8 +74,25 @@ pub(super) enum Decide {
     Test(Box<dyn Fn(&authz::Request<'_>) -> Decision + Send + Sync>, crate::clock::SharedClock),
 }
 
-/// A place among the checks under way.
-struct Place<'a>(&'a AtomicUsize);
+/// A request that has arrived: from then on it has a place among the checks under way, if there was one.
+pub(super) struct Arrival {
+    door: Arc<Door>,
+    /// The number of its connection.
+    connection: u64,
+    at: Instant,
+    /// How many were under way, itself included.
+    place: Option<usize>,
+}
+
+/// A check that takes the verification of a signature.
+struct Costly {
+    deferred: Deferred,
+    /// The address that Envoy tells of its client.
+    client: Option<IpAddr>,
+}
+
+/// Counted among those that wait for their verification, until it is dropped.
+struct Verifying<'a>(&'a Admission);
 
 // === impl Door ===
 
@@ -84,44 +107,50 @@ impl Door {
         let buffered = Budget::new(config.max_buffered_bytes);
         let limits = HeaderLimits { count: config.max_headers, bytes: config.max_header_bytes };
         let core = Arc::new(Core { decide, limits, grant_request_url: config.grant_request_url.clone() });
-        Self { core, verification, telemetry, config, under_way: AtomicUsize::new(0), buffered, health }
+        let admission =
+            Admission::new(AdmissionLimits { max: config.max_concurrent_checks, adaptive: config.adaptive });
+        let (since, connections) = (Instant::now(), AtomicU64::new(0));
+        Self { core, verification, telemetry, config, admission, since, connections, buffered, health }
     }
 
     pub(super) const fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Answers one HTTP/2 request.
-    pub(super) async fn call(&self, request: Request<Incoming>) -> Result<Response<Reply>, Infallible> {
-        let path = request.uri().path();
-        if path == CHECK {
-            let message = self.check(request.into_body()).await;
-            return Ok(grpc(Reply::Message(message)));
-        }
-        if path.starts_with(HEALTH) {
-            let mut health = self.health.clone();
-            return health.call(request).await.map(|response| response.map(Reply::Health));
-        }
-        let mut unimplemented = grpc(Reply::Done);
-        unimplemented.headers_mut().insert("grpc-status", HeaderValue::from_static("12"));
-        Ok(unimplemented)
+    /// The number of a new connection.
+    pub(super) fn connect(&self) -> u64 {
+        self.connections.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A request arrives. Before a thread takes it up, so that the wait for that is seen.
+    pub(super) fn arrive(self: &Arc<Self>, connection: u64) -> Arrival {
+        let place = self.admission.enter();
+        Arrival { door: Arc::clone(self), connection, at: Instant::now(), place }
     }
 
     /// Reads a check and answers it, length prefix included.
-    async fn check<B>(&self, body: B) -> Bytes
+    async fn check<B>(&self, arrival: &Arrival, body: B) -> Bytes
     where
         B: hyper::body::Body<Data = Bytes>,
     {
-        let mut outcome = self.telemetry.begin(authz::Door::ExtAuthz);
-        let Some(_place) = Place::take(&self.under_way, self.config.max_concurrent_checks) else {
+        let mut outcome = self.telemetry.begin_at(authz::Door::ExtAuthz, arrival.at);
+        let Some(at_once) = arrival.place else {
+            self.telemetry.metrics().shed(Shed::All).inc();
             return self.refuse(&mut outcome, Reason::SystemOverload, "too many checks are under way");
         };
         let Config { max_message_bytes, message_timeout, .. } = self.config;
         match read_message(body, max_message_bytes, message_timeout, &self.buffered).await {
             Ok(message) => match self.answer(&message, &mut outcome) {
-                Ok(answer) => answer,
+                Ok(answer) => {
+                    self.observe(arrival.at, outcome.took(), at_once);
+                    answer
+                }
                 // Boxed, because it is rare: otherwise every check would be as large as one that waits.
-                Err(deferred) => Box::pin(self.answer_verified(&message, deferred, &mut outcome)).await,
+                Err(Costly { deferred, client }) => {
+                    self.observe(arrival.at, Some(arrival.at.elapsed()), at_once);
+                    let source = Source::of(client, arrival.connection);
+                    Box::pin(self.answer_verified(&message, deferred, source, &mut outcome)).await
+                }
             },
             Err(bad) => {
                 let detail = bad.to_string();
@@ -140,12 +169,22 @@ impl Door {
         self.answer(message, &mut self.telemetry.begin(authz::Door::ExtAuthz)).ok()
     }
 
+    /// Lets the limits follow. No clock is read for that.
+    fn observe(&self, arrival: Instant, took: Option<Duration>, at_once: usize) {
+        let Some(took) = took else { return };
+        let now = arrival.saturating_duration_since(self.since).saturating_add(took);
+        if let Some(limits) = self.admission.observe(now, took, at_once) {
+            self.telemetry.metrics().limits_set(limits);
+        }
+    }
+
     /// Answers at once, unless that takes the verification of a signature.
-    fn answer(&self, message: &[u8], outcome: &mut Outcome<'_>) -> Result<Bytes, Deferred> {
+    fn answer(&self, message: &[u8], outcome: &mut Outcome<'_>) -> Result<Bytes, Costly> {
         let answered = catch_unwind(AssertUnwindSafe(|| match request::decode(message, self.core.limits) {
             Ok(request) => {
                 outcome.trace(&request.headers);
-                let decision = self.core.decide.check_unless_costly(&request)?;
+                let decision = self.core.decide.check_unless_costly(&request);
+                let decision = decision.map_err(|deferred| Costly { deferred, client: request.peer.address })?;
                 let answer = self.core.encode(&decision, &request);
                 outcome.finish(decision, request.method, request.path);
                 Ok(answer)
@@ -157,24 +196,41 @@ impl Door {
 
     /// Answers from the verification pool. The message stays with the one who waits: when the client goes away, the
     /// job finds nothing left to do.
-    async fn answer_verified(&self, message: &Message<'_>, deferred: Deferred, outcome: &mut Outcome<'_>) -> Bytes {
+    async fn answer_verified(
+        &self,
+        message: &Message<'_>,
+        deferred: Deferred,
+        source: Source,
+        outcome: &mut Outcome<'_>,
+    ) -> Bytes {
         let metrics = self.telemetry.metrics();
+        let Some(_verifying) = Verifying::begin(&self.admission) else {
+            metrics.shed(Shed::Cold).inc();
+            return self.refuse(
+                outcome,
+                Reason::SystemOverload,
+                "no time to verify while so many checks are under way",
+            );
+        };
         let message = Arc::new(message.share());
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting::begin(metrics.verification_waiting(deferred));
         let (core, weak) = (Arc::clone(&self.core), Arc::downgrade(&message));
-        let submitted = self.verification.submit(deferred, move |turn| {
+        let submitted = self.verification.submit(deferred, source, move |turn| {
             drop(waiting);
             let Some(message) = weak.upgrade() else { return };
             let decided = match turn {
                 Turn::Now => core.decide(&message),
-                Turn::TooLate => None,
+                Turn::TooLate | Turn::MadeRoom => None,
             };
             let _gone = reply.send(decided);
         });
-        if let Err(full @ QueueFull) = submitted {
-            metrics.verification_shed(deferred).inc();
-            return self.refuse(outcome, Reason::SystemOverload, &full.to_string());
+        match submitted {
+            Ok(limit) => metrics.verification_limit().set(i64::try_from(limit).unwrap_or(i64::MAX)),
+            Err(full @ QueueFull) => {
+                metrics.verification_shed(deferred).inc();
+                return self.refuse(outcome, Reason::SystemOverload, &full.to_string());
+            }
         }
         let decided = answer.await;
         drop(message);
@@ -201,6 +257,40 @@ impl Door {
         let answer = response::encode(&decision, None, None);
         outcome.finish(decision, "", "");
         answer
+    }
+}
+
+// === impl Arrival ===
+
+impl Arrival {
+    /// Answers it.
+    pub(super) async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Reply>, Infallible> {
+        let path = request.uri().path();
+        if path == CHECK {
+            let message = self.door.check(&self, request.into_body()).await;
+            return Ok(grpc(Reply::Message(message)));
+        }
+        // What is no check takes no place of one, however long it lasts.
+        self.leave();
+        if path.starts_with(HEALTH) {
+            let mut health = self.door.health.clone();
+            return health.call(request).await.map(|response| response.map(Reply::Health));
+        }
+        let mut unimplemented = grpc(Reply::Done);
+        unimplemented.headers_mut().insert("grpc-status", HeaderValue::from_static("12"));
+        Ok(unimplemented)
+    }
+
+    fn leave(&mut self) {
+        if self.place.take().is_some() {
+            self.door.admission.leave();
+        }
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
@@ -275,20 +365,16 @@ impl std::fmt::Debug for Decide {
     }
 }
 
-// === impl Place ===
+// === impl Verifying ===
 
-impl<'a> Place<'a> {
-    fn take(under_way: &'a AtomicUsize, max: usize) -> Option<Self> {
-        if under_way.fetch_add(1, Ordering::Relaxed) < max {
-            return Some(Self(under_way));
-        }
-        under_way.fetch_sub(1, Ordering::Relaxed);
-        None
+impl<'a> Verifying<'a> {
+    fn begin(admission: &'a Admission) -> Option<Self> {
+        admission.enter_verification().then_some(Self(admission))
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Verifying<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.verified();
     }
 }

@@ -25,7 +25,7 @@ use crate::cache::{CacheSizes, Gate, VerificationPool};
 use crate::clock::{Clock, SharedClock, SystemClock};
 use crate::drain::{self, Drain};
 use crate::readiness::Readiness;
-use crate::telemetry::{CheckTracer, Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
+use crate::telemetry::{CheckTracer, Output, Records, RecordsConfig, Shed, SidecarMetrics, Telemetry};
 
 mod tracing;
 mod verification;
@@ -295,6 +295,7 @@ async fn a_full_door_is_a_denial() {
     tokio::task::spawn_blocking(move || in_engine.recv().unwrap()).await.unwrap();
     let mut other = running.client().await;
     assert_eq!(denial(&ask(&mut other, "/ok").await), (503, "system".to_owned()));
+    assert_eq!(running.telemetry.metrics().shed(Shed::All).get(), 1);
     go_on.send(()).unwrap();
     assert!(is_allowed(&slow.await.unwrap()));
     assert!(is_allowed(&ask(&mut other, "/ok").await), "the place is free again");

@@ -5,6 +5,7 @@
 //! lease) are read from it at scrape, so they cannot go stale.
 
 mod control;
+mod overload;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,9 +18,11 @@ use prometheus::{
 };
 
 use crate::authz::{Deferred, Door, Reason};
-use crate::cache::{CacheCounters, Gate};
+use crate::cache::{CacheCounters, Gate, Reading};
 
 pub use self::control::{ControlMetrics, KeyFetch};
+use self::overload::OverloadMetrics;
+pub use self::overload::Shed;
 
 /// Upper bounds of the buckets of a check's duration, in seconds: from a warm hit to Envoy's default timeout.
 const CHECK_BUCKETS: &[f64] = &[
@@ -41,6 +44,7 @@ pub struct SidecarMetrics {
     revocation_apply: Histogram,
     records_dropped: IntCounter,
     verification: [VerificationMetrics; 2],
+    overload: OverloadMetrics,
 }
 
 /// Of one queue.
@@ -161,7 +165,8 @@ impl SidecarMetrics {
         });
         exposition.register(waiting)?;
         exposition.register(shed)?;
-        Ok(Self { exposition, doors, revocation_apply, records_dropped, verification })
+        let overload = OverloadMetrics::new(&exposition)?;
+        Ok(Self { exposition, doors, revocation_apply, records_dropped, verification, overload })
     }
 
     /// Also shows the gate's caches, snapshot and lease. Once per gate.
@@ -199,6 +204,21 @@ impl SidecarMetrics {
             Deferred::Token => token,
             Deferred::Proof => proof,
         }
+    }
+
+    /// The limits that were set anew.
+    pub fn limits_set(&self, limits: Reading) {
+        self.overload.set(limits);
+    }
+
+    /// How many checks of a kind may wait to be verified.
+    pub fn verification_limit(&self) -> &IntGauge {
+        self.overload.verification()
+    }
+
+    /// Counts checks that were denied because too many were under way.
+    pub fn shed(&self, what: Shed) -> &IntCounter {
+        self.overload.shed(what)
     }
 
     /// Counts lost decision records.

@@ -11,11 +11,12 @@ mod records;
 mod spans;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 #[cfg(test)]
 pub(crate) use self::logging::detached;
 pub use self::logging::{LevelHandle, LogConfig, LogError, LogFormat, Logging, init};
-pub use self::metrics::{ControlMetrics, Exposition, KeyFetch, SidecarMetrics};
+pub use self::metrics::{ControlMetrics, Exposition, KeyFetch, Shed, SidecarMetrics};
 pub use self::outcome::Outcome;
 pub use self::records::{Output, Records, RecordsConfig};
 pub use self::spans::CheckTracer;
@@ -47,7 +48,12 @@ impl Telemetry {
 
     /// A check begins.
     pub fn begin(&self, door: Door) -> Outcome<'_> {
-        Outcome::begin(self, door)
+        self.begin_at(door, Instant::now())
+    }
+
+    /// A check has begun at this time.
+    pub const fn begin_at(&self, door: Door, started: Instant) -> Outcome<'_> {
+        Outcome::begin(self, door, started)
     }
 
     /// The decision records, to flush on the way out.

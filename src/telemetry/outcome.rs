@@ -3,7 +3,7 @@
 //! Plane: hot path. INVARIANT: a check that has begun is told exactly once. One that is cancelled or panics before it
 //! has a decision is told as `system.internal`, by `Drop`: nobody got an allow from it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Telemetry;
 use super::records::Record;
@@ -18,14 +18,15 @@ pub struct Outcome<'a> {
     door: Door,
     started: Instant,
     parent: Option<Parent>,
-    told: bool,
+    /// Once it has been told.
+    took: Option<Duration>,
 }
 
 // === impl Outcome ===
 
 impl<'a> Outcome<'a> {
-    pub(super) fn begin(telemetry: &'a Telemetry, door: Door) -> Self {
-        Self { telemetry, door, started: Instant::now(), parent: None, told: false }
+    pub(super) const fn begin(telemetry: &'a Telemetry, door: Door, started: Instant) -> Self {
+        Self { telemetry, door, started, parent: None, took: None }
     }
 
     /// Takes the trace context out of the check's headers, if anything is traced.
@@ -37,10 +38,11 @@ impl<'a> Outcome<'a> {
 
     /// Tells of the decision. `path` may carry a query, which is left out. A second call does nothing.
     pub fn finish(&mut self, decision: Decision, method: &str, path: &str) {
-        if std::mem::replace(&mut self.told, true) {
+        if self.took.is_some() {
             return;
         }
         let duration = self.started.elapsed();
+        self.took = Some(duration);
         self.telemetry.metrics.check(self.door, decision.reason, decision.cached, duration);
         if let (Some(tracer), Some(parent)) = (&self.telemetry.tracer, self.parent.take()) {
             tracer.record(&parent, self.telemetry.clock.now().wall, self.door, &decision, method, duration);
@@ -50,13 +52,18 @@ impl<'a> Outcome<'a> {
 
     /// Whether the outcome has been told.
     pub fn is_finished(&self) -> bool {
-        self.told
+        self.took.is_some()
+    }
+
+    /// From its arrival to its decision, once that has been told.
+    pub const fn took(&self) -> Option<Duration> {
+        self.took
     }
 }
 
 impl Drop for Outcome<'_> {
     fn drop(&mut self) {
-        if !self.told {
+        if self.took.is_none() {
             let id = DecisionId::new(self.telemetry.clock.now().wall);
             self.finish(Decision::refuse(id, Reason::SystemInternal, "the check ended before it was answered"), "", "");
         }

@@ -35,7 +35,7 @@ impl CheckDoor {
         let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for header in &request.headers {
             let value = std::str::from_utf8(header.value).unwrap().to_owned();
-            headers.entry(header.name.to_owned()).or_default().push(value);
+            headers.entry(String::from_utf8_lossy(header.name).into_owned()).or_default().push(value);
         }
         let body = CheckBody {
             method: request.method.to_owned(),

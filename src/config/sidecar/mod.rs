@@ -12,13 +12,14 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 pub use self::raw::{
-    CertificateHeader, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawProof, RawRecords, RawScope,
-    RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
+    CertificateHeader, OverloadMode, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawOverload,
+    RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
 };
 use super::load::{self, ConfigError, Environment};
 use super::shared::Telemetry;
 use super::values::{Address, Cidr, HttpUrl, Identity, Span};
 use crate::authz::{ForwardingHeader, ProxyPeer, TrustedProxy};
+use crate::cache::AdaptiveLimits;
 use crate::credential::{Nonces, SpiffeId};
 use crate::object::ResourceName;
 use crate::tls;
@@ -43,6 +44,8 @@ pub struct SidecarConfig {
     pub nonces: Option<Nonces>,
     /// What it puts up with.
     pub limits: Limits,
+    /// How limits follow the delay of checks, if they do.
+    pub overload: Option<Overload>,
     /// Decision records.
     pub records: Records,
     /// Logs and traces.
@@ -160,6 +163,15 @@ pub struct Limits {
     pub verification_queue: u32,
 }
 
+/// How limits follow the delay of checks. No span is zero.
+#[derive(Debug, Clone, Copy)]
+pub struct Overload {
+    /// Of checks under way.
+    pub checks: AdaptiveLimits,
+    /// No more may wait for their verification than can be verified in this time.
+    pub verification_wait: Duration,
+}
+
 /// Where decision records go.
 #[derive(Debug, Clone)]
 pub enum Records {
@@ -211,6 +223,7 @@ impl RawSidecar {
             cache: self.cache.validate()?,
             nonces: self.proof.validate()?,
             limits: self.limits.validate()?,
+            overload: self.overload.validate()?,
             records: self.records.validate()?,
             telemetry: self.telemetry.validate(),
             drain_deadline: self.drain.deadline.0,
@@ -392,6 +405,24 @@ impl RawLimits {
             verification_threads: self.verification_threads,
             verification_queue: self.verification_queue,
         })
+    }
+}
+
+impl RawOverload {
+    fn validate(self) -> Result<Option<Overload>, ConfigError> {
+        if self.min_concurrent_checks == 0 {
+            return Err(ConfigError::value("overload.min_concurrent_checks", "must be at least 1"));
+        }
+        positive("overload.delay", self.delay)?;
+        positive("overload.cold_delay", self.cold_delay)?;
+        positive("overload.verification_wait", self.verification_wait)?;
+        if self.cold_delay.0 > self.delay.0 {
+            return Err(ConfigError::value("overload.cold_delay", "must not be longer than `overload.delay`"));
+        }
+        let (min, delay, cold_delay) = (self.min_concurrent_checks as usize, self.delay.0, self.cold_delay.0);
+        let checks = AdaptiveLimits { min, delay, cold_delay };
+        let overload = Overload { checks, verification_wait: self.verification_wait.0 };
+        Ok((self.mode == OverloadMode::Adaptive).then_some(overload))
     }
 }
 

@@ -33,6 +33,8 @@ pub struct RawSidecar {
     pub proof: RawProof,
     /// What it puts up with from its clients.
     pub limits: RawLimits,
+    /// What is done when more is asked than can be answered.
+    pub overload: RawOverload,
     /// Decision records.
     pub records: RawRecords,
     /// Logs and traces.
@@ -189,6 +191,34 @@ pub struct RawLimits {
     pub verification_queue: u32,
 }
 
+/// What is done when more is asked than can be answered. Whatever is shed is answered `system.overload` at once.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Overload")]
+pub struct RawOverload {
+    /// Whether the limits follow the delay of checks, below those of `limits`.
+    pub mode: OverloadMode,
+    /// Checks under way that are always admitted; a sixteenth of it for checks with a token not seen before.
+    pub min_concurrent_checks: u32,
+    /// Checks are shed when all of them have waited this long for a thread, a tenth of a second over.
+    pub delay: Span,
+    /// The same for checks with a token not seen before, which are shed first; at most `delay`.
+    pub cold_delay: Span,
+    /// No more checks may wait for their verification than can be verified in this time.
+    pub verification_wait: Span,
+}
+
+/// Whether limits follow the delay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OverloadMode {
+    /// They do.
+    #[default]
+    Adaptive,
+    /// Only those of `limits` count.
+    Fixed,
+}
+
 /// Decision records: JSON lines, one a decision.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -266,6 +296,19 @@ impl Default for RawLimits {
             max_connections: 1024,
             verification_threads: None,
             verification_queue: 256,
+        }
+    }
+}
+
+impl Default for RawOverload {
+    fn default() -> Self {
+        let span = |ms| Span(std::time::Duration::from_millis(ms));
+        Self {
+            mode: OverloadMode::Adaptive,
+            min_concurrent_checks: 1024,
+            delay: span(100),
+            cold_delay: span(10),
+            verification_wait: span(20),
         }
     }
 }

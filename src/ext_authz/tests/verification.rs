@@ -4,12 +4,16 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::task::Poll;
 
+use envoy_types::pb::envoy::config::core::v3::address::Address as OneOf;
+use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress};
 use envoy_types::pb::envoy::service::auth::v3::CheckRequest;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::Peer;
 
 use super::*;
 use crate::authz::Deferred;
-use crate::cache::VerificationLimits;
+use crate::cache::{AdaptiveLimits, Source, VerificationLimits};
 use crate::credential::TokenSigner;
 use crate::testing::{Estate, KeyHolder, changed};
 
@@ -22,6 +26,7 @@ struct Flooded {
     /// Known, and bound to that key.
     bound: String,
     telemetry: Arc<Telemetry>,
+    channel: Channel,
     client: AuthorizationClient<Channel>,
     /// Holds the thread until it is dropped.
     release: mpsc::Sender<()>,
@@ -32,6 +37,10 @@ struct Flooded {
 type Answer = Pin<Box<dyn Future<Output = CheckResponse> + Send>>;
 
 async fn start(queue: usize, max_wait: Duration) -> Flooded {
+    start_with(queue, max_wait, Config::default()).await
+}
+
+async fn start_with(queue: usize, max_wait: Duration, config: Config) -> Flooded {
     let estate = Estate::new();
     let gate = Arc::new(Gate::new(estate.state(), estate.clock.clone(), CacheSizes { tokens: 10, decisions: 10 }));
     // Known before the flood begins: one good token, and one that is known to be forged.
@@ -49,10 +58,10 @@ async fn start(queue: usize, max_wait: Duration) -> Flooded {
         let headers = [("authorization", format!("Bearer {token}"))];
         assert_eq!(gate.check(&crate::testing::request("GET", "/catalog/1", &headers)).reason, reason);
     }
-    let pool = VerificationPool::start(VerificationLimits { threads: 1, queue, max_wait }).unwrap();
+    let pool = VerificationPool::start(VerificationLimits { threads: 1, queue, wait: None, max_wait }).unwrap();
     let (entered, is_in) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
-    pool.submit(Deferred::Token, move |_| {
+    pool.submit(Deferred::Token, Source::Connection(0), move |_| {
         entered.send(()).unwrap();
         let _ = released.recv();
     })
@@ -67,10 +76,10 @@ async fn start(queue: usize, max_wait: Duration) -> Flooded {
     let (drain, signal) = drain::channel();
     let listeners = Listeners { tcp: Some(tcp), ..Default::default() };
     let decide = Decide::Gate(gate);
-    let (config, readiness) = (Config::default(), Readiness::new());
-    let served = tokio::spawn(serve_with(listeners, decide, pool, telemetry.clone(), readiness, config, signal));
-    let client = AuthorizationClient::connect(at).await.unwrap();
-    Flooded { estate, known, forged, client_key, bound, telemetry, client, release, drain, served }
+    let served = tokio::spawn(serve_with(listeners, decide, pool, telemetry.clone(), Readiness::new(), config, signal));
+    let channel = Endpoint::from_shared(at).unwrap().connect().await.unwrap();
+    let client = AuthorizationClient::new(channel.clone());
+    Flooded { estate, known, forged, client_key, bound, telemetry, channel, client, release, drain, served }
 }
 
 /// A check of the catalog under this token.
@@ -91,7 +100,20 @@ impl Flooded {
     }
 
     fn ask(&self, token: &str) -> Answer {
-        let (mut client, request) = (self.client.clone(), read(token));
+        self.send(read(token))
+    }
+
+    /// Asks for a client at this address.
+    fn ask_from(&self, address: &str, token: &str) -> Answer {
+        let mut request = read(token);
+        let socket = SocketAddress { address: address.to_owned(), ..SocketAddress::default() };
+        let address = Address { address: Some(OneOf::SocketAddress(socket)) };
+        request.attributes.as_mut().unwrap().source = Some(Peer { address: Some(address), ..Peer::default() });
+        self.send(request)
+    }
+
+    fn send(&self, request: CheckRequest) -> Answer {
+        let mut client = self.client.clone();
         Box::pin(async move { client.check(request).await.unwrap().into_inner() })
     }
 
@@ -182,12 +204,76 @@ async fn a_client_that_goes_away_leaves_nothing_to_verify_and_a_drain_waits_for_
     gone.abort();
     let _aborted = gone.await;
     door.drain.begin(Duration::from_secs(60));
-    let Flooded { release, telemetry, client, served, .. } = door;
+    let Flooded { release, telemetry, channel, client, served, .. } = door;
     drop(release);
     assert!(is_allowed(&stays.await.unwrap()));
     while telemetry.metrics().verification_waiting(Deferred::Token).get() != 0 {
         tokio::task::yield_now().await;
     }
-    drop(client);
+    drop((channel, client));
     tokio::time::timeout(Duration::from_secs(10), served).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_floods_does_not_crowd_out_another() {
+    let door = start(2, LONG).await;
+    let forged = ["x", "y"].map(|jti| {
+        let other = TokenSigner::generate_es256(door.estate.signer.kid()).unwrap();
+        other.sign(&changed(door.estate.claims("storefront"), &serde_json::json!({"jti": jti}))).unwrap()
+    });
+    let first = tokio::spawn(door.ask_from("10.0.0.66", &forged[0]));
+    door.until_waiting(Deferred::Token, 1).await;
+    let second = tokio::spawn(door.ask_from("10.0.0.66", &forged[1]));
+    door.until_waiting(Deferred::Token, 2).await;
+    assert_eq!(denial(&door.ask_from("10.0.0.66", &door.fresh("a")).await), (503, "system".to_owned()));
+    // It comes over the same connection; only the client's address tells it apart.
+    let good = tokio::spawn(door.ask_from("10.0.0.1", &door.fresh("b")));
+    assert_eq!(denial(&second.await.unwrap()), (503, "system".to_owned()), "it made room");
+    assert_eq!(door.shed(), 2);
+    drop(door.release);
+    assert!(is_allowed(&good.await.unwrap()));
+    assert_eq!(denial(&first.await.unwrap()), (401, "credential".to_owned()));
+}
+
+/// Limits that follow any delay at all, down to one check that takes a verification.
+fn strict() -> Config {
+    let adaptive = AdaptiveLimits { min: 16, delay: LONG, cold_delay: Duration::from_nanos(1) };
+    Config { adaptive: Some(adaptive), ..Config::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invariant_09_overload_sheds_unknown_tokens_first_and_never_allows() {
+    let door = start_with(1_000, LONG, strict()).await;
+    // A check under way whose message does not arrive. It was sent before what follows on this connection.
+    let mut grpc = tonic::client::Grpc::new(door.channel.clone());
+    grpc.ready().await.unwrap();
+    let path = "/envoy.service.auth.v3.Authorization/Check".parse().unwrap();
+    let never = tonic::Request::new(futures_util::stream::pending::<CheckRequest>());
+    let mut stuck =
+        Box::pin(grpc.client_streaming(never, path, tonic_prost::ProstCodec::<_, CheckResponse>::default()));
+    assert!(std::future::poll_fn(|cx| Poll::Ready(stuck.as_mut().poll(cx).is_pending())).await);
+    // Every answer takes more than a nanosecond, so the limit comes down once a window has passed.
+    let shed = async {
+        let mut n = 0_u64;
+        loop {
+            n += 1;
+            assert!(is_allowed(&door.ask(&door.known).await), "a known token is answered meanwhile");
+            let others = door.telemetry.metrics().verification_waiting(Deferred::Token).get();
+            let asked = tokio::spawn(door.ask(&door.fresh(&format!("fresh-{n}"))));
+            while !asked.is_finished() && door.telemetry.metrics().verification_waiting(Deferred::Token).get() == others
+            {
+                tokio::task::yield_now().await;
+            }
+            if asked.is_finished() {
+                return asked.await.unwrap();
+            }
+            asked.abort();
+        }
+    };
+    let shed = tokio::time::timeout(Duration::from_secs(30), shed).await.expect("the limit follows");
+    assert_eq!(denial(&shed), (503, "system".to_owned()));
+    assert!(door.telemetry.metrics().exposition().render().contains("portcullis_overload_limit{class=\"cold\"} 1\n"));
+    let health =
+        HealthClient::new(door.channel.clone()).check(HealthCheckRequest { service: SERVICE.to_owned() }).await;
+    assert_eq!(health.unwrap().into_inner().status, 1, "overload is not unreadiness");
 }
