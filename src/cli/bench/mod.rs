@@ -16,7 +16,7 @@ use super::output::Out;
 /// Measure any Envoy ext_authz server under load; generate estates and tokens to do so.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  portcullis bench generate --grants 100000 --out estate\n  \
-    portcullis sidecar --config estate/sidecar.yaml &\n  \
+    portcullis sidecar --config estate/sidecar.yaml\n  \
     portcullis bench run --mix estate/mix.yaml --target portcullis=grpc://127.0.0.1:9191 --rate 2000")]
 pub(super) enum BenchCommand {
     Run(Box<RunArgs>),

@@ -27,7 +27,7 @@ use crate::bench::{Expect, Mix, Pace, RunError, Settings, Shares, Single, Step, 
     after_help = "Examples:\n  portcullis bench run --target ours=grpc://127.0.0.1:9191 --mix mix.yaml --rate 1000\n  \
     portcullis bench run --target opa=grpc://127.0.0.1:9292 --path /items/1 --token-file token.jwt --expect allow\n  \
     portcullis bench run --target a=grpc://127.0.0.1:9191 --target b=grpc://127.0.0.1:9292 \\\n    \
-        --pid a=\"$(pgrep -x portcullis)\" --pid b=\"$(pgrep -x opa)\" --mix mix.yaml --html report.html\n  \
+        --pid a=4711 --pid b=4712 --mix mix.yaml --html report.html\n  \
     portcullis bench run --target through-envoy=http://127.0.0.1:10000 --mix mix.yaml --rate 500 --expect mix\n\n\
     Exit status: 0 every answer was the expected one; 1 some were not; 2 nothing could be measured."
 )]
