@@ -21,8 +21,11 @@ const METHODS: [(&str, &str, &str); 5] = [
     ("ValidateJWTSVID", "ValidateJWTSVIDRequest", "ValidateJWTSVIDResponse"),
 ];
 
+/// Number, name, type.
+type Field = (i32, &'static str, &'static str);
+
 /// Message, and its fields by number.
-const MESSAGES: [(&str, &[(i32, &str, &str)]); 12] = [
+const MESSAGES: [(&str, &[Field]); 12] = [
     ("X509SVIDRequest", &[]),
     (
         "X509SVIDResponse",
