@@ -10,7 +10,7 @@ TESTS ?=
 ENVOY := examples/demo/install-envoy.sh
 OIDC_PROVIDER := tests/it/oidc/install.sh
 
-.PHONY: help setup envoy build demo dev test bench lint fmt deny clean
+.PHONY: help setup envoy build demo dev test bench lint fmt deny fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -53,6 +53,11 @@ bench: setup ## Run the benchmarks; benches/README.md says how to read them
 lint: setup deny ## Format, clippy and dependencies, as CI checks them
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
+
+# The fuzz targets are a workspace of their own; its lock file is made from ours. Stable is enough for this, and no C++.
+fuzz: setup ## Type-check the fuzz targets (tests/fuzz/README.md says how to run them)
+	cp Cargo.lock tests/fuzz/Cargo.lock
+	$(CARGO) check --manifest-path tests/fuzz/Cargo.toml --target-dir target --no-default-features --quiet
 
 fmt: ## Format the code
 	$(CARGO) fmt
