@@ -58,8 +58,13 @@ fn main() {
         open_loop::stay_on(&processors);
     }
     if let Some(kind) = flag("--serve") {
-        let number = |name: &str| flag(name).and_then(|n| n.parse().ok());
-        return serve(&kind, number("--grants").unwrap_or(1_000), number("--workers").unwrap_or(0));
+        let grants = flag("--grants").and_then(|n| n.parse().ok()).unwrap_or(1_000);
+        let (kind, threads, workers) = match (kind.split_once('@'), kind.split_once('/')) {
+            (Some((kind, n)), _) => (kind, n.parse().expect("a number"), 0),
+            (_, Some((kind, n))) => (kind, 1, n.parse().expect("a number")),
+            _ => (&*kind, 1, 0),
+        };
+        return serve(kind, grants, threads, workers);
     }
     let number = |name: &str, default: u64| flag(name).and_then(|n| n.parse().ok()).unwrap_or(default);
     if let (Some(address), Some(token)) = (flag("--attack"), flag("--token")) {
@@ -78,7 +83,11 @@ fn main() {
     if is_set("--overload") {
         return overload::run(&grants, &overload::Plan { rounds, seconds, cold: number("--cold", 50) });
     }
-    let targets = ["static-allow", "portcullis", "portcullis+records"];
+    let mut targets = vec!["static-allow", "portcullis", "portcullis+records"];
+    if args.iter().any(|a| a == "--runtimes") {
+        // `@N`: one runtime with N threads; `/N`: N runtimes with one.
+        targets = vec!["static-allow", "portcullis@1", "portcullis/1", "portcullis@2", "portcullis/2"];
+    }
     let servers: Vec<Server> = targets.iter().map(|t| Server::start(t, &grants)).collect();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
@@ -105,7 +114,7 @@ fn main() {
             ratios.entry(server.name).or_default().push(ratio);
         }
     }
-    for target in targets {
+    for target in &targets {
         let list = ratios.get_mut(target).expect("a target that ran");
         list.sort_by(f64::total_cmp);
         println!("median    {target:<20} {:5.2}x of static-allow", list[list.len() / 2]);
@@ -189,9 +198,8 @@ fn cpu_seconds(pid: u32) -> f64 {
 
 // === the servers ===
 
-/// On a runtime with one worker thread or, with `workers`, on as many runtimes with a single thread.
-fn serve(kind: &str, grants: usize, workers: usize) {
-    let threads = std::env::var("BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+/// On a runtime with so many threads or, with `workers`, on as many runtimes with a single thread.
+fn serve(kind: &str, grants: usize, threads: usize, workers: usize) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
     let workers: Vec<_> = (0..workers)

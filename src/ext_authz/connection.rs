@@ -144,3 +144,41 @@ impl<IO: AsyncWrite + Unpin> Write for Joined<IO> {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_ready_is_run_at_once_what_waits_goes_on_by_itself_and_a_panic_ends_alone() {
+        let begun = Begun::default();
+        let done = Arc::new(AtomicUsize::new(0));
+        let counts = |times: usize| {
+            for _ in 0..times {
+                let done = Arc::clone(&done);
+                begun.execute(async move { drop(done.fetch_add(1, Ordering::Relaxed)) });
+            }
+        };
+        let (tell, told) = oneshot::channel::<()>();
+        let (ends, ended) = oneshot::channel();
+        counts(1);
+        begun.execute(async { panic!("as a bug would") });
+        begun.execute(async move {
+            told.await.unwrap();
+            ends.send(()).unwrap();
+        });
+        counts(3 * BATCH);
+
+        let mut connection = pin!(std::future::pending::<()>());
+        let polled = poll_fn(|cx| Poll::Ready(begun.drive(connection.as_mut(), cx))).await;
+        assert!(polled.is_pending());
+        assert_eq!(done.load(Ordering::Relaxed), 1 + 3 * BATCH, "more than a batch, in one poll");
+        drop(begun);
+        tell.send(()).unwrap();
+        ended.await.unwrap();
+    }
+}
