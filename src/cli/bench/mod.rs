@@ -2,18 +2,20 @@
 //!
 //! Plane: composition. Turns arguments into what `bench` takes, and its results into text, JSON and HTML.
 
+mod fleet;
 mod generate;
 mod run;
 mod text;
 
 use clap::Subcommand;
 
+use self::fleet::FleetArgs;
 use self::generate::GenerateArgs;
 use self::run::RunArgs;
 use super::failure::Outcome;
 use super::output::Out;
 
-/// Measure any Envoy ext_authz server under load; generate estates and tokens to do so.
+/// Measure any Envoy ext_authz server under load; generate estates and fleets to do so.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example:\n  portcullis bench generate --grants 100000 --out estate\n  \
     portcullis sidecar --config estate/sidecar.yaml\n  \
@@ -21,6 +23,7 @@ use super::output::Out;
 pub(super) enum BenchCommand {
     Run(Box<RunArgs>),
     Generate(GenerateArgs),
+    Fleet(Box<FleetArgs>),
 }
 
 impl BenchCommand {
@@ -28,6 +31,7 @@ impl BenchCommand {
         match self {
             Self::Run(args) => args.run(out),
             Self::Generate(args) => args.run(out),
+            Self::Fleet(args) => args.run(out),
         }
     }
 }
