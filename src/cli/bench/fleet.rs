@@ -29,7 +29,7 @@ use crate::wire::VerifyKey;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  portcullis bench fleet --sidecars 1000 --control https://127.0.0.1:9181 --ca ca.pem \\\n    \
-    --verify-key control/verify-key --identities identities --pid $(pgrep -f 'portcullis control')\n  \
+    --verify-key control/verify-key --identities identities --pid 4711\n  \
     portcullis bench fleet … --api https://127.0.0.1:9180 --operator-token control/bootstrap-token \\\n    \
     --issuer production --revocations 20 --burst 20"
 )]
