@@ -90,7 +90,7 @@ pub struct RawSync {
     pub max_staleness: Span,
     /// How many commits are held in memory for deltas.
     pub log_capacity: usize,
-    /// How many sidecars are served at a time; each takes a file descriptor and about 60 KiB. More are told to come back.
+    /// How many sidecars are served at a time; each takes a file descriptor and about 50 KiB. More are told to come back.
     pub max_streams: usize,
     /// How many of them are sent a whole snapshot at a time; more wait in line.
     pub max_snapshots: usize,

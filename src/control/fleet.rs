@@ -6,10 +6,11 @@
 //! registry file remembers that it exists). Memory is bounded: instances are capped, and forgotten some time after they
 //! can only deny.
 
+mod instance;
 mod receipt;
 mod registry;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,17 +18,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use self::instance::Slot;
 pub use self::receipt::{Applied, Pending, Receipt};
 use self::registry::Registry;
 use crate::authz::MAX_CLOCK_SKEW;
 use crate::clock::{SharedClock, Timestamp};
 use crate::credential::SpiffeId;
-use crate::wire::{Epoch, Position, Revision, ScopeId};
+use crate::wire::{Position, ScopeId};
 
 /// How long an instance is still listed once it can only deny.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// How many acknowledgements of an instance are remembered, to tell when it had applied which revision.
-const ACKS_KEPT: usize = 64;
 
 /// An enforcement point as configured: who it is and what it protects. The only source of a sidecar's scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,22 +136,6 @@ struct Inner {
 
 /// What is known of each instance of each enforcement point; none of them is empty.
 type Instances = BTreeMap<SpiffeId, BTreeMap<Arc<str>, Arc<Slot>>>;
-
-/// One instance, as the stream in force has it. Its acknowledgements need no lock but this one.
-#[derive(Debug)]
-struct Slot(Mutex<Instance>);
-
-#[derive(Debug)]
-struct Instance {
-    connected: bool,
-    version: Box<str>,
-    /// The epoch of the acknowledgements.
-    epoch: Option<Epoch>,
-    /// Rising revisions and when each was acknowledged.
-    acks: VecDeque<(Revision, Timestamp)>,
-    last_seen: Timestamp,
-    last_nack: Option<NackReport>,
-}
 
 // === impl Fleet ===
 
@@ -329,63 +313,13 @@ fn each(instances: &Instances) -> impl Iterator<Item = (&SpiffeId, &Arc<str>, &A
     instances.iter().flat_map(|(identity, all)| all.iter().map(move |(instance, slot)| (identity, instance, slot)))
 }
 
-// === impl Slot ===
-
-impl Slot {
-    fn new(version: &str, now: Timestamp, connected: bool, last_nack: Option<NackReport>) -> Arc<Self> {
-        let (version, acks) = (version.into(), VecDeque::new());
-        Arc::new(Self(Mutex::new(Instance { connected, version, epoch: None, acks, last_seen: now, last_nack })))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Instance> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-// === impl Instance ===
-
-impl Instance {
-    /// What it acknowledged last, and when.
-    fn last(&self) -> Option<(Position, Timestamp)> {
-        let (revision, at) = *self.acks.back()?;
-        Some((Position { epoch: self.epoch?, revision }, at))
-    }
-
-    /// When it acknowledged `position` or a later one, as far back as is remembered.
-    fn applied_at(&self, position: Position) -> Option<Timestamp> {
-        if self.epoch? < position.epoch {
-            return None;
-        }
-        let reached = |revision: Revision| self.epoch > Some(position.epoch) || revision >= position.revision;
-        self.acks.iter().find(|(revision, _)| reached(*revision)).map(|(_, at)| *at)
-    }
-
-    /// Whether it has acknowledged `position` or a later one.
-    fn has_applied(&self, position: Position) -> bool {
-        self.last().is_some_and(|(last, _)| last >= position)
-    }
-}
-
 // === impl Connection ===
 
 impl Connection {
     /// The instance has applied `position`.
     pub fn acked(&self, position: Position) {
         let now = self.fleet.clock.now().wall;
-        {
-            let mut instance = self.slot.lock();
-            instance.last_seen = now;
-            if instance.last().is_none_or(|(last, _)| position > last) {
-                if instance.epoch != Some(position.epoch) {
-                    instance.acks.clear();
-                    instance.epoch = Some(position.epoch);
-                }
-                if instance.acks.len() >= ACKS_KEPT {
-                    instance.acks.pop_front();
-                }
-                instance.acks.push_back((position.revision, now));
-            }
-        }
+        self.slot.lock().acked(position, now);
         self.fleet.wake();
     }
 

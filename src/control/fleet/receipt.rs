@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fleet, Instance, Key, Slot, each};
+use super::instance::{Instance, Slot};
+use super::{Fleet, Key, each};
 use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
 use crate::wire::Position;
