@@ -10,7 +10,10 @@ TESTS ?=
 ENVOY := examples/demo/install-envoy.sh
 OIDC_PROVIDER := tests/it/oidc/install.sh
 
-.PHONY: help setup envoy build demo dev test bench lint fmt deny clean
+RENEW ?=
+SCENARIO ?=
+
+.PHONY: help setup envoy build demo dev test bench size gate lint fmt deny fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,11 +51,37 @@ test: setup ## Run all tests (TESTS=name for some)
 	$(CARGO) test --locked --doc -- $(TESTS)
 
 bench: setup ## Run the benchmarks; benches/README.md says how to read them
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench core --bench loopback
+
+# RENEW=1 writes the baseline, SCENARIO="a b" counts only scenarios with these words.
+gate: setup ## Count instructions of the hot path; fails at 5 % more than benches/gate/baseline.yaml
+	@if ! command -v valgrind >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "gate: installing valgrind"; mkdir -p .cache; \
+	        { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q valgrind; } \
+	            >.cache/apt.log 2>&1 </dev/null || { tail -5 .cache/apt.log >&2; exit 2; }; \
+	    else \
+	        echo "valgrind is needed (on Debian, as root: apt-get install valgrind)" >&2; exit 2; \
+	    fi; \
+	fi
+	$(CARGO) bench --locked --profile gate --bench gate -- $(if $(RENEW),--renew) $(SCENARIO)
+
+# B12 of the design. The release profile only: other builds have no LTO, and say nothing about it.
+SIZE_MIB := 30
+size: setup ## Check the size of the release binary, stripped
+	$(CARGO) build --locked --release --bin portcullis
+	@strip -o target/release/portcullis.stripped target/release/portcullis
+	@bytes=$$(stat -c %s target/release/portcullis.stripped); rm target/release/portcullis.stripped; \
+	    awk -v b="$$bytes" 'BEGIN { printf "%.1f MiB of $(SIZE_MIB)\n", b / 1048576; exit b > $(SIZE_MIB) * 1048576 }'
 
 lint: setup deny ## Format, clippy and dependencies, as CI checks them
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --quiet -- -D warnings
+
+# The fuzz targets are a workspace of their own; its lock file is made from ours. Stable is enough for this, and no C++.
+fuzz: setup ## Type-check the fuzz targets (tests/fuzz/README.md says how to run them)
+	cp Cargo.lock tests/fuzz/Cargo.lock
+	$(CARGO) check --manifest-path tests/fuzz/Cargo.toml --target-dir target --no-default-features --quiet
 
 fmt: ## Format the code
 	$(CARGO) fmt

@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use portcullis::authz::{self, Inputs, KnownAnswer, KnownToken, Memo, NoMemo};
+use portcullis::authz::{self, Inputs, NoMemo};
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock, SystemClock, Timestamp};
 use portcullis::credential::{self, IssuerSet};
@@ -17,22 +17,10 @@ use portcullis::object::{Kind, Object};
 use portcullis::testing::{Estate, SigningKey, Size, request};
 use serde_json::json;
 
-/// Remembers the one token, and no answer: what is left is everything but the signature and the policy cache.
-#[derive(Default)]
-struct NoCrypto(std::sync::OnceLock<Arc<KnownToken>>);
+use self::no_crypto::NoCrypto;
 
-impl Memo for NoCrypto {
-    fn token(&self, _: &[u8; 32], usable: impl Fn(&KnownToken) -> bool) -> Option<Arc<KnownToken>> {
-        self.0.get().filter(|k| usable(k)).cloned()
-    }
-    fn keep_token(&self, _: [u8; 32], token: &Arc<KnownToken>) {
-        let _ = self.0.set(Arc::clone(token));
-    }
-    fn answer(&self, _: &[u8], _: impl Fn(&KnownAnswer) -> bool) -> Option<Arc<KnownAnswer>> {
-        None
-    }
-    fn keep_answer(&self, _: &[u8], _: &Arc<KnownAnswer>) {}
-}
+#[path = "no_crypto.rs"]
+mod no_crypto;
 
 const SIZES: [(&str, Size); 2] = [
     ("1k grants, 10 policies", Size { grants: 1_000, policies: 10, workloads: 500 }),

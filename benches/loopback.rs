@@ -22,12 +22,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as AttributeRequest};
 use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
-use envoy_types::pb::envoy::service::auth::v3::authorization_server::{Authorization, AuthorizationServer};
-use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, OkHttpResponse};
-use envoy_types::pb::google::rpc;
+use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use portcullis::authz::Lease;
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock, SystemClock};
@@ -37,8 +33,12 @@ use portcullis::testing::{Estate, Size};
 use portcullis::{drain, ext_authz, readiness};
 use tokio::net::TcpListener;
 
+use self::floor::{StaticAllow, check_request};
+
 #[path = "flood.rs"]
 mod flood;
+#[path = "floor.rs"]
+mod floor;
 #[path = "open_loop.rs"]
 mod open_loop;
 #[path = "overload.rs"]
@@ -50,19 +50,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 16;
 
-struct StaticAllow;
-
-#[tonic::async_trait]
-impl Authorization for StaticAllow {
-    async fn check(&self, _: tonic::Request<CheckRequest>) -> Result<tonic::Response<CheckResponse>, tonic::Status> {
-        Ok(tonic::Response::new(CheckResponse {
-            status: Some(rpc::Status::default()),
-            http_response: Some(HttpResponse::OkResponse(OkHttpResponse::default())),
-            ..CheckResponse::default()
-        }))
-    }
-}
-
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let flag = |name: &str| args.iter().position(|a| a == name).and_then(|i| args.get(i + 1)).cloned();
@@ -71,7 +58,13 @@ fn main() {
         open_loop::stay_on(&processors);
     }
     if let Some(kind) = flag("--serve") {
-        return serve(&kind, flag("--grants").and_then(|n| n.parse().ok()).unwrap_or(1_000));
+        let grants = flag("--grants").and_then(|n| n.parse().ok()).unwrap_or(1_000);
+        let (kind, threads, workers) = match (kind.split_once('@'), kind.split_once('/')) {
+            (Some((kind, n)), _) => (kind, n.parse().expect("a number"), 0),
+            (_, Some((kind, n))) => (kind, 1, n.parse().expect("a number")),
+            _ => (&*kind, 1, 0),
+        };
+        return serve(kind, grants, threads, workers);
     }
     let number = |name: &str, default: u64| flag(name).and_then(|n| n.parse().ok()).unwrap_or(default);
     if let (Some(address), Some(token)) = (flag("--attack"), flag("--token")) {
@@ -90,7 +83,11 @@ fn main() {
     if is_set("--overload") {
         return overload::run(&grants, &overload::Plan { rounds, seconds, cold: number("--cold", 50) });
     }
-    let targets = ["static-allow", "portcullis", "portcullis+records"];
+    let mut targets = vec!["static-allow", "portcullis", "portcullis+records"];
+    if args.iter().any(|a| a == "--runtimes") {
+        // `@N`: one runtime with N threads; `/N`: N runtimes with one.
+        targets = vec!["static-allow", "portcullis@1", "portcullis/1", "portcullis@2", "portcullis/2"];
+    }
     let servers: Vec<Server> = targets.iter().map(|t| Server::start(t, &grants)).collect();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
@@ -117,7 +114,7 @@ fn main() {
             ratios.entry(server.name).or_default().push(ratio);
         }
     }
-    for target in targets {
+    for target in &targets {
         let list = ratios.get_mut(target).expect("a target that ran");
         list.sort_by(f64::total_cmp);
         println!("median    {target:<20} {:5.2}x of static-allow", list[list.len() / 2]);
@@ -191,46 +188,6 @@ async fn load(server: &Server, time: Duration) -> (u64, Duration) {
     (done.load(Ordering::Relaxed), start.elapsed())
 }
 
-/// What Envoy sends for a browser-like request: about twenty headers.
-fn check_request(token: &str, n: usize) -> CheckRequest {
-    let id = format!("{n:08x}-4be1-4d3a-9d2b-000000000000");
-    let mut headers: HashMap<String, String> = [
-        (":authority", "shop.example"),
-        (":method", "GET"),
-        (":path", "/catalog/1"),
-        (":scheme", "https"),
-        ("accept", "application/json"),
-        ("accept-encoding", "gzip, br"),
-        ("accept-language", "en"),
-        ("cache-control", "no-cache"),
-        ("content-type", "application/json"),
-        ("user-agent", "storefront/1.7 (linux)"),
-        ("x-b3-traceid", "80f198ee56343ba864fe8b2a57d3eff7"),
-        ("x-b3-spanid", "e457b5a2e4d86bd1"),
-        ("x-envoy-attempt-count", "1"),
-        ("x-envoy-internal", "true"),
-        ("x-forwarded-for", "10.1.2.3"),
-        ("x-forwarded-proto", "https"),
-        ("x-tenant", "acme"),
-    ]
-    .into_iter()
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .collect();
-    headers.insert("authorization".to_owned(), format!("Bearer {token}"));
-    headers.insert("x-request-id".to_owned(), id);
-    let http = HttpRequest {
-        method: "GET".to_owned(),
-        path: "/catalog/1".to_owned(),
-        host: "shop.example".to_owned(),
-        scheme: "https".to_owned(),
-        protocol: "HTTP/2".to_owned(),
-        headers,
-        ..HttpRequest::default()
-    };
-    let request = AttributeRequest { http: Some(http), ..AttributeRequest::default() };
-    CheckRequest { attributes: Some(AttributeContext { request: Some(request), ..AttributeContext::default() }) }
-}
-
 /// User and system time of a process, from `/proc/PID/stat`, in ticks of 10 ms.
 fn cpu_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a running server");
@@ -241,9 +198,21 @@ fn cpu_seconds(pid: u32) -> f64 {
 
 // === the servers ===
 
-fn serve(kind: &str, grants: usize) {
+/// On a runtime with so many threads or, with `workers`, on as many runtimes with a single thread.
+fn serve(kind: &str, grants: usize, threads: usize, workers: usize) {
     let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
+    let workers: Vec<_> = (0..workers)
+        .map(|_| {
+            let (hand, handle) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                hand.send(runtime.handle().clone()).expect("somebody waits");
+                runtime.block_on(std::future::pending::<()>());
+            });
+            handle.recv().expect("a runtime")
+        })
+        .collect();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -278,7 +247,7 @@ fn serve(kind: &str, grants: usize) {
         let key = URL_SAFE_NO_PAD.encode(estate.signer.pkcs8_pem().expect("a key").as_bytes());
         println!("{address}\n{}\n{key}", estate.token("storefront"));
         let (_drain, signal) = drain::channel();
-        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
+        let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None, workers };
         let config = overload::config(kind);
         ext_authz::serve(listeners, Arc::new(gate), telemetry, readiness::Readiness::new(), config, signal)
             .await

@@ -19,6 +19,7 @@
 //! | [`sync`] | sync | Client of the control plane: ordered apply, last-known-good on disk, backoff |
 //! | [`control`] | control | Store, revision log, index, REST API, sync server |
 //! | [`admin`], [`telemetry`], [`tls`], [`drain`], [`readiness`], [`offload`] | cross-cutting | Health, metrics, logs, traces, decision records, shutdown |
+//! | [`bench`] | composition | Load generator for any ext_authz server, a simulated fleet, and estates of any size to measure with |
 //! | [`config`], [`app`], [`cli`] | composition | Configuration compiles to one runtime form; `app` builds it; `cli` is what people type |
 //! | [`testing`] | tests | Fakes that speak the real protocols |
 //!
@@ -31,6 +32,7 @@
 pub mod admin;
 pub mod app;
 pub mod authz;
+pub mod bench;
 pub mod cache;
 pub mod cli;
 pub mod clock;

@@ -12,8 +12,13 @@ pub struct Unfinished;
 
 /// Does `work` off the runtime's threads. Within a tokio runtime.
 pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unfinished> {
-    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+    if !has_other_threads() {
         return Ok(work());
     }
     tokio::task::spawn_blocking(work).await.map_err(|_panicked| Unfinished)
+}
+
+/// Whether work may be done off the runtime's threads. Within a tokio runtime.
+pub fn has_other_threads() -> bool {
+    Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread
 }

@@ -40,9 +40,14 @@ mod rules {
         ("offload", &[]),
         ("config", &[PURE, EDGE, &["cache", "sync", "control"]]),
         ("app", &[PURE, EDGE, &["config", "cache", "state", "ext_authz", "sync", "control", "admin"]]),
+        ("bench", &[PURE, EDGE, &["app", "sync", "control"]]),
         (
             "cli",
-            &[PURE, EDGE, &["app", "config", "cache", "state", "ext_authz", "sync", "control", "admin", "testing"]],
+            &[
+                PURE,
+                EDGE,
+                &["bench", "app", "config", "cache", "state", "ext_authz", "sync", "control", "admin", "testing"],
+            ],
         ),
         ("testing", &[PURE, EDGE, &["app", "config", "cache", "state", "ext_authz", "sync", "control", "admin"]]),
     ];

@@ -4,6 +4,7 @@
 //! step. INVARIANT: it forwards nothing, so it holds no permit; the token it is given is neither logged nor echoed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use axum::Json;
 use axum::extract::State;
@@ -32,6 +33,15 @@ pub struct CheckBody {
     /// The client's certificate, as PEM, as if a proxy had verified its chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<String>,
+    /// The identity in that certificate, where the proxy tells it apart: Envoy's `source.principal`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<String>,
+    /// The address of who sends: what `trusted_proxies` may list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// Whether the proxy has sent part of the body only.
+    #[serde(default)]
+    pub partial_body: bool,
     /// Evaluate without the caches and tell each step.
     #[serde(default)]
     pub explain: bool,
@@ -130,11 +140,15 @@ fn request(asked: &CheckBody) -> Request<'_> {
     let headers = asked
         .headers
         .iter()
-        .flat_map(|(name, values)| values.as_slice().iter().map(move |value| Header { name, value: value.as_bytes() }))
+        .flat_map(|(name, values)| {
+            values.as_slice().iter().map(move |value| Header { name: name.as_bytes(), value: value.as_bytes() })
+        })
         .collect();
     let (method, path, host) = (&asked.method, &asked.path, &asked.host);
-    let (scheme, peer) = ("https", Peer { certificate: asked.certificate.as_deref(), ..Peer::default() });
-    Request { door: Door::Check, method, path, host, scheme, headers, partial_body: false, peer }
+    let (principal, certificate) = (asked.principal.as_deref(), asked.certificate.as_deref());
+    let peer = Peer { principal, certificate, address: asked.address };
+    let (scheme, partial_body) = ("https", asked.partial_body);
+    Request { door: Door::Check, method, path, host, scheme, headers, partial_body, peer }
 }
 
 fn bad_request(error: &serde_path_to_error::Error<serde_json::Error>) -> Response {

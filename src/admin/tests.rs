@@ -150,6 +150,7 @@ async fn a_bad_check_names_the_field() {
         (json!({"method": "GET"}).to_string(), ".", "missing field `path`"),
         (json!({"method": "GET", "path": "/", "heders": {}}).to_string(), "heders", "unknown field `heders`"),
         (json!({"method": "GET", "path": 7}).to_string(), "path", "invalid type"),
+        (json!({"method": "GET", "path": "/", "address": "10.0.0"}).to_string(), "address", "invalid IP address"),
         (format!("{}x", json!({"method": "GET", "path": "/"})), ".", "trailing characters"),
         (String::new(), ".", "EOF"),
     ] {

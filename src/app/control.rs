@@ -97,6 +97,8 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         },
         lease: config.sync.lease,
         bookmark_interval: config.sync.bookmark_interval,
+        max_streams: config.sync.max_streams,
+        max_snapshots: config.sync.max_snapshots,
         ..SyncServerConfig::default()
     };
     let sync_deps = SyncServerDeps {

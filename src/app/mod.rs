@@ -6,6 +6,7 @@
 //! telemetry does can take its threads. Start-up order: configuration, telemetry, state from disk, listeners, sync.
 
 pub mod control;
+pub mod descriptors;
 pub mod files;
 mod keys;
 mod listen;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use super::{BuildError, Deps, RunError, control, sidecar};
+use super::{BuildError, Deps, RunError, control, descriptors, sidecar};
 use crate::config::{ControlConfig, SidecarConfig};
 use crate::drain::{self, Drain};
 use crate::readiness::Readiness;
@@ -65,6 +65,7 @@ impl Runtimes {
 
 /// Runs a sidecar until it is told to end.
 pub fn sidecar(config: SidecarConfig) -> Result<(), ProcessError> {
+    descriptors::raise();
     Runtimes::start()?.run(async |hot, support| {
         let logging = super::log(&config.telemetry, "portcullis-sidecar")?;
         log_panics();
@@ -78,9 +79,18 @@ pub fn sidecar(config: SidecarConfig) -> Result<(), ProcessError> {
 
 /// Runs a control plane until it is told to end.
 pub fn control(config: ControlConfig) -> Result<(), ProcessError> {
+    let descriptors = descriptors::raise();
     Runtimes::start()?.run(async |hot, support| {
         let logging = super::log(&config.telemetry, "portcullis-control")?;
         log_panics();
+        let wanted = config.sync.max_streams as u64;
+        if descriptors < wanted {
+            tracing::warn!(
+                descriptors,
+                wanted,
+                "this process may have fewer connections open than it would serve sidecars"
+            );
+        }
         let bound = control::build(config, &Deps::system(&logging, hot, support)).await?;
         let readiness = bound.readiness().clone();
         let (drain, signal) = drain::channel();

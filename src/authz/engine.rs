@@ -360,7 +360,8 @@ impl Question<'_> {
     fn grants(&self) -> Covering {
         let names = [&*self.route.resource, &*self.route.service];
         let revoked = |id| self.snapshot.revocations.is_grant_revoked(id);
-        self.snapshot.grants.find(&self.key, names, &self.route.action, self.path, self.now, revoked)
+        let apart = self.snapshot.policies.reads().grants_apart();
+        self.snapshot.grants.find(&self.key, names, &self.route.action, self.path, self.now, apart, revoked)
     }
 
     /// The answer, from the memo when it is still good.
@@ -433,14 +434,13 @@ impl Question<'_> {
         let resource = self.snapshot.routes.resource(self.route)?;
         let (method, path, host, transaction) = (self.method, self.path.as_str(), self.host, self.transaction);
         let facts = Facts { method, path, host, transaction };
-        let inquiry = self.snapshot.policies.inquire(&self.workload.principal, &self.route.action, resource, facts);
+        let inquiry = self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts);
         let plain = inquiry.ask(None);
         if let Outcome::Allow(policies) = plain {
             return Some(Answer { reason: Reason::AllowPolicy, grant: None, policies, grant_request: None });
         }
         let mut with_grant = None;
-        let several = if inquiry.tells_grants_apart() { covering.active.len() } else { 1 };
-        for active in covering.active.iter().take(several) {
+        for active in &covering.active {
             match inquiry.ask(Some(&self.snapshot.grants.facts(active))) {
                 Outcome::Allow(policies) => {
                     let grant = Some(active.id);

@@ -152,16 +152,16 @@ fn position(value: &[u8]) -> Result<Position, Refusal> {
 impl Name {
     /// Most headers are none of these, which their length tells.
     #[inline]
-    fn of(name: &str) -> Option<Self> {
+    fn of(name: &[u8]) -> Option<Self> {
         let (canonical, this) = match name.len() {
             4 => ("dpop", Self::Dpop),
             9 => ("txn-token", Self::TxnToken),
             // What a proxy writes has its one name; another spelling is a client's, and is not used.
-            11 => return name.eq_ignore_ascii_case("client-cert").then_some(Self::ClientCert),
+            11 => return name.eq_ignore_ascii_case(b"client-cert").then_some(Self::ClientCert),
             13 => ("authorization", Self::Authorization),
             20 => ("workload-proof-token", Self::Wpt),
             23 if is_header(name, "workload-identity-token") => ("workload-identity-token", Self::Wit),
-            23 => return name.eq_ignore_ascii_case("x-forwarded-client-cert").then_some(Self::Xfcc),
+            23 => return name.eq_ignore_ascii_case(b"x-forwarded-client-cert").then_some(Self::Xfcc),
             25 => (MIN_REVISION_HEADER, Self::MinRevision),
             _ => return None,
         };
@@ -170,7 +170,7 @@ impl Name {
 }
 
 /// Compares a header name as every server along the way may: case-insensitively, `_` for `-`.
-fn is_header(name: &str, canonical: &str) -> bool {
+fn is_header(name: &[u8], canonical: &str) -> bool {
     name.len() == canonical.len()
-        && name.bytes().zip(canonical.bytes()).all(|(a, b)| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-'))
+        && name.iter().zip(canonical.as_bytes()).all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
 }

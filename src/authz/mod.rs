@@ -5,6 +5,7 @@
 //! adding a revocation never turns a deny into an allow.
 
 mod authenticate;
+mod change;
 mod decision;
 mod engine;
 mod explain;
@@ -30,6 +31,7 @@ mod tests;
 mod transaction;
 
 pub use self::authenticate::KnownToken;
+pub use self::change::{Change, Prepared};
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
 pub use self::engine::{Deferred, Inputs, KnownAnswer, Memo, NoMemo, decide, decide_unless_costly, explain};
 pub use self::explain::Step;
@@ -44,5 +46,5 @@ pub use self::proof::{Challenge, Proving, Registered, Replay};
 pub use self::reason::{GrpcStatus, Reason};
 pub use self::request::{Door, Header, Peer, Request};
 pub use self::route::{RouteConflict, RouteMatch, RouteTable, RouteTableError};
-pub use self::snapshot::{BadObject, Builder, Change, Snapshot};
-pub use self::template::{MAX_SEGMENTS, MAX_TEMPLATE, Relation, Template, TemplateError};
+pub use self::snapshot::{BadObject, Builder, Snapshot};
+pub use self::template::{MAX_SEGMENTS, MAX_TEMPLATE, Relation, Template, TemplateError, matches_pattern};

@@ -29,7 +29,7 @@ pub struct Proving<'a> {
 /// The proofs that were used and would still hold. It forgets none of them early; when it has no room, it says so.
 pub trait Replay: fmt::Debug + Sync {
     /// Remembers a proof until it ends.
-    fn register(&self, key: [u8; 32], until: Timestamp, now: Timestamp) -> Registered;
+    fn register(&self, proven: &Proven, now: Timestamp) -> Registered;
     /// Whether it remembers a proof.
     fn remembers(&self, key: &[u8; 32]) -> bool;
 }
@@ -43,6 +43,8 @@ pub enum Registered {
     Seen,
     /// There is no room for it.
     Full,
+    /// There is, and its key has as much of the room as one key gets.
+    ShareUsedUp,
 }
 
 /// What a denied client is asked to bring.
@@ -214,12 +216,13 @@ impl Unused {
         let registered = match looks_only {
             true if proving.replay.remembers(&self.0.key) => Registered::Seen,
             true => Registered::New,
-            false => proving.replay.register(self.0.key, self.0.until, now),
+            false => proving.replay.register(&self.0, now),
         };
         match registered {
             Registered::New => Ok(()),
             Registered::Seen => deny(Reason::CredentialReplay, "the proof was used before"),
             Registered::Full => deny(Reason::SystemOverload, "no more proofs can be remembered now"),
+            Registered::ShareUsedUp => deny(Reason::SystemOverload, "no more proofs of this key can be remembered now"),
         }
     }
 }

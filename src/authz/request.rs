@@ -20,8 +20,8 @@ pub enum Door {
 /// A header as it came, name in any case.
 #[derive(Debug, Clone, Copy)]
 pub struct Header<'a> {
-    /// Name.
-    pub name: &'a str,
+    /// Name: UTF-8, which is known and not asked again, because most names are none that anybody looks for.
+    pub name: &'a [u8],
     /// Value.
     pub value: &'a [u8],
 }

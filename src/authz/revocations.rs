@@ -1,7 +1,8 @@
 //! Everything that has been revoked, looked up by digests that are computed once per token.
 //!
-//! Pure. Checked on every request, before any cache of decisions: a revocation beats every allow. Append-only; the
-//! index is only ever rebuilt when the control plane compacts.
+//! Pure. Checked on every request, before any cache of decisions: a revocation beats every allow. What is forgotten when
+//! the control plane compacts is taken back one by one, each as cheaply as it was added. Holds what enforcement needs of a
+//! revocation and nothing else: digests and a time.
 
 use std::sync::Arc;
 
@@ -17,16 +18,27 @@ use super::reason::Reason;
 /// The revocations of a snapshot.
 #[derive(Debug, Clone)]
 pub(super) struct Revocations {
-    by_id: ShardedMap<Arc<Revocation>>,
+    by_id: ShardedMap<Revoked>,
     targets: ShardedMap<Mark>,
     /// How many revocations name each grant.
     grants: ShardedMap<u32>,
 }
 
-/// What is known of one target: for most that it is revoked, for tokens of a workload until when.
-#[derive(Debug, Clone, Copy, Default)]
-struct Mark {
+/// What one revocation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Revoked {
+    /// The id of a grant, or the digest of any other target.
+    target: Key,
+    is_grant: bool,
+    /// Tokens from before this time are revoked; [`Timestamp::MAX`] for targets that are more than that.
     before: Timestamp,
+}
+
+/// What is known of one target: for most that it is revoked, for tokens of a workload until when. One time for each
+/// revocation, sorted, so that one of several can be forgotten.
+#[derive(Debug, Clone, Default)]
+struct Mark {
+    before: SmallVec<[Timestamp; 2]>,
 }
 
 /// The digests under which a token, its key, its issuer and its workload could be revoked.
@@ -51,23 +63,34 @@ impl Revocations {
         self.by_id.len()
     }
 
-    pub(super) fn put(&mut self, revocation: Arc<Revocation>, version: u64) {
-        self.index(&revocation.target, version);
-        let replaced = self.by_id.insert(*revocation.id.as_bytes(), revocation, version);
-        if replaced.is_some() {
-            self.rebuild(version);
+    pub(super) fn put(&mut self, revocation: &Revocation, version: u64) {
+        let id = revocation.id.as_bytes();
+        let revoked = Revoked::of(&revocation.target);
+        if self.by_id.get(id) == Some(&revoked) {
+            return;
+        }
+        self.remove(id, version);
+        self.by_id.insert(*id, revoked, version);
+        let Revoked { target, is_grant, before } = revoked;
+        if is_grant {
+            self.grants.update(target, version, |n| *n = n.saturating_add(1), |_| true);
+        } else {
+            let add = |mark: &mut Mark| mark.before.insert(mark.before.partition_point(|b| *b < before), before);
+            self.targets.update(target, version, add, |_| true);
         }
     }
 
     pub(super) fn remove(&mut self, id: &Key, version: u64) {
-        match self.by_id.remove(id, version).map(|r| r.target.clone()) {
-            None => {}
-            // Forgetting grants is routine; anything else is so rare that building anew is good enough.
-            Some(Target::Grant { grant }) => {
-                let fewer = |n: &mut u32| *n = n.saturating_sub(1);
-                self.grants.update(*grant.0.as_bytes(), version, fewer, |n| *n > 0);
-            }
-            Some(_) => self.rebuild(version),
+        let Some(Revoked { target, is_grant, before }) = self.by_id.remove(id, version) else { return };
+        if is_grant {
+            self.grants.update(target, version, |n| *n = n.saturating_sub(1), |n| *n > 0);
+        } else {
+            let take = |mark: &mut Mark| {
+                if let Ok(place) = mark.before.binary_search(&before) {
+                    mark.before.remove(place);
+                }
+            };
+            self.targets.update(target, version, take, |mark| !mark.before.is_empty());
         }
     }
 
@@ -86,7 +109,7 @@ impl Revocations {
         }
         if let Some(mark) = self.targets.get(&marks.tokens_before) {
             // A token that does not say when it was issued counts as issued before.
-            if issued_at.is_none_or(|at| at < mark.before) {
+            if issued_at.is_none_or(|at| at < mark.latest()) {
                 return Some(Reason::RevokedToken);
             }
         }
@@ -113,7 +136,7 @@ impl Revocations {
             return None;
         }
         let ended = self.targets.get(&digest("tokens_before", &[actor]));
-        if ended.is_some_and(|mark| issued_at.is_none_or(|at| at < mark.before)) {
+        if ended.is_some_and(|mark| issued_at.is_none_or(|at| at < mark.latest())) {
             return Some(Reason::RevokedToken);
         }
         self.of_workload(actor)
@@ -142,28 +165,27 @@ impl Revocations {
     }
 
     pub(super) fn canonical(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.by_id.iter().map(|(_, r)| format!("{r:?}")).collect();
+        let line = |(id, revoked): (&Key, &Revoked)| format!("{id:?} {revoked:?}");
+        let mut lines: Vec<String> = self.by_id.iter().map(line).collect();
         lines.sort_unstable();
         lines
     }
+}
 
-    fn rebuild(&mut self, version: u64) {
-        self.targets = ShardedMap::new(version);
-        self.grants = ShardedMap::new(version);
-        let all: Vec<Arc<Revocation>> = self.by_id.iter().map(|(_, r)| Arc::clone(r)).collect();
-        for revocation in all {
-            self.index(&revocation.target, version);
-        }
-    }
+// === impl Revoked ===
 
-    fn index(&mut self, target: &Target, version: u64) {
-        if let Target::Grant { grant } = target {
-            self.grants.update(*grant.0.as_bytes(), version, |n| *n = n.saturating_add(1), |_| true);
-            return;
-        }
+impl Revoked {
+    fn of(target: &Target) -> Self {
         let before = if let Target::TokensBefore { before, .. } = target { *before } else { Timestamp::MAX };
-        let latest = |mark: &mut Mark| mark.before = mark.before.max(before);
-        self.targets.update(digest_of(target), version, latest, |_| true);
+        Self { target: digest_of(target), is_grant: matches!(target, Target::Grant { .. }), before }
+    }
+}
+
+// === impl Mark ===
+
+impl Mark {
+    fn latest(&self) -> Timestamp {
+        self.before.last().copied().unwrap_or_default()
     }
 }
 
@@ -212,4 +234,64 @@ pub(super) fn digest(kind: &str, parts: &[&str]) -> Key {
         text.push_str(part);
     }
     WorkloadKey::of(&text).0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn revocation(id: u128, (target, n): (u8, u64)) -> Revocation {
+        let workload = format!("spiffe://a/w{n}");
+        let target = match target {
+            0 => json!({"kind": "token", "issuer": "i", "jti": n.to_string()}),
+            1 | 2 => json!({"kind": "tokens_before", "workload": "spiffe://a/w", "before": Timestamp::from_secs(n)}),
+            3 => json!({"kind": "grant", "grant": uuid::Uuid::from_u128(n.into())}),
+            _ => json!({"kind": "workload", "workload": workload}),
+        };
+        let id = uuid::Uuid::from_u128(id * 0x1_0001);
+        serde_json::from_value(json!({
+            "id": id, "target": target, "created_by": "bob", "created_at": Timestamp::from_secs(1)
+        }))
+        .unwrap()
+    }
+
+    proptest! {
+        /// After any sequence of additions, replacements and removals, what is revoked is what a set built from the
+        /// rest alone says.
+        #[test]
+        fn forgetting_leaves_what_the_others_say(
+            steps in prop::collection::vec((0..6u128, (0..5u8, 0..4u64), any::<bool>()), 1..40)
+        ) {
+            let mut revocations = Revocations::new(1);
+            let mut list = std::collections::BTreeMap::new();
+            for (id, target, remove) in steps {
+                let revocation = revocation(id, target);
+                if remove {
+                    revocations.remove(revocation.id.as_bytes(), 2);
+                    list.remove(&id);
+                } else {
+                    revocations.put(&revocation, 2);
+                    list.insert(id, revocation);
+                }
+            }
+            let mut rebuilt = Revocations::new(1);
+            list.values().for_each(|r| rebuilt.put(r, 1));
+            prop_assert_eq!(revocations.canonical(), rebuilt.canonical());
+            prop_assert_eq!(revocations.len(), list.len());
+            for n in 0..4u64 {
+                let id = GrantId(uuid::Uuid::from_u128(n.into()));
+                let expected = list.values().any(|r| r.target == Target::Grant { grant: id });
+                prop_assert_eq!(revocations.is_grant_revoked(id), expected);
+                let workload = format!("spiffe://a/w{n}");
+                let ended = |r: &Revocation| matches!(&r.target, Target::Workload { workload: w } if w.as_str() == workload);
+                prop_assert_eq!(revocations.of_workload(&workload).is_some(), list.values().any(ended));
+                let at = Timestamp::from_secs(n);
+                let earlier = |r: &Revocation| matches!(&r.target, Target::TokensBefore { before, .. } if at < *before);
+                prop_assert_eq!(revocations.of_actor("spiffe://a/w", Some(at)).is_some(), list.values().any(earlier));
+            }
+        }
+    }
 }

@@ -6,17 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
-
+use super::change::{Change, Prepared};
 use super::mapping::Mappings;
 use super::revocations::Revocations;
 use super::route::{RouteMatch, RouteTable};
 use crate::credential::IssuerSet;
 use crate::grant::{GrantIndex, ShardedMap, WorkloadKey};
-use crate::object::{FieldError, GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
+use crate::object::{GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
 use crate::policy::{CompiledPolicies, PrincipalEntity, ResourceEntity};
 use crate::wire::Position;
 
@@ -44,7 +43,9 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub(super) struct Registered {
     pub(super) id: Arc<str>,
-    pub(super) principal: PrincipalEntity,
+    /// Made at the first question about it: it is several kilobytes, and most of the workloads that are registered never
+    /// call the services of this sidecar.
+    principal: OnceLock<Option<PrincipalEntity>>,
     source: Workload,
 }
 
@@ -72,17 +73,6 @@ pub struct Builder {
     /// Kinds that have to be compiled again.
     stale: BTreeSet<Kind>,
     bad: Vec<BadObject>,
-}
-
-/// One change to an object.
-#[derive(Debug, Clone)]
-pub struct Change {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its key.
-    pub key: String,
-    /// The new document; `None` deletes it.
-    pub body: Option<Bytes>,
 }
 
 /// An object that could not be used, and why. It counts as absent, or as denying everything where absence would
@@ -131,14 +121,12 @@ impl Builder {
 
     /// Takes in a change. A bad object never blocks the others.
     pub fn apply(&mut self, change: Change) {
-        let Change { kind, key, body } = change;
-        let parsed = match &body {
-            None => Ok(None),
-            Some(body) => Object::parse(kind, body).and_then(|object| match object.key() == key {
-                true => Ok(Some(object)),
-                false => Err(FieldError::new("", format!("the document is about `{}`", object.key()))),
-            }),
-        };
+        self.take_in(change.into());
+    }
+
+    /// Takes in a change that has been read.
+    pub fn take_in(&mut self, change: Prepared) {
+        let Prepared { kind, key, parsed } = change;
         let place = (kind, key);
         match parsed {
             Ok(object) => {
@@ -176,24 +164,15 @@ impl Builder {
     fn put(&mut self, object: Object) {
         let version = self.version;
         match object {
-            Object::Revocation(r) => self.next.revocations.put(Arc::new(r), version),
+            Object::Revocation(r) => self.next.revocations.put(&r, version),
             Object::Grant(g) => self.next.grants.put(&g, version),
             Object::Workload(w) => {
                 let key = WorkloadKey::of(w.id.as_str());
                 let known = self.next.workloads.get(&key.0).cloned();
                 let known = known.as_ref().map(|w| &w.source);
-                match PrincipalEntity::new(&w) {
-                    Some(principal) => {
-                        self.next.mappings.replace(known, Some(&w), version);
-                        let registered = Registered { id: Arc::from(w.id.as_str()), principal, source: w };
-                        self.next.workloads.insert(key.0, Arc::new(registered), version);
-                    }
-                    None => {
-                        self.next.mappings.replace(known, None, version);
-                        self.next.workloads.remove(&key.0, version);
-                        self.refuse(Kind::Workload, w.id.as_str(), "cannot be expressed in Cedar".to_owned());
-                    }
-                }
+                self.next.mappings.replace(known, Some(&w), version);
+                let registered = Registered { id: Arc::from(w.id.as_str()), principal: OnceLock::new(), source: w };
+                self.next.workloads.insert(key.0, Arc::new(registered), version);
                 self.next.grants.touch(&key, version);
             }
             Object::Issuer(i) => {
@@ -363,6 +342,11 @@ impl fmt::Debug for Snapshot {
 // === impl Registered ===
 
 impl Registered {
+    /// As Cedar knows it; `None` when that cannot be said in Cedar, and then nothing can be allowed to it.
+    pub(super) fn principal(&self) -> Option<&PrincipalEntity> {
+        self.principal.get_or_init(|| PrincipalEntity::new(&self.source)).as_ref()
+    }
+
     /// Its document.
     pub(super) const fn document(&self) -> &Workload {
         &self.source

@@ -10,8 +10,11 @@
 use super::path::{AmbiguousPath, CanonicalPath};
 
 mod parse;
+mod pattern;
 #[cfg(test)]
 mod tests;
+
+pub use self::pattern::matches as matches_pattern;
 
 /// The longest template, in bytes.
 pub const MAX_TEMPLATE: usize = 1024;
@@ -22,12 +25,14 @@ pub const MAX_SEGMENTS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     text: Box<str>,
+    /// See [`Template::pattern`].
+    pattern: Box<str>,
     /// What the first segments must be.
     head: Box<[Segment]>,
     /// What follows them; without it the path ends there.
     rest: Option<Rest>,
-    /// The only path that matches, if there is but one.
-    literal: Option<Box<str>>,
+    /// Whether there are no operators, so that only one path matches: the pattern.
+    is_literal: bool,
 }
 
 /// What one segment must be.
@@ -132,25 +137,7 @@ impl Template {
 
     /// Whether `path` matches.
     pub fn matches(&self, path: &CanonicalPath<'_>) -> bool {
-        if let Some(literal) = &self.literal {
-            return **literal == *path.as_str();
-        }
-        let mut left = path.as_str().strip_prefix('/');
-        for wanted in &self.head {
-            let Some(text) = left else {
-                return false;
-            };
-            let (segment, after) = split_segment(text);
-            if !wanted.matches(segment) {
-                return false;
-            }
-            left = after;
-        }
-        match (&self.rest, left) {
-            (None, None) => true,
-            (Some(rest), Some(text)) => text.ends_with(&*rest.suffix),
-            _ => false,
-        }
+        if self.is_literal { *self.pattern == *path.as_str() } else { matches_pattern(&self.pattern, path) }
     }
 
     /// How the paths of `self` relate to those of `other`.
@@ -166,7 +153,13 @@ impl Template {
 
     /// The one path it matches, when it has no operators.
     pub fn literal(&self) -> Option<&str> {
-        self.literal.as_deref()
+        self.is_literal.then_some(&*self.pattern)
+    }
+
+    /// Its text without names: `*` for one segment, `**` for any rest, literals as they are. Equal patterns match equal
+    /// paths, and a pattern is all that [`matches_pattern`] needs.
+    pub fn pattern(&self) -> &str {
+        &self.pattern
     }
 
     /// The text it was parsed from.

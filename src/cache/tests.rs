@@ -17,6 +17,8 @@ use crate::object::{Kind, Object};
 use crate::state::State;
 use crate::testing::{Estate, POLICIES, request};
 
+mod crowd;
+
 const SIZES: CacheSizes = CacheSizes { tokens: 100, decisions: 100 };
 
 /// An estate behind a gate, changed as a sidecar would see it change: by deltas.

@@ -14,6 +14,8 @@ use super::failure::{Answer, Failure, Outcome};
 use super::output::{Out, Table};
 use super::receipt::{self, WaitArgs};
 use super::{args, block_on, files};
+use crate::credential::SpiffeId;
+use crate::object::GrantId;
 
 /// Just-in-time grants: ask, vote, look, end.
 #[derive(Debug, Subcommand)]
@@ -29,7 +31,7 @@ pub(super) enum GrantCommand {
     #[command(after_help = "Example:\n  portcullis grant approve 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11")]
     Approve {
         /// Id of the request.
-        id: String,
+        id: GrantId,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -39,7 +41,7 @@ pub(super) enum GrantCommand {
     )]
     Deny {
         /// Id of the request.
-        id: String,
+        id: GrantId,
         /// Why.
         #[arg(long, default_value = "")]
         reason: String,
@@ -50,7 +52,7 @@ pub(super) enum GrantCommand {
     #[command(after_help = "Example:\n  portcullis grant withdraw 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11")]
     Withdraw {
         /// Id of the request.
-        id: String,
+        id: GrantId,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -59,7 +61,7 @@ pub(super) enum GrantCommand {
     List {
         /// Only this workload's.
         #[arg(long, value_name = "SPIFFE_ID")]
-        workload: Option<String>,
+        workload: Option<SpiffeId>,
         /// Only in this state, as in `pending`, `active`, `ended`, `revoked`.
         #[arg(long)]
         state: Option<String>,
@@ -70,7 +72,7 @@ pub(super) enum GrantCommand {
     #[command(after_help = "Example:\n  portcullis grant show 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11")]
     Show {
         /// Its id.
-        id: String,
+        id: GrantId,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -78,7 +80,7 @@ pub(super) enum GrantCommand {
     #[command(after_help = "Example:\n  portcullis grant revoke 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11 --wait 5s")]
     Revoke {
         /// Its id.
-        id: String,
+        id: GrantId,
         /// Why.
         #[arg(long, default_value = "")]
         reason: String,
@@ -97,7 +99,7 @@ pub(super) struct RequestArgs {
     from_denial: Option<PathBuf>,
     /// For whom.
     #[arg(long, value_name = "SPIFFE_ID", required_unless_present = "from_denial")]
-    workload: Option<String>,
+    workload: Option<SpiffeId>,
     /// A service or a route, as in `payments` or `payments/refunds`; may be repeated.
     #[arg(long, required_unless_present = "from_denial")]
     resource: Vec<String>,
@@ -123,26 +125,26 @@ impl GrantCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
             Self::Request(args) => args.run(out),
-            Self::Approve { id, api } => block_on(approve(out, api.connect()?, &id)),
-            Self::Deny { id, reason, api } => block_on(deny(out, api.connect()?, &id, &reason)),
+            Self::Approve { id, api } => block_on(approve(out, api.connect()?, id)),
+            Self::Deny { id, reason, api } => block_on(deny(out, api.connect()?, id, &reason)),
             Self::Withdraw { id, api } => block_on(async {
-                let answer = api.connect()?.post(&["grant-requests", &id, "withdraw"], &json!({})).await?;
+                let answer = api.connect()?.post(&["grant-requests", &id.to_string(), "withdraw"], &json!({})).await?;
                 receipt::print(out, &answer, &format!("withdrew {id}"))
             }),
             Self::List { workload, state, api } => block_on(async {
-                let filters = [("workload", workload), ("state", state)];
+                let filters = [("workload", workload.map(|id| id.to_string())), ("state", state)];
                 let query: Vec<_> = filters.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
                 let answer = api.connect()?.list(&["grants"], &query).await?;
                 list(out, &answer)
             }),
             Self::Show { id, api } => block_on(async {
-                let answer = api.connect()?.get(&["grants", &id], &[]).await?;
+                let answer = api.connect()?.get(&["grants", &id.to_string()], &[]).await?;
                 show(out, &answer)?;
                 Ok(Answer::Yes)
             }),
             Self::Revoke { id, reason, wait, api } => block_on(async {
                 let body = json!({ "reason": reason });
-                let answer = api.connect()?.post_wait(&["grants", &id, "revoke"], &body, wait.wait).await?;
+                let answer = api.connect()?.post_wait(&["grants", &id.to_string(), "revoke"], &body, wait.wait).await?;
                 receipt::print(out, &answer, &format!("revoked {id}"))
             }),
         }
@@ -216,7 +218,8 @@ fn from_denial(name: &str, text: &str) -> Result<Map<String, Value>, Failure> {
     }
 }
 
-async fn approve(out: &mut Out<'_>, api: Api, id: &str) -> Outcome {
+async fn approve(out: &mut Out<'_>, api: Api, id: GrantId) -> Outcome {
+    let id = &*id.to_string();
     let request = api.get(&["grant-requests", id], &[]).await?;
     if !out.is_json() {
         details(out, &request)?;
@@ -233,7 +236,8 @@ async fn approve(out: &mut Out<'_>, api: Api, id: &str) -> Outcome {
     Ok(Answer::Yes)
 }
 
-async fn deny(out: &mut Out<'_>, api: Api, id: &str, reason: &str) -> Outcome {
+async fn deny(out: &mut Out<'_>, api: Api, id: GrantId, reason: &str) -> Outcome {
+    let id = &*id.to_string();
     let request = api.get(&["grant-requests", id], &[]).await?;
     let body = json!({ "digest": request.get("digest"), "reason": reason });
     let answer = api.post(&["grant-requests", id, "deny"], &body).await?;

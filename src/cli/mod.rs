@@ -9,6 +9,7 @@
 mod api;
 mod apply;
 mod args;
+mod bench;
 mod check;
 mod decisions;
 mod dev;
@@ -89,6 +90,8 @@ enum Command {
     #[command(subcommand)]
     Decisions(decisions::DecisionsCommand),
     #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    #[command(subcommand)]
     Config(schema::ConfigCommand),
 }
 
@@ -140,6 +143,7 @@ impl Command {
             Self::Fleet(args) => args.run(out),
             Self::Token(command) => command.run(out),
             Self::Decisions(command) => command.run(out),
+            Self::Bench(command) => command.run(out),
             Self::Config(command) => command.run(out),
         }
     }

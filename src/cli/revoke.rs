@@ -12,6 +12,8 @@ use super::output::{Out, Table};
 use super::receipt::{self, WaitArgs};
 use super::{args, block_on};
 use crate::clock::Timestamp;
+use crate::credential::SpiffeId;
+use crate::object::GrantId;
 
 /// End something now. Revocations are never taken back and beat every allow.
 #[derive(Debug, Subcommand)]
@@ -39,7 +41,7 @@ pub(super) enum RevokeCommand {
     TokensBefore {
         /// The workload.
         #[arg(long, value_name = "SPIFFE_ID")]
-        workload: String,
+        workload: SpiffeId,
         /// Tokens issued earlier than this are refused.
         #[arg(long, value_name = "TIME", value_parser = args::timestamp)]
         before: Timestamp,
@@ -51,7 +53,7 @@ pub(super) enum RevokeCommand {
     Workload {
         /// The workload.
         #[arg(value_name = "SPIFFE_ID")]
-        workload: String,
+        workload: SpiffeId,
         #[command(flatten)]
         common: Common,
     },
@@ -100,7 +102,7 @@ pub(super) enum RevokeCommand {
     #[command(after_help = "Example:\n  portcullis revoke grant 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11 --wait 5s")]
     Grant {
         /// Its id.
-        grant: String,
+        grant: GrantId,
         #[command(flatten)]
         common: Common,
     },
@@ -109,7 +111,7 @@ pub(super) enum RevokeCommand {
     Delegator {
         /// The workload.
         #[arg(value_name = "SPIFFE_ID")]
-        workload: String,
+        workload: SpiffeId,
         #[command(flatten)]
         common: Common,
     },

@@ -6,7 +6,9 @@ fn walk(command: &clap::Command, path: &str, seen: &mut Vec<String>) {
     let path = format!("{path} {}", command.get_name()).trim().to_owned();
     let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     assert!(
-        help.contains("Example:\n  portcullis") || help.contains("| portcullis"),
+        help.contains("Example:\n  portcullis")
+            || help.contains("Examples:\n  portcullis")
+            || help.contains("| portcullis"),
         "`{path}` has no example: {help}"
     );
     assert!(command.get_about().is_some(), "`{path}` does not say what it does");

@@ -3,6 +3,7 @@
 //! Fails closed: without TLS it only starts on loopback, and only when that is asked for. Which enforcement points
 //! there are, and what each may receive, is written here and nowhere else: never taken from a claim of a client.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ use crate::control::keys::KeysConfig;
 use crate::control::token_review::TokenReviewConfig;
 use crate::credential::SpiffeId;
 use crate::object::ResourceName;
+
+/// More streams than one machine can hold.
+const MAX_STREAMS: usize = 1_000_000;
 
 /// Configuration of `portcullis control`.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
@@ -86,6 +90,10 @@ pub struct RawSync {
     pub max_staleness: Span,
     /// How many commits are held in memory for deltas.
     pub log_capacity: usize,
+    /// How many sidecars are served at a time; each takes a file descriptor and about 60 KiB. More are told to come back.
+    pub max_streams: usize,
+    /// How many of them are sent a whole snapshot at a time; more wait in line.
+    pub max_snapshots: usize,
     /// The enforcement points that there are.
     pub enforcement_points: Vec<RawEnforcementPoint>,
 }
@@ -157,6 +165,10 @@ pub struct SyncConfig {
     pub max_staleness: Duration,
     /// Commits held in memory.
     pub log_capacity: usize,
+    /// Sidecars served at a time.
+    pub max_streams: usize,
+    /// Snapshots sent at a time.
+    pub max_snapshots: usize,
     /// The enforcement points: distinct identities.
     pub enforcement_points: Vec<EnforcementPoint>,
 }
@@ -202,6 +214,8 @@ impl Default for RawSync {
             bookmark_interval: Span::secs(2),
             max_staleness: Span::secs(300),
             log_capacity: 65_536,
+            max_streams: 12_000,
+            max_snapshots: 16,
             enforcement_points: Vec::new(),
         }
     }
@@ -299,11 +313,17 @@ impl RawSync {
         if self.log_capacity == 0 {
             return Err(ConfigError::value("sync.log_capacity", "must be at least 1"));
         }
+        for (key, number) in [("sync.max_streams", self.max_streams), ("sync.max_snapshots", self.max_snapshots)] {
+            if !(1..=MAX_STREAMS).contains(&number) {
+                return Err(ConfigError::value(key, format!("must be 1 to {MAX_STREAMS}")));
+            }
+        }
+        let mut seen = HashSet::new();
         let mut enforcement_points: Vec<EnforcementPoint> = Vec::with_capacity(self.enforcement_points.len());
         for (i, raw) in self.enforcement_points.into_iter().enumerate() {
             let key = format!("sync.enforcement_points[{i}]");
             let Identity(identity) = raw.identity;
-            if enforcement_points.iter().any(|p| p.identity == identity) {
+            if !seen.insert(identity.clone()) {
                 let why = format!("`{identity}` occurs twice");
                 return Err(ConfigError::value(format!("{key}.identity"), why));
             }
@@ -318,6 +338,8 @@ impl RawSync {
             bookmark_interval: self.bookmark_interval.0,
             max_staleness: self.max_staleness.0,
             log_capacity: self.log_capacity,
+            max_streams: self.max_streams,
+            max_snapshots: self.max_snapshots,
             enforcement_points,
         })
     }

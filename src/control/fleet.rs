@@ -22,12 +22,12 @@ use self::registry::Registry;
 use crate::authz::MAX_CLOCK_SKEW;
 use crate::clock::{SharedClock, Timestamp};
 use crate::credential::SpiffeId;
-use crate::wire::{Position, ScopeId};
+use crate::wire::{Epoch, Position, Revision, ScopeId};
 
 /// How long an instance is still listed once it can only deny.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// How many acknowledgements of an instance are remembered, to tell when it had applied which revision.
-const ACKS_KEPT: usize = 128;
+const ACKS_KEPT: usize = 64;
 
 /// An enforcement point as configured: who it is and what it protects. The only source of a sidecar's scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,8 +116,8 @@ pub struct NackReport {
 #[derive(Debug)]
 pub struct Connection {
     fleet: Arc<Fleet>,
-    key: Key,
-    id: u64,
+    /// Only this stream's word counts here: another stream of the instance has a slot of its own.
+    slot: Arc<Slot>,
 }
 
 /// Why a stream cannot be taken on.
@@ -129,19 +129,26 @@ type Key = (SpiffeId, Arc<str>);
 
 #[derive(Debug)]
 struct Inner {
-    instances: BTreeMap<Key, Instance>,
+    instances: Instances,
     registry: Option<Registry>,
-    next_connection: u64,
     pruned_at: Timestamp,
 }
 
+/// What is known of each instance of each enforcement point; none of them is empty.
+type Instances = BTreeMap<SpiffeId, BTreeMap<Arc<str>, Arc<Slot>>>;
+
+/// One instance, as the stream in force has it. Its acknowledgements need no lock but this one.
+#[derive(Debug)]
+struct Slot(Mutex<Instance>);
+
 #[derive(Debug)]
 struct Instance {
-    /// The stream in force; an older one of the same instance counts no more.
-    connection: Option<u64>,
-    version: String,
-    /// Rising positions and when each was acknowledged.
-    acks: VecDeque<(Position, Timestamp)>,
+    connected: bool,
+    version: Box<str>,
+    /// The epoch of the acknowledgements.
+    epoch: Option<Epoch>,
+    /// Rising revisions and when each was acknowledged.
+    acks: VecDeque<(Revision, Timestamp)>,
     last_seen: Timestamp,
     last_nack: Option<NackReport>,
 }
@@ -153,19 +160,19 @@ impl Fleet {
     /// silent gap.
     pub fn open(clock: SharedClock, config: FleetConfig) -> std::io::Result<Arc<Self>> {
         let now = clock.now().wall;
-        let mut instances = BTreeMap::new();
+        let mut instances = Instances::new();
         let registry = match config.registry_file {
             Some(path) => {
                 let (registry, known) = Registry::open(path)?;
                 for (identity, instance) in known {
-                    instances.insert((identity, instance), Instance::new(String::new(), now));
+                    instances.entry(identity).or_default().insert(instance, Slot::new("", now, false, None));
                 }
                 Some(registry)
             }
             None => None,
         };
         let points = config.points.into_iter().map(|p| (p.identity.clone(), Arc::new(Point::new(p)))).collect();
-        let inner = Inner { instances, registry, next_connection: 0, pruned_at: now };
+        let inner = Inner { instances, registry, pruned_at: now };
         Ok(Arc::new(Self {
             clock,
             max_staleness: config.max_staleness,
@@ -195,28 +202,25 @@ impl Fleet {
         version: &str,
     ) -> Result<Connection, TooManyInstances> {
         let now = self.clock.now().wall;
-        let key = (identity.clone(), Arc::from(instance));
         let mut inner = self.lock();
         self.prune(&mut inner, now);
-        if !inner.instances.contains_key(&key) {
-            let from = (identity.clone(), Arc::from(""));
-            let siblings = inner.instances.range(from..).take_while(|((i, _), _)| i == identity).count();
+        let Inner { instances, registry, .. } = &mut *inner;
+        let (siblings, known) =
+            instances.get(identity).map_or((0, None), |all| (all.len(), all.get(instance).map(Arc::clone)));
+        if known.is_none() {
             if siblings >= self.max_instances {
                 return Err(TooManyInstances(self.max_instances));
             }
-            if let Some(registry) = &mut inner.registry {
+            if let Some(registry) = registry {
                 registry.add(identity, instance);
             }
         }
-        inner.next_connection += 1;
-        let id = inner.next_connection;
-        let mut fresh = Instance::new(version.to_owned(), now);
-        fresh.connection = Some(id);
-        fresh.last_nack = inner.instances.remove(&key).and_then(|old| old.last_nack);
-        inner.instances.insert(key.clone(), fresh);
+        let last_nack = known.and_then(|old| old.lock().last_nack.take());
+        let slot = Slot::new(version, now, true, last_nack);
+        instances.entry(identity.clone()).or_default().insert(Arc::from(instance), Arc::clone(&slot));
         drop(inner);
         self.wake();
-        Ok(Connection { fleet: Arc::clone(self), key, id })
+        Ok(Connection { fleet: Arc::clone(self), slot })
     }
 
     /// Every instance, and every configured enforcement point that has none; `tip` is where the control plane stands.
@@ -227,22 +231,21 @@ impl Fleet {
         let services = |identity: &SpiffeId| {
             self.points.get(identity).map(|p| p.services.iter().map(ToString::to_string).collect()).unwrap_or_default()
         };
-        let mut all: Vec<EnforcementPoint> = inner
-            .instances
-            .iter()
-            .map(|((identity, instance), state)| {
-                let last = state.acks.back();
+        let mut all: Vec<EnforcementPoint> = each(&inner.instances)
+            .map(|(identity, instance, slot)| {
+                let state = slot.lock();
+                let last = state.last();
                 let same_epoch = last.filter(|(p, _)| p.epoch == tip.epoch);
                 EnforcementPoint {
                     identity: identity.to_string(),
                     instance: instance.to_string(),
                     services: services(identity),
-                    version: state.version.clone(),
-                    connected: state.connection.is_some(),
+                    version: state.version.to_string(),
+                    connected: state.connected,
                     position: last.map(|(p, _)| p.to_string()),
                     behind: same_epoch.map(|(p, _)| tip.revision.0.saturating_sub(p.revision.0)),
-                    last_ack_at: last.map(|(_, at)| *at),
-                    last_seen: Some(if state.connection.is_some() { now } else { state.last_seen }),
+                    last_ack_at: last.map(|(_, at)| at),
+                    last_seen: Some(if state.connected { now } else { state.last_seen }),
                     last_nack: state.last_nack.clone(),
                 }
             })
@@ -266,15 +269,12 @@ impl Fleet {
 
     /// How many instances have a stream.
     pub fn streams(&self) -> usize {
-        self.lock().instances.values().filter(|i| i.connection.is_some()).count()
+        each(&self.lock().instances).filter(|(_, _, slot)| slot.lock().connected).count()
     }
 
     /// Configured enforcement points of which no instance is known.
     fn unseen<'a>(&'a self, inner: &'a Inner) -> impl Iterator<Item = &'a SpiffeId> {
-        self.points.keys().filter(|id| {
-            let from = ((*id).clone(), Arc::from(""));
-            inner.instances.range(from..).next().is_none_or(|((found, _), _)| found != *id)
-        })
+        self.points.keys().filter(|id| !inner.instances.contains_key(*id))
     }
 
     /// The time from which an instance that was last there at `last_seen` can only deny.
@@ -287,13 +287,20 @@ impl Fleet {
             return;
         }
         inner.pruned_at = now;
-        let before = inner.instances.len();
-        inner.instances.retain(|_, i| {
-            i.connection.is_some() || now <= self.can_only_deny_after(i.last_seen).saturating_add(REMEMBERED)
-        });
-        let Inner { instances, registry: Some(registry), .. } = inner else { return };
-        if instances.len() != before {
-            registry.rewrite(instances.keys());
+        let Inner { instances, registry, .. } = inner;
+        let count = |instances: &Instances| instances.values().map(BTreeMap::len).sum::<usize>();
+        let before = count(instances);
+        for all in instances.values_mut() {
+            all.retain(|_, slot| {
+                let state = slot.lock();
+                state.connected || now <= self.can_only_deny_after(state.last_seen).saturating_add(REMEMBERED)
+            });
+        }
+        instances.retain(|_, all| !all.is_empty());
+        if let Some(registry) = registry
+            && count(instances) != before
+        {
+            registry.rewrite(each(instances).map(|(identity, instance, _)| (identity, &**instance)));
         }
     }
 
@@ -318,16 +325,44 @@ impl Point {
     }
 }
 
+fn each(instances: &Instances) -> impl Iterator<Item = (&SpiffeId, &Arc<str>, &Arc<Slot>)> {
+    instances.iter().flat_map(|(identity, all)| all.iter().map(move |(instance, slot)| (identity, instance, slot)))
+}
+
+// === impl Slot ===
+
+impl Slot {
+    fn new(version: &str, now: Timestamp, connected: bool, last_nack: Option<NackReport>) -> Arc<Self> {
+        let (version, acks) = (version.into(), VecDeque::new());
+        Arc::new(Self(Mutex::new(Instance { connected, version, epoch: None, acks, last_seen: now, last_nack })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Instance> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 // === impl Instance ===
 
 impl Instance {
-    fn new(version: String, now: Timestamp) -> Self {
-        Self { connection: None, version, acks: VecDeque::new(), last_seen: now, last_nack: None }
+    /// What it acknowledged last, and when.
+    fn last(&self) -> Option<(Position, Timestamp)> {
+        let (revision, at) = *self.acks.back()?;
+        Some((Position { epoch: self.epoch?, revision }, at))
     }
 
     /// When it acknowledged `position` or a later one, as far back as is remembered.
     fn applied_at(&self, position: Position) -> Option<Timestamp> {
-        self.acks.iter().find(|(p, _)| *p >= position).map(|(_, at)| *at)
+        if self.epoch? < position.epoch {
+            return None;
+        }
+        let reached = |revision: Revision| self.epoch > Some(position.epoch) || revision >= position.revision;
+        self.acks.iter().find(|(revision, _)| reached(*revision)).map(|(_, at)| *at)
+    }
+
+    /// Whether it has acknowledged `position` or a later one.
+    fn has_applied(&self, position: Position) -> bool {
+        self.last().is_some_and(|(last, _)| last >= position)
     }
 }
 
@@ -337,42 +372,40 @@ impl Connection {
     /// The instance has applied `position`.
     pub fn acked(&self, position: Position) {
         let now = self.fleet.clock.now().wall;
-        self.update(|instance| {
+        {
+            let mut instance = self.slot.lock();
             instance.last_seen = now;
-            if instance.acks.back().is_none_or(|(last, _)| position > *last) {
+            if instance.last().is_none_or(|(last, _)| position > last) {
+                if instance.epoch != Some(position.epoch) {
+                    instance.acks.clear();
+                    instance.epoch = Some(position.epoch);
+                }
                 if instance.acks.len() >= ACKS_KEPT {
                     instance.acks.pop_front();
                 }
-                instance.acks.push_back((position, now));
+                instance.acks.push_back((position.revision, now));
             }
-        });
+        }
         self.fleet.wake();
     }
 
     /// The instance could not use an object.
     pub fn nacked(&self, position: Position, object: String, error: String) {
         let at = self.fleet.clock.now().wall;
-        self.update(|instance| {
-            instance.last_seen = at;
-            instance.last_nack = Some(NackReport { position: position.to_string(), object, error, at });
-        });
-    }
-
-    fn update(&self, change: impl FnOnce(&mut Instance)) {
-        let mut inner = self.fleet.lock();
-        if let Some(instance) = inner.instances.get_mut(&self.key).filter(|i| i.connection == Some(self.id)) {
-            change(instance);
-        }
+        let mut instance = self.slot.lock();
+        instance.last_seen = at;
+        instance.last_nack = Some(NackReport { position: position.to_string(), object, error, at });
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         let now = self.fleet.clock.now().wall;
-        self.update(|instance| {
-            instance.connection = None;
+        {
+            let mut instance = self.slot.lock();
+            instance.connected = false;
             instance.last_seen = now;
-        });
+        }
         self.fleet.wake();
     }
 }

@@ -5,7 +5,7 @@
 //! Each logged change carries whom its versions before and after concern ([`Audience`]), so that the sync server can
 //! tell a sidecar that something of its own went away without telling it of anything that was never its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
@@ -88,10 +88,19 @@ pub struct Index {
 struct Inner {
     revision: Revision,
     live: Live,
+    grants: ByService,
     ring: VecDeque<Arc<Logged>>,
 }
 
 type Live = BTreeMap<(Kind, Arc<str>), Arc<Stored>>;
+
+/// The live grants of each service, by key: a sidecar's own, without a walk over everybody's.
+#[derive(Debug, Default)]
+struct ByService {
+    services: HashMap<Box<str>, BTreeMap<Arc<str>, Arc<Stored>>>,
+    /// How many live grants there are.
+    count: usize,
+}
 
 /// A commit that does not follow the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -156,6 +165,49 @@ fn live_grant<'a>(live: &'a Live, id: &GrantId) -> Option<&'a Grant> {
     }
 }
 
+// === impl ByService ===
+
+impl ByService {
+    fn add(&mut self, stored: &Arc<Stored>) {
+        let Some(Object::Grant(grant)) = &stored.object else { return };
+        self.count += 1;
+        for resource in &grant.resources {
+            match self.services.get_mut(&*resource.service) {
+                Some(of_service) => of_service.insert(Arc::clone(&stored.key), Arc::clone(stored)),
+                None => {
+                    let one = BTreeMap::from([(Arc::clone(&stored.key), Arc::clone(stored))]);
+                    self.services.insert(Box::from(&*resource.service), one);
+                    None
+                }
+            };
+        }
+    }
+
+    fn remove(&mut self, old: &Stored) {
+        let Some(Object::Grant(grant)) = &old.object else { return };
+        self.count = self.count.saturating_sub(1);
+        for resource in &grant.resources {
+            if let Some(of_service) = self.services.get_mut(&*resource.service) {
+                of_service.remove(&old.key);
+                if of_service.is_empty() {
+                    self.services.remove(&*resource.service);
+                }
+            }
+        }
+    }
+
+    /// The grants of these services, each once, by key.
+    fn of(&self, services: &[Box<str>]) -> Vec<Arc<Stored>> {
+        let mut all: Vec<_> =
+            services.iter().filter_map(|s| self.services.get(s)).flat_map(BTreeMap::values).cloned().collect();
+        if services.len() > 1 {
+            all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            all.dedup_by(|a, b| a.key == b.key);
+        }
+        all
+    }
+}
+
 // === impl Index ===
 
 impl Index {
@@ -166,9 +218,11 @@ impl Index {
         live: impl IntoIterator<Item = Arc<Stored>>,
         ring_capacity: usize,
     ) -> Self {
-        let live = live.into_iter().map(|s| ((s.kind, Arc::clone(&s.key)), s)).collect();
+        let live: Live = live.into_iter().map(|s| ((s.kind, Arc::clone(&s.key)), s)).collect();
+        let mut grants = ByService::default();
+        live.values().for_each(|stored| grants.add(stored));
         let (tip, _) = watch::channel(revision);
-        let inner = RwLock::new(Inner { revision, live, ring: VecDeque::new() });
+        let inner = RwLock::new(Inner { revision, live, grants, ring: VecDeque::new() });
         Self { epoch, ring_capacity, inner, tip }
     }
 
@@ -189,11 +243,14 @@ impl Index {
             }
             for stored in &commit.changes {
                 let key = (stored.kind, Arc::clone(&stored.key));
-                if stored.object.is_some() {
-                    inner.live.insert(key, Arc::clone(stored));
-                } else {
-                    inner.live.remove(&key);
+                let old = match &stored.object {
+                    Some(_) => inner.live.insert(key, Arc::clone(stored)),
+                    None => inner.live.remove(&key),
+                };
+                if let Some(old) = old {
+                    inner.grants.remove(&old);
                 }
+                inner.grants.add(stored);
             }
             let changes = commit.changes.iter().zip(before).map(|(stored, before)| Change {
                 stored: Arc::clone(stored),
@@ -242,8 +299,19 @@ impl Index {
     /// The live objects that concern a sidecar of `services`, all at one position, in snapshot order.
     pub fn concerning(&self, services: &[Box<str>]) -> (Position, Vec<Arc<Stored>>) {
         let inner = self.read();
-        let ours = inner.live.values().filter(|s| concerns(s, &inner.live, services)).cloned().collect();
-        (Position { epoch: self.epoch, revision: inner.revision }, ours)
+        // Grants come last, and there are many more of them than of everything else.
+        let others = inner.live.range(..(Kind::Grant, Arc::from(""))).map(|(_, s)| s);
+        let others = others.filter(|s| concerns(s, &inner.live, services));
+        let grants = inner.grants.of(services);
+        (Position { epoch: self.epoch, revision: inner.revision }, others.cloned().chain(grants).collect())
+    }
+
+    /// About how many live objects concern a sidecar of `services`; not fewer than do.
+    pub fn count_concerning(&self, services: &[Box<str>]) -> usize {
+        let inner = self.read();
+        let of = |service| inner.grants.services.get(service).map_or(0, BTreeMap::len);
+        let others = inner.live.len().saturating_sub(inner.grants.count);
+        services.iter().map(of).sum::<usize>().saturating_add(others)
     }
 
     /// Every live object at one position, in snapshot order (by kind, then key).
@@ -327,5 +395,51 @@ mod tests {
         let last = index.since(Revision(2), 9).unwrap().remove(0);
         assert!(last.changes[0].before.includes(&ours), "a deletion concerns whom the last version concerned");
         assert_eq!(last.changes[0].audience, Audience::Nobody);
+    }
+
+    #[test]
+    fn what_concerns_a_sidecar_is_what_a_walk_over_everything_finds() {
+        let mut estate = crate::testing::Estate::new();
+        let (both, kept) = (["catalog", "payments"].map(Box::from), ["payments"].map(Box::from));
+        let index = Index::new(Epoch::starting(Timestamp::from_secs(1)), Revision(0), [], 9);
+        let commit = |changes: Vec<crate::authz::Change>| {
+            let revision = index.position().revision.next();
+            let stored = |c: crate::authz::Change| {
+                let object = c.body.as_ref().map(|b| Object::parse(c.kind, b).unwrap());
+                let (key, body) = (Arc::from(c.key), c.body.unwrap_or_default());
+                Arc::new(Stored { kind: c.kind, key, revision, body, object })
+            };
+            let changes = changes.into_iter().map(stored).collect();
+            let (at, author) = (Timestamp::from_secs(1), Arc::from("test"));
+            index.apply(Arc::new(Commit { revision, at, author, changes })).unwrap();
+        };
+        let same = |services: &[Box<str>]| {
+            let found = index.concerning(services).1;
+            let inner = index.read();
+            let walked: Vec<_> = inner.live.values().filter(|s| concerns(s, &inner.live, services)).collect();
+            assert_eq!(found.len(), walked.len(), "{services:?}");
+            let (grants, of_grants) =
+                (inner.grants.count, inner.live.keys().filter(|(k, _)| *k == Kind::Grant).count());
+            assert_eq!(grants, of_grants);
+            assert!(found.iter().zip(walked).all(|(a, b)| Arc::ptr_eq(a, b)), "{services:?}");
+            drop(inner);
+            assert!(index.count_concerning(services) >= found.len());
+            found.iter().filter(|s| s.kind == Kind::Grant).count()
+        };
+        commit(estate.changes());
+        let (ended, change) = estate.grant("agent", "payments/refunds", &["write"], None, 600);
+        commit(vec![change]);
+        let (mut moved, change) = estate.grant("agent", "payments/refunds", &["write"], None, 600);
+        commit(vec![change, estate.grant("agent", "catalog", &["read"], None, 600).1]);
+        assert_eq!((same(&kept), same(&both), same(&[Box::from("other")])), (2, 3, 0));
+        commit(vec![estate.delete(Kind::Grant, &ended.id.to_string())]);
+        moved.resources = vec!["catalog".parse().unwrap(), "payments".parse().unwrap()];
+        moved.digest = moved.request_digest();
+        commit(vec![estate.put_object(&Object::Grant(Box::new(moved.clone())))]);
+        assert_eq!((same(&kept), same(&both)), (1, 2), "one that two services have comes once");
+        moved.resources.pop();
+        moved.digest = moved.request_digest();
+        commit(vec![estate.put_object(&Object::Grant(Box::new(moved)))]);
+        assert_eq!((same(&kept), same(&both)), (0, 2), "what moved away is gone");
     }
 }

@@ -44,6 +44,12 @@ impl TokenSigner {
         Ok(Self { pair: pair.map_err(|_opaque| SignerError::Crypto)?, kid: kid.into() })
     }
 
+    /// The key of a private number and its public point, uncompressed: for whoever derives keys. Both are checked.
+    pub fn from_private_key(private: &[u8], public: &[u8], kid: impl Into<String>) -> Result<Self, SignerError> {
+        let pair = EcdsaKeyPair::from_private_key_and_public_key(&ECDSA_P256_SHA256_FIXED_SIGNING, private, public);
+        Ok(Self { pair: pair.map_err(|_rejected| SignerError::Key)?, kid: kid.into() })
+    }
+
     /// Reads a key in PKCS#8 PEM form.
     pub fn from_pkcs8_pem(pem: &str, kid: impl Into<String>) -> Result<Self, SignerError> {
         let body = pem.trim().strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END)).ok_or(SignerError::Pem)?;

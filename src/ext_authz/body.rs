@@ -17,6 +17,9 @@ use hyper::body::{Body, Frame, SizeHint};
 
 /// Compression flag and length.
 const PREFIX_LEN: usize = 5;
+/// The longest piece of an answer. h2 copies what is shorter than 1,024 bytes behind what it has to write already; longer
+/// data ends the write.
+const PIECE: usize = 1_000;
 /// A message this many times larger than the limit is not even read to be thrown away.
 const DISCARD_FACTOR: usize = 16;
 
@@ -206,6 +209,9 @@ impl Body for Reply {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
         let (frame, next) = match std::mem::replace(this, Self::Done) {
+            Self::Message(mut message) if message.len() > PIECE => {
+                (Frame::data(message.split_to(PIECE)), Self::Message(message))
+            }
             Self::Message(message) => (Frame::data(message), Self::Trailers),
             Self::Trailers => {
                 let mut trailers = HeaderMap::with_capacity(1);

@@ -11,7 +11,10 @@
 //! percent-encoded path of the socket, with RST_STREAM. Envoy sends the cluster's name, which is accepted; grpc-core
 //! clients set `grpc.default_authority` to any host name.
 
+#[cfg(any(test, feature = "testing"))]
+mod bare;
 mod body;
+mod connection;
 mod health;
 mod listener;
 mod request;
@@ -24,6 +27,8 @@ use std::time::Duration;
 
 use crate::cache::{AdaptiveLimits, VerificationLimits};
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::bare::Bare;
 pub use self::listener::UnixSocket;
 pub use self::server::{Listeners, serve};
 

@@ -10,7 +10,7 @@ use core::net::IpAddr;
 
 use smallvec::SmallVec;
 
-use super::wire::{NotProtobuf, Reader};
+use super::wire::{NotProtobuf, Reader, Value};
 use crate::authz::{Door, Header, Peer, Request};
 
 /// Set by Envoy when it sends the body to the check.
@@ -137,12 +137,31 @@ fn decode_http<'a>(http: &'a [u8], peer: Peer<'a>, limits: HeaderLimits) -> Resu
 }
 
 /// An entry of `map<string, string>`.
-fn map_entry(entry: &[u8]) -> Result<(&str, &[u8]), Unreadable> {
+#[inline]
+fn map_entry(entry: &[u8]) -> Result<(&[u8], &[u8]), Unreadable> {
+    match usual_map_entry(entry) {
+        Some((key, value)) => Ok((Value::Bytes(key).text_bytes()?, value)),
+        None => any_map_entry(entry),
+    }
+}
+
+/// As nearly every entry is written: the key, then the value, each with a length of one byte, and nothing else.
+#[inline]
+fn usual_map_entry(entry: &[u8]) -> Option<(&[u8], &[u8])> {
+    let [0x0a, key_len @ ..0x80, rest @ ..] = entry else { return None };
+    let (key, rest) = rest.split_at_checked(usize::from(*key_len))?;
+    match rest {
+        [0x12, value_len @ ..0x80, value @ ..] if usize::from(*value_len) == value.len() => Some((key, value)),
+        _ => None,
+    }
+}
+
+fn any_map_entry(entry: &[u8]) -> Result<(&[u8], &[u8]), Unreadable> {
     let (mut key, mut value) = (None, None);
     let mut reader = Reader::new(entry);
     while let Some((field, content)) = reader.field()? {
         let twice = match field {
-            1 => key.replace(content.text()?).is_some(),
+            1 => key.replace(content.text_bytes()?).is_some(),
             2 => value.replace(content.bytes()?).is_some(),
             _ => false,
         };
@@ -154,12 +173,12 @@ fn map_entry(entry: &[u8]) -> Result<(&str, &[u8]), Unreadable> {
 }
 
 /// A `HeaderValue`: `value` is text, `raw_value` is bytes, and only one of them is set.
-fn header_value(message: &[u8]) -> Result<(&str, &[u8]), Unreadable> {
+fn header_value(message: &[u8]) -> Result<(&[u8], &[u8]), Unreadable> {
     let (mut key, mut value) = (None, None);
     let mut reader = Reader::new(message);
     while let Some((field, content)) = reader.field()? {
         let twice = match field {
-            1 => key.replace(content.text()?).is_some(),
+            1 => key.replace(content.text_bytes()?).is_some(),
             2 | 3 => {
                 let content = content.bytes()?;
                 !content.is_empty() && value.replace(content).is_some()
@@ -185,17 +204,17 @@ struct Headers<'a> {
 
 impl<'a> Headers<'a> {
     #[inline]
-    fn add(&mut self, name: &'a str, value: &'a [u8]) -> Result<(), Unreadable> {
+    fn add(&mut self, name: &'a [u8], value: &'a [u8]) -> Result<(), Unreadable> {
         self.count += 1;
         self.bytes = self.bytes.saturating_add(name.len()).saturating_add(value.len());
         if self.count > self.limits.count || self.bytes > self.limits.bytes {
             return Err(Unreadable::Headers);
         }
         // Pseudo-headers repeat what `method`, `path` and `host` say.
-        if name.starts_with(':') {
+        if name.first() == Some(&b':') {
             return Ok(());
         }
-        if name.len() == PARTIAL_BODY.len() && name.eq_ignore_ascii_case(PARTIAL_BODY) {
+        if name.len() == PARTIAL_BODY.len() && name.eq_ignore_ascii_case(PARTIAL_BODY.as_bytes()) {
             self.partial_body |= value.eq_ignore_ascii_case(b"true");
         }
         self.found.push(Header { name, value });

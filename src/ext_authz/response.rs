@@ -6,6 +6,7 @@
 //! in every alias that is found. Envoy removes after it sets, so a header that is set is never listed for removal.
 
 use std::borrow::Cow;
+use std::io::Write;
 
 use bytes::Bytes;
 use uuid::fmt::Hyphenated;
@@ -79,9 +80,9 @@ fn allow(_permit: Permit, decision: &Decision, request: &Request<'_>, out: &mut 
         }
         for sent in &request.headers {
             if is_alias(sent.name)
-                && !IDENTITY.iter().chain(&NOT_FOR_UPSTREAM).any(|n| n.eq_ignore_ascii_case(sent.name))
+                && !IDENTITY.iter().chain(&NOT_FOR_UPSTREAM).any(|n| n.as_bytes().eq_ignore_ascii_case(sent.name))
             {
-                put_bytes(ok, 5, sent.name.as_bytes());
+                put_bytes(ok, 5, sent.name);
             }
         }
         header(ok, 6, DECISION_ID, id);
@@ -125,7 +126,10 @@ fn metadata(decision: &Decision, out: &mut Vec<u8>) {
             text_field(fields, "grant_id", grant.0.hyphenated().encode_lower(&mut id));
         }
         if let Some(position) = decision.position {
-            text_field(fields, "revision", &position.to_string());
+            // A string is framed as a message is. Writing to a `Vec` does not fail.
+            field(fields, "revision", |value| {
+                put_message(value, 3, |text| drop(write!(text, "{position}")));
+            });
         }
         field(fields, "cached", |value| put_varint(value, 4, u64::from(decision.cached)));
     });
@@ -174,17 +178,17 @@ fn header_text(text: &str) -> Cow<'_, str> {
 
 /// Whether a server that takes `_` for `-` and any case could take this for one of our headers.
 #[inline]
-fn is_alias(name: &str) -> bool {
+fn is_alias(name: &[u8]) -> bool {
     name.len() > PREFIX.len()
         && name
-            .bytes()
+            .iter()
             .zip(PREFIX)
-            .all(|(sent, ours)| sent.to_ascii_lowercase() == *ours || (sent == b'_' && *ours == b'-'))
+            .all(|(sent, ours)| sent.to_ascii_lowercase() == *ours || (*sent == b'_' && *ours == b'-'))
 }
 
 fn is_grpc(request: &Request<'_>) -> bool {
     request.headers.iter().any(|h| {
-        h.name.eq_ignore_ascii_case("content-type")
+        h.name.eq_ignore_ascii_case(b"content-type")
             && h.value
                 .strip_prefix(b"application/grpc")
                 .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))

@@ -7,16 +7,15 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::Config;
+use super::connection::connection;
 use super::health::Health;
 use super::listener::UnixSocket;
 use super::service::{Decide, Door};
@@ -25,8 +24,6 @@ use crate::drain;
 use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
 
-/// For what is under way at the deadline. A check takes less than a millisecond.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
 /// After an accept that failed, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,14 +34,22 @@ pub struct Listeners {
     pub tcp: Option<TcpListener>,
     /// For Envoy on a Unix socket.
     pub unix: Option<UnixSocket>,
+    /// The runtimes that connections are handed to, each to the one that has the fewest; none: the one that accepts.
+    pub workers: Vec<Handle>,
 }
+
+/// Runtimes, and how many connections each has.
+struct Workers(Vec<(Handle, Arc<AtomicUsize>)>);
+
+/// A connection of a worker, until it is dropped.
+struct Held(Arc<AtomicUsize>);
 
 enum Accepted {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// Serves until drained: see the module's documentation. Connections run on the runtime this is called on.
+/// Serves until drained: see the module's documentation. Accepts on the runtime this is called on.
 pub async fn serve(
     listeners: Listeners,
     gate: Arc<Gate>,
@@ -72,23 +77,20 @@ pub(super) async fn serve_with(
     let health = Health::new().await;
     let mut background = JoinSet::new();
     background.spawn(health.clone().follow(readiness, drain.clone()));
-    let http2 = http2_builder(&config);
     let max_connections = config.max_connections.max(1);
     let door = Arc::new(Door::new(decide, verification, telemetry, config, health.service()));
 
+    let workers = Workers::new(&listeners.workers);
     let mut connections = JoinSet::new();
     let (mut draining, mut expired) = (pin!(drain.draining()), pin!(drain.expired()));
     let mut is_draining = false;
     while !(is_draining && connections.is_empty()) {
         tokio::select! {
             accepted = listeners.accept(), if connections.len() < max_connections => match accepted {
-                Ok(Accepted::Tcp(stream)) => {
-                    // Answers are small: waiting to fill a segment would only delay them.
-                    let _ = stream.set_nodelay(true);
-                    connections.spawn(connection(stream, http2.clone(), door.clone(), drain.clone()));
-                }
-                Ok(Accepted::Unix(stream)) => {
-                    connections.spawn(connection(stream, http2.clone(), door.clone(), drain.clone()));
+                Ok(stream) => {
+                    if let Err(error) = workers.hand_over(stream, &mut connections, &door, &drain) {
+                        tracing::warn!(%error, "a connection cannot be handed over");
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
@@ -105,36 +107,68 @@ pub(super) async fn serve_with(
     Ok(())
 }
 
-fn http2_builder(config: &Config) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .max_concurrent_streams(config.max_concurrent_streams)
-        .max_local_error_reset_streams(config.max_local_error_reset_streams)
-        .max_header_list_size(config.max_http2_header_list_bytes)
-        .keep_alive_interval(config.keepalive)
-        .keep_alive_timeout(config.keepalive);
-    builder
+// === impl Workers ===
+
+impl Workers {
+    fn new(handles: &[Handle]) -> Self {
+        let here = [Handle::current()];
+        let handles = if handles.is_empty() { &here } else { handles };
+        Self(handles.iter().map(|handle| (handle.clone(), Arc::default())).collect())
+    }
+
+    /// Has the worker with the fewest connections serve one more. Connections live long and are few (Envoy has one for
+    /// each of its workers), so that their number is what has to be even, which ports shared by hash would not make it.
+    fn hand_over(
+        &self,
+        accepted: Accepted,
+        connections: &mut JoinSet<()>,
+        door: &Arc<Door>,
+        drain: &drain::Signal,
+    ) -> io::Result<()> {
+        let fewest = self.0.iter().min_by_key(|(_, connections)| connections.load(Ordering::Relaxed));
+        let Some((handle, count)) = fewest else { return Ok(()) };
+        let held = Held::one_more(count);
+        let (door, drain) = (Arc::clone(door), drain.clone());
+        match accepted {
+            Accepted::Tcp(stream) => {
+                // Answers are small: waiting to fill a segment would only delay them.
+                let _ = stream.set_nodelay(true);
+                let stream = stream.into_std()?;
+                let stream = within(handle, || TcpStream::from_std(stream))?;
+                connections.spawn_on(held.during(connection(stream, door, drain)), handle);
+            }
+            Accepted::Unix(stream) => {
+                let stream = stream.into_std()?;
+                let stream = within(handle, || UnixStream::from_std(stream))?;
+                connections.spawn_on(held.during(connection(stream, door, drain)), handle);
+            }
+        }
+        Ok(())
+    }
 }
 
-async fn connection<IO>(io: IO, http2: http2::Builder<TokioExecutor>, door: Arc<Door>, drain: drain::Signal)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let number = door.connect();
-    let service = service_fn(move |request| door.arrive(number).answer(request));
-    let mut serving = pin!(http2.serve_connection(TokioIo::new(io), service));
-    let result = tokio::select! {
-        biased;
-        result = &mut serving => result,
-        () = drain.expired() => {
-            serving.as_mut().graceful_shutdown();
-            tokio::time::timeout(LAST_MOMENT, serving).await.unwrap_or(Ok(()))
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection broke");
+/// A socket belongs to the runtime in whose context it is made.
+fn within<T>(handle: &Handle, make: impl FnOnce() -> T) -> T {
+    let _context = handle.enter();
+    make()
+}
+
+// === impl Held ===
+
+impl Held {
+    fn one_more(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+
+    async fn during(self, connection: impl Future<Output = ()>) {
+        connection.await;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -113,6 +113,10 @@ impl Door {
         Self { core, verification, telemetry, config, admission, since, connections, buffered, health }
     }
 
+    pub(super) const fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The number of a new connection.
     pub(super) fn connect(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::Relaxed)
@@ -157,6 +161,12 @@ impl Door {
                 self.refuse(&mut outcome, reason, &detail)
             }
         }
+    }
+
+    /// What [`Self::check`] does between a message and its answer.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn answer_now(&self, message: &[u8]) -> Option<Bytes> {
+        self.answer(message, &mut self.telemetry.begin(authz::Door::ExtAuthz)).ok()
     }
 
     /// Lets the limits follow. No clock is read for that.

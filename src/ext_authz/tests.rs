@@ -49,6 +49,15 @@ async fn start_traced(
     decide: impl Fn(&Request<'_>) -> Decision + Send + Sync + 'static,
     tracer: Option<CheckTracer>,
 ) -> Running {
+    start_on(Vec::new(), config, decide, tracer).await
+}
+
+async fn start_on(
+    workers: Vec<tokio::runtime::Handle>,
+    config: Config,
+    decide: impl Fn(&Request<'_>) -> Decision + Send + Sync + 'static,
+    tracer: Option<CheckTracer>,
+) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let unix = dir.path().join("ext_authz.sock");
     let clock: SharedClock = Arc::new(SystemClock::new());
@@ -58,7 +67,7 @@ async fn start_traced(
     let telemetry = Telemetry::new(metrics, records, tracer, clock.clone());
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = tcp.local_addr().unwrap();
-    let listeners = Listeners { tcp: Some(tcp), unix: Some(UnixSocket::bind(&unix, 0o660).unwrap()) };
+    let listeners = Listeners { tcp: Some(tcp), unix: Some(UnixSocket::bind(&unix, 0o660).unwrap()), workers };
     let readiness = Readiness::new();
     let (drain, signal) = drain::channel();
     let decide = Decide::Test(Box::new(decide), clock);
@@ -164,7 +173,7 @@ async fn the_gate_decides_on_what_the_door_hands_over() {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = format!("http://{}", tcp.local_addr().unwrap());
     let (_drain, signal) = drain::channel();
-    let listeners = Listeners { tcp: Some(tcp), unix: None };
+    let listeners = Listeners { tcp: Some(tcp), ..Default::default() };
     tokio::spawn(serve(listeners, gate, telemetry, Readiness::new(), Config::default(), signal));
     let mut client = AuthorizationClient::connect(at).await.unwrap();
 
@@ -458,4 +467,33 @@ async fn more_connections_than_allowed_wait_their_turn() {
     drop(first);
     let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
     assert!(is_allowed(&answer));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn connections_are_spread_evenly_over_the_workers() {
+    let runtimes = ["worker-0", "worker-1"].map(|name| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).thread_name(name).enable_all().build().unwrap()
+    });
+    let workers = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let note = Arc::clone(&seen);
+    let decide = move |request: &Request<'_>| {
+        note.lock().unwrap().push(std::thread::current().name().unwrap_or_default().to_owned());
+        by_path(request)
+    };
+    let running = start_on(workers, Config::default(), decide, None).await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        let mut client = running.client().await;
+        client.check(check("/ok")).await.unwrap();
+        clients.push(client);
+    }
+    let mut threads = std::mem::take(&mut *seen.lock().unwrap());
+    threads.sort();
+    assert_eq!(threads, [["worker-0"; 3], ["worker-1"; 3]].concat());
+    drop(clients);
+    running.drain.begin(Duration::from_secs(5));
+    running.ended().await;
+    runtimes.into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
 }

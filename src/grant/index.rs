@@ -1,17 +1,20 @@
 //! The grants of a sidecar, found by workload and resource.
 //!
-//! Pure. A look-up hashes to one workload and bisects to one resource, so its cost does not follow the number of
-//! grants. Within a resource, grants for exact paths are bisected again, and what has ended sorts behind what has not.
-//! Besides the grants that cover a request it tells what else is known, so that a denial can say that a grant is
-//! pending, revoked or over. Holds what enforcement needs and nothing else: about 100 bytes a grant.
+//! Pure. A look-up bisects the grants of one shard for those of one workload on one resource, so its cost does not follow
+//! the number of grants. Besides the grants that cover a request it tells what else is known, so that a denial can say that
+//! a grant is pending, revoked or over. INVARIANT: of grants that policies cannot tell apart one stands for all, and every
+//! other is put to policy: none is ever crowded out, so that removing one cannot bring another into view.
+//! Holds what enforcement needs and nothing else: under 100 bytes a grant, and the text of its path.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-use super::sharded::{Key, ShardedMap, WorkloadKey};
+use super::leaf::{Entry, Ids, Leaf, Phase};
+use super::shards::{Shard, Shards, WorkloadKey};
 use crate::authz::{CanonicalPath, Template};
 use crate::clock::Timestamp;
 use crate::object::{Grant, GrantId, GrantState};
@@ -19,21 +22,31 @@ use crate::policy::GrantFacts;
 
 /// How many grants that do not cover a request are looked at to find out what to say about them.
 const EXPLAIN_AT_MOST: usize = 16;
-/// How many grants are offered to policy for one request.
-const OFFER_AT_MOST: usize = 8;
 
 /// The index.
 #[derive(Debug, Clone)]
 pub struct GrantIndex {
-    by_workload: ShardedMap<Vec<Entry>>,
-    by_id: ShardedMap<WorkloadKey>,
+    by_workload: Shards<Leaf>,
+    by_id: Shards<Ids>,
+    len: usize,
     names: Arc<Names>,
+}
+
+/// What policies can tell grants apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apart {
+    /// Nothing: they only ask whether there is one.
+    Nothing,
+    /// Actions and duration.
+    Terms,
+    /// Everything, the id included.
+    Id,
 }
 
 /// What is known of a workload's grants for one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Covering {
-    /// The active grants that cover it, the longest-lasting first.
+    /// The active grants that cover it, the longest-lasting first; of those that policies cannot tell apart, the first.
     pub active: SmallVec<[Active; 2]>,
     /// The most telling thing about the others.
     pub standing: Standing,
@@ -76,33 +89,23 @@ pub struct Ended {
     pub id: GrantId,
 }
 
-/// One grant on one resource. Ordered by resource, exact path, end (latest first), id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    resource: u32,
-    path: Option<Arc<Template>>,
-    not_before: Timestamp,
-    /// When it ends or ended; [`Timestamp::MAX`] for a pending one.
-    not_after: Timestamp,
-    id: Key,
-    actions: u32,
-    phase: Phase,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Phase {
-    Pending,
-    Granted,
-    Revoked,
+/// What is looked for among the grants of a leaf.
+struct Look<'a, R> {
+    names: &'a Names,
+    leaf: &'a Leaf,
+    action: &'a str,
+    path: &'a CanonicalPath<'a>,
+    now: Timestamp,
+    apart: Apart,
+    is_revoked: R,
 }
 
 /// Names that entries refer to by number; there are few of them.
 #[derive(Debug, Clone, Default)]
 struct Names {
-    resources: HashMap<Box<str>, u32>,
+    resources: HashMap<Box<str>, u32, RandomState>,
     resource_names: Vec<Box<str>>,
-    action_sets: HashMap<Arc<[Box<str>]>, u32>,
+    action_sets: HashMap<Arc<[Box<str>]>, u32, RandomState>,
     action_set_names: Vec<Arc<[Box<str>]>>,
 }
 
@@ -112,30 +115,31 @@ impl GrantIndex {
     /// An empty index, all of whose shards are of `version`.
     pub fn new(version: u64) -> Self {
         Self {
-            by_workload: ShardedMap::new(version),
-            by_id: ShardedMap::new(version),
+            by_workload: Shards::new(version),
+            by_id: Shards::new(version),
+            len: 0,
             names: Arc::new(Names::default()),
         }
     }
 
     /// Number of grants.
     pub const fn len(&self) -> usize {
-        self.by_id.len()
+        self.len
     }
 
     /// Whether there are no grants.
     pub const fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.len == 0
     }
 
     /// When anything about the grants of this workload (or one that shares its shard) last changed.
     pub fn version(&self, workload: &WorkloadKey) -> u64 {
-        self.by_workload.version(&workload.0)
+        self.by_workload.version(Shard::of(&workload.0))
     }
 
     /// Marks the shard of a workload as changed.
     pub fn touch(&mut self, workload: &WorkloadKey, version: u64) {
-        self.by_workload.touch(&workload.0, version);
+        self.by_workload.edit(Shard::of(&workload.0), version);
     }
 
     /// Puts a grant in place of its earlier version. One that was never granted and no longer can be is left out.
@@ -145,45 +149,39 @@ impl GrantIndex {
         // A template that does not parse never gets this far; if it did, the grant would cover nothing.
         let path = match grant.path.as_deref().map(Template::parse) {
             None => None,
-            Some(Ok(template)) => Some(Arc::new(template)),
+            Some(Ok(template)) => Some(template),
             Some(Err(_)) => return,
         };
         let (resources, actions) = self.numbers(grant);
         let workload = WorkloadKey::of(grant.workload.as_str());
         let id = *grant.id.0.as_bytes();
-        self.by_id.insert(id, workload, version);
-        let entries = resources.into_iter().map(|resource| Entry {
-            resource,
-            path: path.clone(),
-            not_before,
-            not_after,
-            id,
-            actions,
-            phase,
-        });
-        self.by_workload.update(
-            workload.0,
-            version,
-            |list| {
-                list.extend(entries);
-                list.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
-                list.dedup();
-                list.shrink_to_fit();
-            },
-            |list| !list.is_empty(),
-        );
+        let shard = Shard::of(&workload.0);
+        let Some(ids) = self.by_id.edit(Shard::of(&id), version) else { return };
+        ids.insert(id, shard);
+        self.len += 1;
+        let Some(leaf) = self.by_workload.edit(shard, version) else { return };
+        let entry = Entry::new(workload.0, id, [not_before, not_after], phase);
+        for resource in resources {
+            leaf.insert(entry.on(resource, actions), path.as_ref());
+        }
     }
 
     /// Takes a grant out.
     pub fn remove(&mut self, id: GrantId, version: u64) {
         let id = *id.0.as_bytes();
-        if let Some(workload) = self.by_id.remove(&id, version) {
-            self.by_workload.update(workload.0, version, |l| l.retain(|e| e.id != id), |l| !l.is_empty());
+        let Some(shard) = self.by_id.get(Shard::of(&id)).and_then(|ids| ids.find(&id)) else { return };
+        if let Some(ids) = self.by_id.edit(Shard::of(&id), version) {
+            ids.remove(&id);
+            self.len -= 1;
+        }
+        if let Some(leaf) = self.by_workload.edit(shard, version) {
+            leaf.remove(&id);
         }
     }
 
     /// What is known of the grants of `workload` for `action` on `path` of a resource, which is known by its own name
     /// and its service's.
+    #[expect(clippy::too_many_arguments, reason = "a question has as many parts")]
     pub fn find(
         &self,
         workload: &WorkloadKey,
@@ -191,21 +189,15 @@ impl GrantIndex {
         action: &str,
         path: &CanonicalPath<'_>,
         now: Timestamp,
+        apart: Apart,
         is_revoked: impl Fn(GrantId) -> bool,
     ) -> Covering {
         let mut found = Covering { active: SmallVec::new(), standing: Standing::None };
-        let Some(list) = self.by_workload.get(&workload.0) else { return found };
+        let Some(leaf) = self.by_workload.get(Shard::of(&workload.0)) else { return found };
+        let look = Look { names: &self.names, leaf, action, path, now, apart, is_revoked };
         for resource in [route, service] {
             let Some(&resource) = self.names.resources.get(resource) else { continue };
-            let from = list.partition_point(|e| e.resource < resource);
-            let to = list.partition_point(|e| e.resource <= resource);
-            let on_resource = list.get(from..to).unwrap_or_default();
-            let general_end = on_resource.partition_point(|e| e.exact().is_none());
-            let (general, exact) = on_resource.split_at_checked(general_end).unwrap_or((on_resource, &[]));
-            let here = Some(path.as_str());
-            let exact_from = exact.partition_point(|e| e.exact() < here);
-            let exact_to = exact.partition_point(|e| e.exact() <= here);
-            let matching = exact.get(exact_from..exact_to).unwrap_or_default();
+            let [general, matching, exact] = leaf.find(&workload.0, resource, path.as_str());
             for run in [general, matching] {
                 let mut over = 0;
                 for entry in run {
@@ -213,18 +205,17 @@ impl GrantIndex {
                     if over > EXPLAIN_AT_MOST {
                         break; // ended ones sort last: only more of them follow
                     }
-                    self.consider(entry, action, path, now, &is_revoked, &mut found);
+                    look.consider(entry, &mut found);
                 }
             }
             // Grants for other exact paths of this resource matter only to what is said.
             if found.active.is_empty() && found.standing < Standing::Scope(GrantId(uuid::Uuid::nil())) {
                 for entry in exact.iter().take(EXPLAIN_AT_MOST) {
-                    self.consider(entry, action, path, now, &is_revoked, &mut found);
+                    look.consider(entry, &mut found);
                 }
             }
         }
-        found.active.sort_by_key(|a| (Reverse(a.not_after), a.id));
-        found.active.truncate(OFFER_AT_MOST);
+        found.keep_one_of_each(apart);
         found
     }
 
@@ -236,30 +227,25 @@ impl GrantIndex {
 
     /// One line per grant and resource, sorted: equal content gives equal lines, however it was reached.
     pub fn canonical(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self
-            .by_workload
-            .iter()
-            .flat_map(|(workload, list)| list.iter().map(move |e| (workload, e)))
-            .map(|(workload, e)| {
+        let mut lines = Vec::new();
+        for leaf in self.by_workload.iter() {
+            lines.extend(leaf.entries().iter().map(|e| {
                 let resource = self.names.resource_names.get(e.resource as usize).map_or("", |n| n);
-                let path = e.path.as_ref().map_or("", |t| t.as_str());
-                format!(
-                    "{:?} {workload:?} {resource} {:?} {path} {:?} {:?} {:?}",
-                    e.id,
-                    self.names.action_set(e.actions),
-                    e.phase,
-                    e.not_before,
-                    e.not_after
-                )
-            })
-            .collect();
+                let actions = self.names.action_set(e.actions);
+                let (workload, path) = (WorkloadKey(e.workload), leaf.text(e));
+                let Entry { id, phase, not_before, not_after, .. } = e;
+                format!("{id:?} {workload:?} {resource} {actions:?} {path} {phase:?} {not_before:?} {not_after:?}")
+            }));
+        }
         lines.sort_unstable();
         lines
     }
 
     /// The numbers of a grant's resources and action set; the table is copied only when a name is new.
     fn numbers(&mut self, grant: &Grant) -> (Vec<u32>, u32) {
-        let resources: Vec<String> = grant.resources.iter().map(ToString::to_string).collect();
+        let mut resources: Vec<String> = grant.resources.iter().map(ToString::to_string).collect();
+        resources.sort_unstable();
+        resources.dedup();
         let mut actions: Vec<Box<str>> = grant.actions.iter().map(|a| a.as_str().into()).collect();
         actions.sort_unstable();
         actions.dedup();
@@ -270,20 +256,18 @@ impl GrantIndex {
         names.learn(&resources, &actions);
         names.numbers(&resources, &actions).unwrap_or_default()
     }
+}
 
-    fn consider(
-        &self,
-        entry: &Entry,
-        action: &str,
-        path: &CanonicalPath<'_>,
-        now: Timestamp,
-        is_revoked: &impl Fn(GrantId) -> bool,
-        found: &mut Covering,
-    ) {
+// === impl Look ===
+
+impl<R: Fn(GrantId) -> bool> Look<'_, R> {
+    /// Takes a grant in: as one that covers the request, or for what can be said about it.
+    fn consider(&self, entry: &Entry, found: &mut Covering) {
+        let now = self.now;
         let id = GrantId(uuid::Uuid::from_bytes(entry.id));
-        let in_scope = self.names.action_set(entry.actions).iter().any(|a| **a == *action)
-            && entry.path.as_ref().is_none_or(|t| t.matches(path));
-        let revoked = entry.phase == Phase::Revoked || is_revoked(id);
+        let in_scope =
+            self.names.action_sets_have(entry.actions, self.action) && self.leaf.covers_path(entry, self.path);
+        let revoked = entry.phase == Phase::Revoked || (self.is_revoked)(id);
         let standing = match entry.phase {
             _ if !in_scope && !revoked && entry.phase == Phase::Granted && entry.covers(now) => Standing::Scope(id),
             _ if !in_scope => Standing::None,
@@ -292,16 +276,48 @@ impl GrantIndex {
             _ if now < entry.not_before => Standing::NotYetValid(id),
             _ if now >= entry.not_after => Standing::Over(Ended { at: entry.not_after, revoked, id }),
             _ => {
-                found.active.push(Active {
+                let active = Active {
                     id,
                     not_after: entry.not_after,
                     actions: entry.actions,
                     duration_seconds: entry.not_after.since(entry.not_before).as_secs(),
-                });
+                };
+                match found.active.first_mut() {
+                    Some(first) if self.apart == Apart::Nothing => {
+                        if active.rank() < first.rank() {
+                            *first = active;
+                        }
+                    }
+                    _ => found.active.push(active),
+                }
                 return;
             }
         };
         found.standing = found.standing.max(standing);
+    }
+}
+
+// === impl Covering ===
+
+impl Covering {
+    /// Of grants that policies cannot tell apart, keeps the one that lasts longest. Sorts.
+    fn keep_one_of_each(&mut self, apart: Apart) {
+        if self.active.len() < 2 {
+            return;
+        }
+        let id = |a: &Active| (apart == Apart::Id).then_some(a.id);
+        self.active.sort_unstable_by_key(|a| (a.actions, a.duration_seconds, id(a), a.rank()));
+        self.active.dedup_by(|a, b| (a.actions, a.duration_seconds, id(a)) == (b.actions, b.duration_seconds, id(b)));
+        self.active.sort_unstable_by_key(Active::rank);
+    }
+}
+
+// === impl Active ===
+
+impl Active {
+    /// The longest-lasting first.
+    const fn rank(&self) -> (Reverse<Timestamp>, GrantId) {
+        (Reverse(self.not_after), self.id)
     }
 }
 
@@ -318,27 +334,16 @@ fn phase(grant: &Grant) -> Option<(Phase, Timestamp, Timestamp)> {
     }
 }
 
-// === impl Entry ===
-
-impl Entry {
-    fn exact(&self) -> Option<&str> {
-        self.path.as_ref().and_then(|t| t.literal())
-    }
-
-    fn covers(&self, now: Timestamp) -> bool {
-        self.not_before <= now && now < self.not_after
-    }
-
-    fn order(&self) -> (u32, Option<&str>, Reverse<Timestamp>, &Key) {
-        (self.resource, self.exact(), Reverse(self.not_after), &self.id)
-    }
-}
-
 // === impl Names ===
 
 impl Names {
     fn action_set(&self, number: u32) -> Arc<[Box<str>]> {
         self.action_set_names.get(number as usize).cloned().unwrap_or_else(|| Arc::from([]))
+    }
+
+    /// Whether an action is in a set.
+    fn action_sets_have(&self, number: u32, action: &str) -> bool {
+        self.action_set_names.get(number as usize).is_some_and(|set| set.iter().any(|a| **a == *action))
     }
 
     /// The numbers of a grant's resources and action set, if all are known.

@@ -4,9 +4,12 @@
 //! `not_after` is fixed at activation, and a terminal state is final.
 
 mod index;
+mod leaf;
 mod rules;
 mod sharded;
+mod shards;
 
-pub use self::index::{Active, Covering, Ended, GrantIndex, Standing};
+pub use self::index::{Active, Apart, Covering, Ended, GrantIndex, Standing};
 pub use self::rules::{NewGrantRequest, RuleError, expire, new_request, revoke, vote, withdraw};
-pub use self::sharded::{Key, ShardedMap, WorkloadKey};
+pub use self::sharded::ShardedMap;
+pub use self::shards::{Key, WorkloadKey};

@@ -1,51 +1,34 @@
-//! A persistent hash map in shards: a change copies one shard, everything else is shared.
+//! A persistent hash map in shards.
 //!
-//! Pure. Readers hold whole versions of it for as long as they like. Keys are uniformly distributed bytes (digests,
-//! random ids), so that shards fill evenly and hashing is free. Each shard carries the version at which it last
-//! changed, which is what decisions are cached against.
+//! Pure. A change copies one shard of it; readers hold whole versions for as long as they like. Hashing is free, because
+//! keys are uniformly distributed bytes. Each shard carries the version at which it last changed.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
 
-/// 16 uniformly distributed bytes.
-pub type Key = [u8; 16];
+use super::shards::{Key, Shard, Shards};
 
-const FANOUT: usize = 64;
-
-/// The map: 64 nodes of 64 leaves.
+/// The map.
 #[derive(Clone)]
 pub struct ShardedMap<V> {
-    root: [Arc<Node<V>>; FANOUT],
+    shards: Shards<Part<V>>,
     len: usize,
 }
 
-type Node<V> = [Arc<Leaf<V>>; FANOUT];
-
-#[derive(Clone)]
-struct Leaf<V> {
-    version: u64,
-    entries: HashMap<Key, V, BuildHasherDefault<KeyHasher>>,
-}
+type Part<V> = HashMap<Key, V, BuildHasherDefault<KeyHasher>>;
 
 /// Takes eight bytes of the key as the hash.
 #[derive(Debug, Default, Clone, Copy)]
 struct KeyHasher(u64);
-
-/// The key of a workload: the first 16 bytes of the SHA-256 of its SPIFFE ID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct WorkloadKey(pub Key);
 
 // === impl ShardedMap ===
 
 impl<V: Clone> ShardedMap<V> {
     /// An empty map whose shards are all of `version`.
     pub fn new(version: u64) -> Self {
-        let leaf = Arc::new(Leaf { version, entries: HashMap::default() });
-        let node: Arc<Node<V>> = Arc::new(std::array::from_fn(|_| Arc::clone(&leaf)));
-        Self { root: std::array::from_fn(|_| Arc::clone(&node)), len: 0 }
+        Self { shards: Shards::new(version), len: 0 }
     }
 
     /// Number of entries.
@@ -60,18 +43,17 @@ impl<V: Clone> ShardedMap<V> {
 
     /// The value of `key`.
     pub fn get(&self, key: &Key) -> Option<&V> {
-        self.leaf(key)?.entries.get(key)
+        self.shards.get(Shard::of(key))?.get(key)
     }
 
     /// When the shard of `key` last changed.
     pub fn version(&self, key: &Key) -> u64 {
-        self.leaf(key).map_or(0, |leaf| leaf.version)
+        self.shards.version(Shard::of(key))
     }
 
     /// Sets the value of `key`, in a change of `version`.
     pub fn insert(&mut self, key: Key, value: V, version: u64) -> Option<V> {
-        let leaf = self.leaf_mut(&key, version)?;
-        let old = leaf.entries.insert(key, value);
+        let old = self.shards.edit(Shard::of(&key), version)?.insert(key, value);
         self.len += usize::from(old.is_none());
         old
     }
@@ -79,7 +61,7 @@ impl<V: Clone> ShardedMap<V> {
     /// Removes `key`, in a change of `version`.
     pub fn remove(&mut self, key: &Key, version: u64) -> Option<V> {
         self.get(key)?;
-        let old = self.leaf_mut(key, version)?.entries.remove(key);
+        let old = self.shards.edit(Shard::of(key), version)?.remove(key);
         self.len -= usize::from(old.is_some());
         old
     }
@@ -89,9 +71,9 @@ impl<V: Clone> ShardedMap<V> {
     where
         V: Default,
     {
-        let Some(leaf) = self.leaf_mut(&key, version) else { return };
-        let before = leaf.entries.len();
-        match leaf.entries.entry(key) {
+        let Some(part) = self.shards.edit(Shard::of(&key), version) else { return };
+        let before = part.len();
+        match part.entry(key) {
             Entry::Occupied(mut slot) => {
                 change(slot.get_mut());
                 if !keep(slot.get()) {
@@ -106,57 +88,19 @@ impl<V: Clone> ShardedMap<V> {
                 }
             }
         }
-        let after = leaf.entries.len();
+        let after = part.len();
         self.len = self.len + after - before;
-    }
-
-    /// Marks the shard of `key` as changed, so that what was cached for it counts no more.
-    pub fn touch(&mut self, key: &Key, version: u64) {
-        self.leaf_mut(key, version);
     }
 
     /// Every entry, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &V)> {
-        self.root.iter().flat_map(|node| node.iter()).flat_map(|leaf| leaf.entries.iter())
+        self.shards.iter().flat_map(|part| part.iter())
     }
-
-    fn leaf(&self, key: &Key) -> Option<&Leaf<V>> {
-        let (node, leaf) = place(key);
-        self.root.get(node)?.get(leaf).map(Arc::as_ref)
-    }
-
-    fn leaf_mut(&mut self, key: &Key, version: u64) -> Option<&mut Leaf<V>> {
-        let (node, leaf) = place(key);
-        let node = Arc::make_mut(self.root.get_mut(node)?);
-        let leaf = Arc::make_mut(node.get_mut(leaf)?);
-        leaf.version = version;
-        Some(leaf)
-    }
-}
-
-/// The shard of a key, from its last two bytes: they are random in every kind of id that is used.
-const fn place(key: &Key) -> (usize, usize) {
-    let [.., a, b] = *key;
-    (a as usize % FANOUT, b as usize % FANOUT)
 }
 
 impl<V> fmt::Debug for ShardedMap<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShardedMap").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
-// === impl WorkloadKey ===
-
-impl WorkloadKey {
-    /// The key of the workload with this SPIFFE ID.
-    pub fn of(id: &str) -> Self {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
-        let mut key = Key::default();
-        for (to, from) in key.iter_mut().zip(digest.as_ref()) {
-            *to = *from;
-        }
-        Self(key)
     }
 }
 
@@ -179,6 +123,7 @@ impl Hasher for KeyHasher {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shards::WorkloadKey;
     use super::*;
 
     fn key(n: u32) -> Key {
@@ -198,8 +143,7 @@ mod tests {
         assert_eq!((b.get(&key(7)), b.get(&key(8)), b.len()), (Some(&70), None, 9_999));
         assert_eq!(a.version(&key(7)), 1);
         assert_eq!(b.version(&key(8)), 3);
-        let shared = a.root.iter().zip(&b.root).filter(|(x, y)| Arc::ptr_eq(x, y)).count();
-        assert!(shared >= FANOUT - 2, "two changes copy two nodes at most");
+        assert!(a.shards.differing_nodes(&b.shards) <= 2, "two changes copy two nodes at most");
         assert_eq!(b.iter().count(), 9_999);
     }
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use uuid::Uuid;
 
 use super::{FieldError, ResourceName, check_name, check_text};
@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
 
 /// The id of a grant and of the request it came from.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct GrantId(pub Uuid);
 
@@ -148,7 +148,7 @@ impl Grant {
         if !(1..=Self::MAX_DURATION_SECONDS).contains(&self.duration_seconds) {
             return Err(FieldError::new("duration_seconds", "must be between 1 and 2592000 (30 days)"));
         }
-        if self.digest != self.request_digest() {
+        if !is_hex_of(&self.digest, &self.digest_of_request()) {
             return Err(FieldError::new("digest", "is not the digest of the request"));
         }
         match (self.not_before, self.not_after) {
@@ -164,33 +164,41 @@ impl Grant {
 
     /// The digest over the immutable request part: length-prefixed, so that no two requests share an encoding.
     pub fn request_digest(&self) -> String {
-        use std::fmt::Write;
-        let mut ctx = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        let mut put = |bytes: &[u8]| {
-            ctx.update(&(bytes.len() as u64).to_be_bytes());
-            ctx.update(bytes);
+        self.digest_of_request().iter().flat_map(|byte| hex(*byte)).map(char::from).collect()
+    }
+
+    /// Every grant of a snapshot is checked against its digest, so it is fed in one piece.
+    fn digest_of_request(&self) -> [u8; 32] {
+        let mut request = Vec::with_capacity(512);
+        let mut put = |parts: &[&[u8]]| {
+            let len: usize = parts.iter().map(|part| part.len()).sum();
+            request.extend_from_slice(&(len as u64).to_be_bytes());
+            parts.iter().for_each(|part| request.extend_from_slice(part));
         };
-        put(b"portcullis.grant-request.v1");
-        put(self.id.0.as_bytes());
-        put(self.workload.as_str().as_bytes());
-        put(&(self.resources.len() as u64).to_be_bytes());
+        put(&[b"portcullis.grant-request.v1"]);
+        put(&[self.id.0.as_bytes()]);
+        put(&[self.workload.as_str().as_bytes()]);
+        put(&[&(self.resources.len() as u64).to_be_bytes()]);
         for resource in &self.resources {
-            put(resource.to_string().as_bytes());
+            match &resource.route {
+                Some(route) => put(&[resource.service.as_bytes(), b"/", route.as_bytes()]),
+                None => put(&[resource.service.as_bytes()]),
+            }
         }
-        put(&(self.actions.len() as u64).to_be_bytes());
+        put(&[&(self.actions.len() as u64).to_be_bytes()]);
         for action in &self.actions {
-            put(action.as_bytes());
+            put(&[action.as_bytes()]);
         }
-        put(&[u8::from(self.path.is_some())]);
-        put(self.path.as_deref().unwrap_or("").as_bytes());
-        put(self.reason.as_bytes());
-        put(self.requested_by.as_bytes());
-        put(&self.requested_at.as_millis().to_be_bytes());
-        put(&self.duration_seconds.to_be_bytes());
-        ctx.finish().as_ref().iter().fold(String::with_capacity(64), |mut hex, b| {
-            let _ = write!(hex, "{b:02x}");
-            hex
-        })
+        put(&[&[u8::from(self.path.is_some())]]);
+        put(&[self.path.as_deref().unwrap_or("").as_bytes()]);
+        put(&[self.reason.as_bytes()]);
+        put(&[self.requested_by.as_bytes()]);
+        put(&[&self.requested_at.as_millis().to_be_bytes()]);
+        put(&[&self.duration_seconds.to_be_bytes()]);
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &request);
+        let mut out = [0; 32];
+        out.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+        out
     }
 
     /// How long it lasts once active.
@@ -222,6 +230,17 @@ impl GrantState {
 
 // === impl GrantId ===
 
+/// A byte in lower-case hex.
+fn hex(byte: u8) -> [u8; 2] {
+    let digit = |n: u8| if n < 10 { b'0' + n } else { b'a' + n - 10 };
+    [digit(byte >> 4), digit(byte & 15)]
+}
+
+/// Whether `text` is `bytes` in lower-case hex.
+fn is_hex_of(text: &str, bytes: &[u8; 32]) -> bool {
+    text.len() == 64 && text.bytes().eq(bytes.iter().flat_map(|byte| hex(*byte)))
+}
+
 impl fmt::Display for GrantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.as_hyphenated().fmt(f)
@@ -231,6 +250,27 @@ impl fmt::Display for GrantId {
 impl fmt::Debug for GrantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// By hand, because an error has to repeat what is no id.
+impl<'de> Deserialize<'de> for GrantId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl de::Visitor<'_> for Text {
+            type Value = GrantId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a grant id (a UUID)")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<GrantId, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        d.deserialize_str(Text)
     }
 }
 

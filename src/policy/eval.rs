@@ -198,11 +198,6 @@ impl Inquiry<'_> {
             Err(outcome) => outcome.clone(),
         }
     }
-
-    /// Whether policies can tell one grant from another.
-    pub fn tells_grants_apart(&self) -> bool {
-        self.0.as_ref().is_ok_and(|open| open.reads.grant_detail)
-    }
 }
 
 // === impl Open ===

@@ -6,6 +6,8 @@
 use cedar_policy::Policy;
 use serde_json::Value;
 
+use crate::grant::Apart;
+
 /// The context attributes that can influence a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reads {
@@ -19,14 +21,23 @@ pub struct Reads {
     pub grant: bool,
     /// attributes of `context.grant`
     pub grant_detail: bool,
+    /// `context.grant.id`, or the grant as a whole
+    pub grant_id: bool,
     /// `context.transaction`
     pub transaction: bool,
 }
 
 impl Reads {
     /// Everything.
-    pub const ALL: Self =
-        Self { method: true, path: true, host: true, grant: true, grant_detail: true, transaction: true };
+    pub const ALL: Self = Self {
+        method: true,
+        path: true,
+        host: true,
+        grant: true,
+        grant_detail: true,
+        grant_id: true,
+        transaction: true,
+    };
 
     /// What `policy` reads.
     pub(super) fn of(policy: &Policy) -> Self {
@@ -36,6 +47,15 @@ impl Reads {
     /// What any of several policies reads.
     pub(super) fn of_all<'a>(reads: impl IntoIterator<Item = &'a Self>) -> Self {
         reads.into_iter().fold(Self::default(), |all, one| all.union(*one))
+    }
+
+    /// What grants can be told apart by.
+    pub const fn grants_apart(self) -> Apart {
+        match self {
+            Self { grant_id: true, .. } => Apart::Id,
+            Self { grant_detail: true, .. } => Apart::Terms,
+            _ => Apart::Nothing,
+        }
     }
 
     /// Names of the attributes that are read.
@@ -60,20 +80,27 @@ impl Reads {
             host: self.host || other.host,
             grant: self.grant || other.grant,
             grant_detail: self.grant_detail || other.grant_detail,
+            grant_id: self.grant_id || other.grant_id,
             transaction: self.transaction || other.transaction,
         }
     }
 
-    /// A presence test of the grant tells nothing more of it; an access may tell everything.
+    /// A presence test of the grant tells nothing more of it; an access that goes no further may tell everything.
     fn attribute(name: &str, accessed: bool) -> Self {
         match name {
             "method" => Self { method: true, ..Self::default() },
             "path" => Self { path: true, ..Self::default() },
             "host" => Self { host: true, ..Self::default() },
-            "grant" => Self { grant: true, grant_detail: accessed, ..Self::default() },
+            "grant" => Self { grant: true, grant_detail: accessed, grant_id: accessed, ..Self::default() },
             "transaction" => Self { transaction: true, ..Self::default() },
             _ => Self::ALL,
         }
+    }
+
+    /// An attribute of the grant, or whether it has it, tells nothing else of it.
+    fn of_grant(name: &str) -> Self {
+        let grant_id = !matches!(name, "actions" | "duration_seconds");
+        Self { grant: true, grant_detail: true, grant_id, ..Self::default() }
     }
 
     /// Walks a policy in Cedar's JSON form, where an access is `{".": {"left": L, "attr": "name"}}`, a presence test
@@ -83,14 +110,14 @@ impl Reads {
             Value::Object(map) => {
                 let mut reads = Self::default();
                 for (key, value) in map {
-                    let direct = matches!(key.as_str(), "." | "has")
+                    let access = matches!(key.as_str(), "." | "has")
                         .then(|| Some((value.get("left")?, value.get("attr")?.as_str()?)))
-                        .flatten()
-                        .filter(|(left, _)| is_context(left));
-                    reads = reads.union(match direct {
-                        Some((_, attr)) => Self::attribute(attr, key == "."),
-                        None if key == "Var" && value == "context" => Self::ALL,
-                        None => Self::of_json(value),
+                        .flatten();
+                    reads = reads.union(match access {
+                        Some((left, attr)) if is_context(left) => Self::attribute(attr, key == "."),
+                        Some((left, attr)) if is_grant(left) => Self::of_grant(attr),
+                        _ if key == "Var" && value == "context" => Self::ALL,
+                        _ => Self::of_json(value),
                     });
                 }
                 reads
@@ -99,6 +126,11 @@ impl Reads {
             _ => Self::default(),
         }
     }
+}
+
+fn is_grant(value: &Value) -> bool {
+    let access = value.get(".");
+    access.is_some_and(|a| a.get("left").is_some_and(is_context) && a.get("attr").is_some_and(|attr| attr == "grant"))
 }
 
 fn is_context(value: &Value) -> bool {

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::authz::{Builder, Change, Lease, Snapshot};
+use crate::authz::{Builder, Change, Lease, Prepared, Snapshot};
 use crate::clock::{Monotonic, Timestamp};
 use crate::object::Kind;
 use crate::wire::proto::{Bookmark, Delta, Object, SnapshotBegin, SnapshotChunk, SnapshotEnd};
@@ -38,6 +38,23 @@ pub(super) struct Assembly {
     unusable: Vec<Unusable>,
 }
 
+/// A chunk whose objects have been read.
+#[derive(Debug)]
+pub(super) struct PreparedChunk {
+    id: String,
+    sequence: u64,
+    objects: u64,
+    changes: Vec<Result<Prepared, Unusable>>,
+}
+
+/// A delta whose objects have been read.
+#[derive(Debug)]
+pub(super) struct PreparedDelta {
+    from: u64,
+    to: u64,
+    changes: Vec<Result<Prepared, Unusable>>,
+}
+
 /// Why a frame does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ApplyError {
@@ -62,7 +79,7 @@ pub(super) struct Replay {
 /// Applies a delta on top of `current`.
 pub(super) fn delta(current: &Snapshot, epoch: Epoch, delta: Delta) -> Result<Built, ApplyError> {
     let mut replay = Replay::on(current);
-    replay.delta(epoch, delta)?;
+    replay.delta(epoch, delta.into())?;
     Ok(replay.finish())
 }
 
@@ -87,14 +104,17 @@ impl Replay {
     }
 
     /// Takes in a delta, which has to continue where the last one ended.
-    pub(super) fn delta(&mut self, epoch: Epoch, delta: Delta) -> Result<(), ApplyError> {
+    pub(super) fn delta(&mut self, epoch: Epoch, delta: PreparedDelta) -> Result<(), ApplyError> {
         let from = Position { epoch, revision: Revision(delta.from) };
         let to = Revision(delta.to);
         if from != self.position || to <= from.revision {
             return Err(ApplyError::Gap { from, to, local: self.position });
         }
         self.position = Position { epoch, revision: to };
-        take_in(&mut self.builder, delta.objects, &mut self.unusable);
+        delta.changes.into_iter().for_each(|change| match change {
+            Ok(change) => self.builder.take_in(change),
+            Err(unusable) => self.unusable.push(unusable),
+        });
         Ok(())
     }
 
@@ -119,7 +139,7 @@ impl Assembly {
     }
 
     /// Takes in the next chunk.
-    pub(super) fn chunk(&mut self, epoch: Epoch, chunk: SnapshotChunk) -> Result<(), ApplyError> {
+    pub(super) fn chunk(&mut self, epoch: Epoch, chunk: PreparedChunk) -> Result<(), ApplyError> {
         if epoch != self.position.epoch || chunk.id != self.id || chunk.sequence != self.chunks {
             return Err(ApplyError::Chunk {
                 id: chunk.id,
@@ -129,8 +149,11 @@ impl Assembly {
             });
         }
         self.chunks += 1;
-        self.objects += chunk.objects.len() as u64;
-        take_in(&mut self.builder, chunk.objects, &mut self.unusable);
+        self.objects += chunk.objects;
+        chunk.changes.into_iter().for_each(|change| match change {
+            Ok(change) => self.builder.take_in(change),
+            Err(unusable) => self.unusable.push(unusable),
+        });
         Ok(())
     }
 
@@ -146,16 +169,32 @@ impl Assembly {
     }
 }
 
-fn take_in(builder: &mut Builder, objects: Vec<Object>, unusable: &mut Vec<Unusable>) {
-    for object in objects {
-        let Some(kind) = Kind::from_number(object.kind) else {
-            let kind = object.kind.to_string();
-            unusable.push(Unusable { kind, key: object.key, error: "an unknown kind of object".to_owned() });
-            continue;
-        };
-        let body = (!object.deleted).then_some(object.body);
-        builder.apply(Change { kind, key: object.key, body });
+// === impl PreparedChunk ===
+
+impl From<SnapshotChunk> for PreparedChunk {
+    fn from(chunk: SnapshotChunk) -> Self {
+        let SnapshotChunk { id, sequence, objects } = chunk;
+        Self { id, sequence, objects: objects.len() as u64, changes: objects.into_iter().map(prepare).collect() }
     }
+}
+
+// === impl PreparedDelta ===
+
+impl From<Delta> for PreparedDelta {
+    fn from(delta: Delta) -> Self {
+        let Delta { from, to, objects } = delta;
+        Self { from, to, changes: objects.into_iter().map(prepare).collect() }
+    }
+}
+
+/// Reads an object.
+fn prepare(object: Object) -> Result<Prepared, Unusable> {
+    let Some(kind) = Kind::from_number(object.kind) else {
+        let kind = object.kind.to_string();
+        return Err(Unusable { kind, key: object.key, error: "an unknown kind of object".to_owned() });
+    };
+    let body = (!object.deleted).then_some(object.body);
+    Ok(Change { kind, key: object.key, body }.into())
 }
 
 fn finish(builder: Builder, position: Position, mut unusable: Vec<Unusable>) -> Built {
@@ -176,8 +215,8 @@ mod tests {
         SnapshotBegin { revision, id: "s".into(), objects: 0 }
     }
 
-    fn chunk(id: &str, sequence: u64) -> SnapshotChunk {
-        SnapshotChunk { id: id.into(), sequence, objects: vec![] }
+    fn chunk(id: &str, sequence: u64) -> PreparedChunk {
+        SnapshotChunk { id: id.into(), sequence, objects: vec![] }.into()
     }
 
     fn end(chunks: u64, objects: u64) -> SnapshotEnd {

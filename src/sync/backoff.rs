@@ -20,7 +20,7 @@ pub struct BackoffConfig {
 
 /// Counts failures in a row.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     config: BackoffConfig,
     failures: u32,
     jitter: SmallRng,
@@ -33,19 +33,19 @@ impl Default for BackoffConfig {
 }
 
 impl Backoff {
-    pub(super) fn new(config: BackoffConfig) -> Self {
+    pub(crate) fn new(config: BackoffConfig) -> Self {
         let jitter = config.seed.map_or_else(|| SmallRng::seed_from_u64(rand::random()), SmallRng::seed_from_u64);
         Self { config, failures: 0, jitter }
     }
 
     /// It went well for a while.
-    pub(super) const fn reset(&mut self) {
+    pub(crate) const fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// How long to wait after one more failure: anything from nothing up to a bound that doubles. A hint of the
     /// server is the least, and is spread over half as much again.
-    pub(super) fn next(&mut self, hint: Option<Duration>) -> Duration {
+    pub(crate) fn next(&mut self, hint: Option<Duration>) -> Duration {
         let bound = self.config.base.saturating_mul(1 << self.failures.min(20)).min(self.config.max);
         self.failures = self.failures.saturating_add(1);
         let share: f64 = self.jitter.random();

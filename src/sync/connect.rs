@@ -118,7 +118,7 @@ impl ControlPlane {
     }
 
     /// Connects.
-    pub(super) async fn connect(&self) -> Result<Channel, ConnectError> {
+    pub(crate) async fn connect(&self) -> Result<Channel, ConnectError> {
         self.check()?;
         let failed = |reason: String| ConnectError::Transport { url: self.url.to_string(), reason };
         let secure = self.url.scheme_str() == Some("https");
@@ -160,7 +160,7 @@ impl ControlPlane {
     }
 
     /// The `authorization` value, from the token file as it is now.
-    pub(super) fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, ConnectError> {
+    pub(crate) fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, ConnectError> {
         let Some(path) = &self.token_file else { return Ok(None) };
         let bad = |reason: String| ConnectError::Token { path: path.clone(), reason };
         let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?);
@@ -210,7 +210,7 @@ impl fmt::Debug for Dialled {
 }
 
 /// An error and everything behind it, in one line.
-pub(super) fn reasons(error: &dyn std::error::Error) -> String {
+pub(crate) fn reasons(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

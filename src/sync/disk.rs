@@ -8,10 +8,12 @@
 //! no space, or by removal) and checks go on from memory; if not even that works, nothing is acknowledged any more.
 //! Long because the order of writes, which is the point of it, is read here in one place.
 
+mod ahead;
 mod fs;
 mod load;
 mod mark;
 mod record;
+mod seed;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ pub use self::load::LoadError;
 use self::load::{Loaded, StoredBookmark, encode_bookmark, journal_name, load, snapshot_name};
 use self::mark::{Mark, MarkState};
 use self::record::{Chain, JOURNAL_MAGIC, SNAPSHOT_MAGIC, encode};
+pub use self::seed::{SeedError, Seeder};
 use super::apply::Built;
 use super::frame::Opener;
 use crate::authz::{Lease, Snapshot};

@@ -9,7 +9,7 @@ use crate::wire::proto::{Payload, ServerFrame, payload::Body};
 use crate::wire::{Epoch, ParseEpochError, ScopeId, SignatureError, VerifyKey};
 
 /// The largest frame that is taken.
-pub(super) const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
+pub(crate) const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
 
 /// What frames are checked against.
 #[derive(Debug, Clone)]

@@ -30,14 +30,14 @@ pub fn payloads(mut bytes: &[u8]) -> Vec<Position> {
             Body::Begin(begin) => {
                 Assembly::begin(epoch, begin, Some(snapshot.position())).map(|begun| _ = assembly.insert(begun))
             }
-            Body::Chunk(chunk) => assembly.as_mut().map_or(Ok(()), |a| a.chunk(epoch, chunk)),
+            Body::Chunk(chunk) => assembly.as_mut().map_or(Ok(()), |a| a.chunk(epoch, chunk.into())),
             Body::End(end) => match assembly.take().map(|a| a.end(epoch, &end)) {
                 Some(built) => built.map(|built| snapshot = built.snapshot),
                 None => Ok(()),
             },
             Body::Delta(delta) => {
                 let mut replay = Replay::on(&snapshot);
-                replay.delta(epoch, delta).map(|()| snapshot = replay.finish().snapshot)
+                replay.delta(epoch, delta.into()).map(|()| snapshot = replay.finish().snapshot)
             }
             Body::Bookmark(bookmark) => {
                 _ = super::apply::lease(&bookmark, crate::clock::Monotonic::from_nanos(0), None);

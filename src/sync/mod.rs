@@ -10,6 +10,7 @@
 
 mod apply;
 mod backoff;
+mod bootstrap;
 mod connect;
 pub mod disk;
 mod frame;
@@ -24,10 +25,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::backoff::Backoff;
+pub(crate) use self::backoff::Backoff;
 pub use self::backoff::BackoffConfig;
+pub(crate) use self::connect::reasons;
 pub use self::connect::{ConnectError, ControlPlane, Dial, Dialled, Io, SystemDial};
 use self::disk::{DirectoryError, Disk, LoadError};
+pub(crate) use self::frame::MAX_FRAME_BYTES;
 use self::frame::Opener;
 use self::session::{End, Session};
 pub use self::stats::{SyncReading, SyncStats};

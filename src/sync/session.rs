@@ -4,6 +4,7 @@
 //! until no check uses the state before it, acknowledge. Putting in force comes first because a revocation should not
 //! wait for a disk; acknowledging comes last because a receipt promises that no allow from before leaves this
 //! enforcement point any more, not even after a restart. Waiting for checks does not hold up the next revision.
+//! Long because that order, which is the point of it, is read here in one place.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tonic::{Request, Status, Streaming};
 
 use super::Shared;
 use super::apply::{self, Assembly, Built, Unusable};
+use super::bootstrap::{Bootstrap, BootstrapError};
 use super::connect::reasons;
 use super::frame::MAX_FRAME_BYTES;
 use crate::clock::Monotonic;
@@ -55,8 +57,9 @@ pub(super) struct Session {
     position: Option<Position>,
     /// Whether everything in force survives a restart, or nothing older does.
     durable: bool,
-    /// What was put in force and is not acknowledged yet, with the state that it replaced.
-    unacknowledged: VecDeque<(Retired, Position)>,
+    /// What was put in force and is not acknowledged yet, with the state that it replaced, and whether it was replaced
+    /// as a whole.
+    unacknowledged: VecDeque<(Retired, Position, bool)>,
     bookmark_kept: Option<(Epoch, Instant)>,
     /// The last bookmark, while it is not on disk.
     bookmark_to_keep: Option<(ServerFrame, Monotonic)>,
@@ -69,7 +72,7 @@ pub(super) struct Session {
 #[derive(Default)]
 struct Stream {
     /// A snapshot that is arriving.
-    assembly: Option<Assembly>,
+    assembly: Option<Bootstrap>,
     /// Whether something on this stream has fitted the position in force. Before that an acknowledgement could be
     /// taken for one of another epoch.
     confirmed: bool,
@@ -105,7 +108,8 @@ impl Session {
             Err(end) => end,
             Ok(()) => failed("the control plane ended the stream"),
         };
-        if self.stream.assembly.take().is_some() {
+        if let Some(bootstrap) = self.stream.assembly.take() {
+            bootstrap.give_up().await;
             self.shared.with_disk(super::disk::Disk::abandon);
         }
         end
@@ -184,27 +188,27 @@ impl Session {
                 // Not below what was ever in force, in this process or one before.
                 let floor = self.shared.with_disk(|d| d.mark()).flatten().max(self.position);
                 let assembly = Assembly::begin(opened.epoch, begin, floor).map_err(|e| failed(&e.to_string()))?;
-                self.stream.assembly = Some(assembly);
-                self.on_disk(move |d| d.begin(&frame)).await.map(|_| ())
-            }
-            Body::Chunk(chunk) => {
-                let Some(mut assembly) = self.stream.assembly.take() else {
-                    return Err(failed("a chunk without a snapshot"));
-                };
-                let shared = Arc::clone(&self.shared);
-                let assembly = blocking(move || {
-                    assembly.chunk(opened.epoch, chunk)?;
-                    shared.with_disk(|d| d.chunk(&frame));
-                    Ok(assembly)
-                });
-                self.stream.assembly = Some(assembly.await?);
+                self.on_disk(move |d| d.begin(&frame)).await?;
+                self.stream.assembly = Some(Bootstrap::start(assembly, &self.shared).map_err(no_snapshot)?);
                 Ok(())
             }
+            Body::Chunk(chunk) => {
+                let Some(bootstrap) = &mut self.stream.assembly else {
+                    return Err(failed("a chunk without a snapshot"));
+                };
+                let taken = bootstrap.chunk(opened.epoch, chunk, frame).await;
+                if taken.is_err() {
+                    // It has ended by itself, and there is nothing to wait for.
+                    self.stream.assembly = None;
+                    self.shared.with_disk(super::disk::Disk::abandon);
+                }
+                taken.map_err(no_snapshot)
+            }
             Body::End(end) => {
-                let Some(assembly) = self.stream.assembly.take() else {
+                let Some(bootstrap) = self.stream.assembly.take() else {
                     return Err(failed("an end without a snapshot"));
                 };
-                let built = blocking(move || assembly.end(opened.epoch, &end)).await?;
+                let built = bootstrap.end(opened.epoch, end).await.map_err(no_snapshot)?;
                 let position = built.snapshot.position();
                 let unusable = self.put_in_force(built, arrived, true);
                 self.stream.confirmed = true;
@@ -277,7 +281,7 @@ impl Session {
         // INVARIANT: the applied position never falls; `Assembly` and `Replay` have made sure of it.
         let retired = self.shared.state.publish(Arc::new(built.snapshot));
         self.position = Some(position);
-        self.unacknowledged.push_back((retired, position));
+        self.unacknowledged.push_back((retired, position, snapshot));
         self.shared.stats.applied(position.revision.0, arrived.elapsed(), snapshot, built.unusable.len());
         built.unusable
     }
@@ -315,15 +319,18 @@ impl Session {
             return Ok(());
         }
         let mut reached = None;
+        let mut spent = Vec::new();
         for attempt in 0..8 {
             if attempt > 0 {
                 tokio::task::yield_now().await;
             }
-            while let Some((retired, position)) = self.unacknowledged.front()
-                && retired.is_drained()
-            {
-                reached = Some(*position);
-                self.unacknowledged.pop_front();
+            while let Some((retired, position, whole)) = self.unacknowledged.pop_front() {
+                if !retired.is_drained() {
+                    self.unacknowledged.push_front((retired, position, whole));
+                    break;
+                }
+                reached = Some(position);
+                spent.extend(whole.then_some(retired));
             }
             if self.unacknowledged.is_empty() {
                 break;
@@ -332,6 +339,10 @@ impl Session {
         if let Some(position) = reached.filter(|_| self.durable) {
             self.send(Frame::Ack(Ack { revision: position.revision.0 })).await?;
             self.stream.acknowledged = Some(position);
+        }
+        if !spent.is_empty() {
+            // A state that shares nothing with the next takes a while to free.
+            let _ = offload(move || drop(spent)).await;
         }
         Ok(())
     }
@@ -378,6 +389,10 @@ async fn blocking<T: Send + 'static>(
         Ok(result) => result.map_err(|e| failed(&e.to_string())),
         Err(e) => Err(failed(&format!("applying failed: {e}"))),
     }
+}
+
+fn no_snapshot(error: BootstrapError) -> End {
+    failed(&error.to_string())
 }
 
 fn failed(error: &str) -> End {

@@ -42,7 +42,7 @@ impl CheckTracer {
     /// The trace context of a request, if it is sampled. One that is sent twice is none.
     pub(super) fn parent(&self, headers: &[Header<'_>]) -> Option<Parent> {
         let single = |name: &str| {
-            let mut found = headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name));
+            let mut found = headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name.as_bytes()));
             let value = std::str::from_utf8(found.next()?.value).ok()?;
             found.next().is_none().then_some(value)
         };
@@ -133,7 +133,7 @@ mod tests {
     const SAMPLED: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     fn header<'a>(name: &'a str, value: &'a [u8]) -> Header<'a> {
-        Header { name, value }
+        Header { name: name.as_bytes(), value }
     }
 
     #[test]

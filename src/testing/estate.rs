@@ -296,5 +296,5 @@ pub fn request<'a>(method: &'a str, path: &'a str, headers: &'a [(&'a str, Strin
 
 /// Headers in the form a door hands over.
 pub fn headers<'a>(headers: &'a [(&'a str, String)]) -> SmallVec<[Header<'a>; 32]> {
-    headers.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect()
+    headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() }).collect()
 }

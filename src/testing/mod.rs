@@ -9,7 +9,9 @@ pub(crate) mod certificates;
 mod estate;
 mod holder;
 mod signing_key;
+mod warm_door;
 
 pub use self::estate::{AUDIENCE, Estate, POLICIES, Size, headers, request};
 pub use self::holder::{KeyHolder, changed, digest};
 pub use self::signing_key::SigningKey;
+pub use self::warm_door::WarmDoor;

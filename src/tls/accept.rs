@@ -1,7 +1,8 @@
 //! A listener that hands over connections, through TLS where it is configured.
 //!
 //! Plane: cross-cutting. Handshakes run beside each other, bounded in number and time, so that a client that never
-//! finishes one keeps nobody else out for long. A failed handshake ends that connection only.
+//! finishes one keeps nobody else out for long. Their cryptography takes turns, so that a herd of newcomers does not
+//! keep the connections that are open from being served. A failed handshake ends that connection only.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,6 +27,9 @@ pub struct AcceptLimits {
     pub handshake: Duration,
     /// How many may be under way.
     pub pending: usize,
+    /// How many of them may be computing at a time. A herd at the door then has so many turns beside everybody else's,
+    /// whatever its size.
+    pub computing: usize,
     /// How many connections may be open, so that strangers cannot use up the process's descriptors; more wait.
     pub connections: usize,
 }
@@ -79,6 +83,7 @@ pub fn accept<L: Listen>(
     let (ready, accepted) = mpsc::channel(64);
     tokio::spawn(async move {
         let permits = Arc::new(Semaphore::new(limits.pending));
+        let turns = Arc::new(Semaphore::new(limits.computing));
         let places = Arc::new(Semaphore::new(limits.connections));
         loop {
             let place = tokio::select! {
@@ -109,9 +114,9 @@ pub fn accept<L: Listen>(
                 continue;
             };
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let ready = ready.clone();
+            let (ready, turns) = (ready.clone(), Arc::clone(&turns));
             tokio::spawn(async move {
-                let handshake = TlsAcceptor::from(config).accept(stream);
+                let handshake = in_turn(TlsAcceptor::from(config).accept(stream), turns);
                 match tokio::time::timeout(limits.handshake, handshake).await {
                     Ok(Ok(stream)) => {
                         drop(permit);
@@ -125,6 +130,23 @@ pub fn accept<L: Listen>(
         }
     });
     accepted
+}
+
+/// Polls `work` only when it is its turn; in between, others have theirs.
+async fn in_turn<F: Future + Unpin>(mut work: F, turns: Arc<Semaphore>) -> F::Output {
+    loop {
+        // Never closed; if it were, there would be no turns to take.
+        let turn = turns.acquire().await;
+        let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut work).poll(cx))).await;
+        drop(turn);
+        if let Poll::Ready(output) = polled {
+            return output;
+        }
+        // The poll above has left our waker with the connection; it is woken by it, and takes its turn again.
+        let mut woken = false;
+        std::future::poll_fn(|_| if std::mem::replace(&mut woken, true) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
+    }
 }
 
 // === impl TcpListener ===

@@ -30,10 +30,12 @@ pub mod workload_api {
 }
 
 mod position;
+mod seal;
 mod sign;
 
 /// The metadata key with which the control plane tells a refused sidecar when to come back, in milliseconds.
 pub const RETRY_AFTER: &str = "retry-after-ms";
 
 pub use self::position::{Epoch, ParseEpochError, Position, Revision, ScopeId};
+pub use self::seal::seal;
 pub use self::sign::{SignatureError, SigningKey, VerifyKey};

@@ -43,7 +43,11 @@ pub struct ParseEpochError(String);
 impl Epoch {
     /// A new epoch that starts at `now`.
     pub fn starting(now: crate::clock::Timestamp) -> Self {
-        let random: [u8; 10] = rand::random();
+        Self::of(now, rand::random())
+    }
+
+    /// The epoch that starts at `now` and carries these bytes: for whoever has to make the same one again.
+    pub fn of(now: crate::clock::Timestamp, random: [u8; 10]) -> Self {
         Self(uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid())
     }
 

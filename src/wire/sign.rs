@@ -40,7 +40,15 @@ pub enum SignatureError {
 impl SigningKey {
     /// Makes a new key; returns it with its PKCS#8 form, base64, for a file of mode 0600.
     pub fn generate() -> Result<(Self, Zeroizing<String>), SignatureError> {
-        let pair = Ed25519KeyPair::generate().map_err(|_opaque| SignatureError::Generate)?;
+        Self::with_text(Ed25519KeyPair::generate().map_err(|_opaque| SignatureError::Generate)?)
+    }
+
+    /// The key of a seed (RFC 8032, section 5.1.5), likewise: whoever knows the seed has the key.
+    pub fn from_seed(seed: &[u8; 32]) -> Result<(Self, Zeroizing<String>), SignatureError> {
+        Self::with_text(Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_rejected| SignatureError::Key)?)
+    }
+
+    fn with_text(pair: Ed25519KeyPair) -> Result<(Self, Zeroizing<String>), SignatureError> {
         let der = pair.to_pkcs8().map_err(|_opaque| SignatureError::Generate)?;
         let text = Zeroizing::new(STANDARD.encode(der.as_ref()));
         Ok((Self { pair }, text))

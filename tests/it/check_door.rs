@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use http_body_util::BodyExt as _;
 use portcullis::admin::{self, CheckAnswer, CheckBody, Common, HeaderValues};
+use portcullis::authz::Request;
 use portcullis::cache::Gate;
 use portcullis::readiness::Readiness;
 use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
@@ -29,23 +30,22 @@ impl CheckDoor {
         Self(admin::sidecar_router(common, Arc::clone(gate), telemetry, url))
     }
 
-    /// The answer to a request with these headers, and a certificate as Envoy sends one.
-    pub(crate) async fn check(
-        &self,
-        (method, path, host): (&str, &str, &str),
-        headers: &[(String, String)],
-        certificate: Option<String>,
-    ) -> CheckAnswer {
-        let mut by_name: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (name, value) in headers {
-            by_name.entry(name.clone()).or_default().push(value.clone());
+    /// The answer to a request, all of whose headers are text.
+    pub(crate) async fn check(&self, request: &Request<'_>) -> CheckAnswer {
+        let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for header in &request.headers {
+            let value = std::str::from_utf8(header.value).unwrap().to_owned();
+            headers.entry(String::from_utf8_lossy(header.name).into_owned()).or_default().push(value);
         }
         let body = CheckBody {
-            method: method.to_owned(),
-            path: path.to_owned(),
-            host: host.to_owned(),
-            headers: by_name.into_iter().map(|(name, values)| (name, HeaderValues::Many(values))).collect(),
-            certificate,
+            method: request.method.to_owned(),
+            path: request.path.to_owned(),
+            host: request.host.to_owned(),
+            headers: headers.into_iter().map(|(name, values)| (name, HeaderValues::Many(values))).collect(),
+            certificate: request.peer.certificate.map(str::to_owned),
+            principal: request.peer.principal.map(str::to_owned),
+            address: request.peer.address,
+            partial_body: request.partial_body,
             explain: false,
         };
         let request = axum::http::Request::post("/v1/check").body(Body::from(serde_json::to_vec(&body).unwrap()));

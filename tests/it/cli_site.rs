@@ -139,6 +139,8 @@ async fn every_verb_does_what_it_says_and_names_a_slip() {
     ]);
     let record = local(&["decisions", "tail", "--file", &path, "-n", "1", "--output", "json"]).await.json(0);
     assert_eq!(record["reason"], "entitlement.no_grant", "{record}");
+    let from = ["check", "--path", "/catalog/1", "--peer-address", "10.0.0"];
+    local(&from).await.fails(2, &["'10.0.0'", "--peer-address"]);
     local(&["decisions", "tail", "--file", "/nowhere/x.jsonl"]).await.fails(2, &["`/nowhere/x.jsonl`"]);
     local(&["decisions", "tail", "--file", &path, "-n", "few"]).await.fails(2, &["'few'"]);
     site.control.stop().await;
@@ -279,7 +281,12 @@ async fn grants(alice: &Operator<'_>, bob: &Operator<'_>) {
     assert_eq!(active["items"].as_array().unwrap().len(), 2, "{active}");
     alice.refused(&["grant", "list", "--state", "acitve"], &["acitve"]).await;
     alice.both(&["grant", "show", first], &["payments/refunds", "approve by bob", "ticket 7"]).await;
-    alice.refused(&["grant", "show", "not-an-id"], &["not-an-id"]).await;
+    alice.refused(&["grant", "show", NOBODY], &[NOBODY]).await;
+    for verb in ["approve", "deny", "withdraw", "show", "revoke"] {
+        alice.mistyped(&["grant", verb, "not-an-id"], &["'not-an-id'", "<ID>", "not a grant id"]).await;
+    }
+    let nobody = ["--workload", "agent"];
+    alice.mistyped(&[&["grant", "list"], &nobody[..]].concat(), &["'agent'", "--workload", "spiffe://"]).await;
     let revoke = ["grant", "revoke", first, "--reason", "done", "--wait", "20s"];
     bob.says(&revoke, &["revoked", "complete: every enforcement point"]).await;
     let revoked = bob.json(&["grant", "revoke", second, "--wait", "20s"]).await;
@@ -356,7 +363,12 @@ async fn revocations(alice: &Operator<'_>) {
     }
     alice.mistyped(&[&["revoke"], &before(&agent, "soon")[..]].concat(), &["'soon'", "2026-01-31T12:00:00Z"]).await;
     alice.refused(&["revoke", "grant", NOBODY], &["`target.grant`", NOBODY]).await;
-    alice.refused(&["revoke", "grant", "not-an-id"], &["`target`", "UUID"]).await;
+    alice.mistyped(&["revoke", "grant", "not-an-id"], &["'not-an-id'", "<GRANT>", "not a grant id"]).await;
+    for verb in ["workload", "delegator"] {
+        alice.mistyped(&["revoke", verb, "agent"], &["'agent'", "<SPIFFE_ID>", "spiffe://"]).await;
+    }
+    let of_agent = [&["revoke"], &before("agent", "2020-01-31T12:00:00Z")[..]].concat();
+    alice.mistyped(&of_agent, &["'agent'", "--workload", "spiffe://"]).await;
     let expected = ["TARGET", "token demo stolen", "bound_object cluster 6f1c", "certificate", "leaked"];
     alice.both(&["revoke", "list"], &expected).await;
     alice.mistyped(&["revoke", "list", "tokens"], &["'tokens'"]).await;

@@ -15,6 +15,7 @@ use envoy_types::pb::google::rpc;
 use serde_yaml_ng::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::door;
 use crate::envoy::{Envoy, root, validate};
 use crate::mtls::{Pki, TLS_FILES};
 
@@ -255,10 +256,7 @@ impl Stack {
             tokio::spawn(server.serve_with_incoming(incoming));
         }
         let service = echo_service().await;
-        let configuration = file("sidecar-grpc-uds.yaml")
-            .replace("port_value: 10000", "port_value: 0")
-            .replace("port_value: 9901", "port_value: 0")
-            .replace("port_value: 9190", &format!("port_value: {}", service.port()))
+        let configuration = door::on_free_ports("sidecar-grpc-uds.yaml", service)
             .replace("/run/portcullis/ext_authz.sock", socket.to_str().unwrap());
         let envoy = tokio::task::spawn_blocking(move || Envoy::start(&configuration)).await.unwrap();
         Self { envoy, authorizer: authorizer.unwrap_or_default(), _directory: directory }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis::authz::Lease;
-use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock, SystemClock};
 use portcullis::state::State;
-use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
+use portcullis::telemetry::Output;
 use portcullis::testing::Estate;
-use portcullis::{drain, ext_authz, readiness};
+use portcullis::{drain, ext_authz};
 
+use crate::door;
 use crate::envoy::Envoy;
-use crate::envoy_config::{echo_service, file};
+use crate::envoy_config::echo_service;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invariant_09_no_failure_of_ours_opens_an_envoy_that_allows_on_failure() {
@@ -48,25 +48,15 @@ async fn invariant_09_no_failure_of_ours_opens_an_envoy_that_allows_on_failure()
 
 async fn stack(state: &Arc<State>, clock: Arc<SystemClock>, checks: usize) -> (Envoy, drain::Drain) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let door = listener.local_addr().unwrap();
-    let gate = Gate::new(Arc::clone(state), clock.clone() as _, CacheSizes { tokens: 100, decisions: 100 });
-    let metrics = Arc::new(SidecarMetrics::new().unwrap());
-    let records = RecordsConfig { output: Output::Off, queue: 1 };
-    let records = Records::start(records, metrics.records_dropped().clone()).unwrap();
-    let telemetry = Telemetry::new(metrics, records, None, clock);
-    let (drain, signal) = drain::channel();
+    let address = listener.local_addr().unwrap();
     let config = ext_authz::Config { max_concurrent_checks: checks, ..ext_authz::Config::default() };
-    let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None };
-    tokio::spawn(ext_authz::serve(listeners, Arc::new(gate), telemetry, readiness::Readiness::new(), config, signal));
-    let service = echo_service().await;
-    let configuration = file("sidecar-grpc-tcp.yaml");
+    let listeners = ext_authz::Listeners { tcp: Some(listener), ..Default::default() };
+    let (_, drain) = door::serve(door::gate(state, &clock), listeners, config, Output::Off);
+    let configuration = door::on_free_ports("sidecar-grpc-tcp.yaml", echo_service().await);
     assert!(configuration.contains("failure_mode_allow: false"));
     let configuration = configuration
         .replace("failure_mode_allow: false", "failure_mode_allow: true")
-        .replace("port_value: 10000", "port_value: 0")
-        .replace("port_value: 9901", "port_value: 0")
-        .replace("port_value: 9190", &format!("port_value: {}", service.port()))
-        .replace("port_value: 9191", &format!("port_value: {}", door.port()));
+        .replace("port_value: 9191", &format!("port_value: {}", address.port()));
     let envoy = tokio::task::spawn_blocking(move || Envoy::start(&configuration)).await.unwrap();
     (envoy, drain)
 }

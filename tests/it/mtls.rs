@@ -7,21 +7,22 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use portcullis::authz::{ForwardingHeader, Lease, ProxyPeer, Settings, TrustedProxy};
-use portcullis::cache::{CacheSizes, Gate};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portcullis::authz::{ForwardingHeader, ProxyPeer, Settings, TrustedProxy};
 use portcullis::clock::{Clock, SystemClock};
 use portcullis::credential::SpiffeId;
 use portcullis::object::Kind;
-use portcullis::state::State;
-use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
-use portcullis::testing::Estate;
-use portcullis::{drain, ext_authz, readiness};
+use portcullis::telemetry::Output;
+use portcullis::testing::{Estate, KeyHolder, changed};
+use portcullis::{drain, ext_authz};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::certificates;
+use crate::door;
 use crate::envoy::Envoy;
 use crate::envoy_config::{echo_service, file};
 
@@ -96,28 +97,15 @@ impl Stack {
         let settings = Settings {
             trusted_proxies: vec![TrustedProxy { peer: ProxyPeer::SpiffeId(gateway), header: ForwardingHeader::Xfcc }],
         };
-        let sizes = CacheSizes { tokens: 100, decisions: 100 };
-        let (now, state) = (clock.now(), Arc::new(State::new()));
-        let lease = Lease { server_time: now.wall, received: now.mono, ..estate.lease() };
-        state.restore(Arc::new(estate.snapshot()), lease);
-        let gate = Arc::new(Gate::new(state, clock.clone() as _, sizes).with_settings(settings));
-        let metrics = Arc::new(SidecarMetrics::new().unwrap());
-        let records = RecordsConfig { output: Output::Off, queue: 1 };
-        let records = Records::start(records, metrics.records_dropped().clone()).unwrap();
-        let telemetry = Telemetry::new(metrics, records, None, clock);
-        let (drain, signal) = drain::channel();
+        let gate = door::gate(&door::state(&estate, &clock), &clock).with_settings(settings);
         let unix = ext_authz::UnixSocket::bind(&socket, 0o600).unwrap();
-        let listeners = ext_authz::Listeners { tcp: None, unix: Some(unix) };
-        let config = ext_authz::Config::default();
-        tokio::spawn(ext_authz::serve(listeners, gate, telemetry, readiness::Readiness::new(), config, signal));
+        let listeners = ext_authz::Listeners { unix: Some(unix), ..Default::default() };
+        let (_, drain) = door::serve(gate, listeners, ext_authz::Config::default(), Output::Off);
 
         let pki = Pki::new();
         let service = echo_service().await;
         let tls = pki.files(directory.path(), &Estate::id("envoy"));
-        let configuration = file("sidecar-grpc-mtls.yaml")
-            .replace("port_value: 10000", "port_value: 0")
-            .replace("port_value: 9901", "port_value: 0")
-            .replace("port_value: 9190", &format!("port_value: {}", service.port()))
+        let configuration = door::on_free_ports("sidecar-grpc-mtls.yaml", service)
             .replace("/run/portcullis/ext_authz.sock", socket.to_str().unwrap())
             .replace(TLS_FILES, &tls);
         let envoy = tokio::task::spawn_blocking(move || Envoy::start(&configuration)).await.unwrap();
@@ -247,4 +235,21 @@ async fn a_gateway_speaks_for_its_client_if_it_is_listed_and_a_client_never_for_
     let unlisted = stack.gateway("ci").await;
     let answer = stack.get(unlisted.address, &storefront, "/certificate", &[]).await.unwrap();
     assert_eq!(workload(&answer), Estate::id("ci"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_proven_for_the_https_uri_and_beside_the_certificate_that_the_token_is_bound_to() {
+    let stack = Stack::start().await;
+    let (storefront, agent, holder) = (stack.svid("storefront"), stack.svid("agent"), KeyHolder::new());
+    let x5t = URL_SAFE_NO_PAD.encode(portcullis::credential::certificate_thumbprint(&storefront.der));
+    let cnf = json!({"cnf": {"jkt": holder.thumbprint(), "x5t#S256": x5t}});
+    let token = stack.estate.signer.sign(&changed(stack.estate.claims("storefront"), &cnf)).unwrap();
+    let headers = |uri: &str| {
+        let claims = KeyHolder::dpop_claims("GET", uri, &token, SystemClock::new().now().wall);
+        [format!("Authorization: DPoP {token}"), format!("DPoP: {}", holder.dpop(&claims))]
+    };
+    let good = stack.directly(&storefront, "/token", &headers("https://test/token")).await;
+    assert_eq!(workload(&good), Estate::id("storefront"));
+    refused(&stack.directly(&storefront, "/token", &headers("http://test/token")).await);
+    refused(&stack.directly(&agent, "/token", &headers("https://test/token")).await);
 }

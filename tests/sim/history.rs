@@ -1,4 +1,7 @@
 //! One history: what happens to the hosts and the estate, drawn from a seed, and the trace that it leaves.
+//!
+//! In each of them one enforcement point is cut off for longer than it may answer, with its clock behind the control
+//! plane's: by chance alone too few seeds had that, and an age that one clock alone told went unnoticed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +17,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use turmoil::Sim;
 
-use super::hosts::{CONTROL, Control, Edge};
+use super::hosts::{CONTROL, Control, Edge, MAX_STALENESS};
 use super::observe::{Observer, Revoked};
 
 const EDGES: [&str; 3] = ["edge-0", "edge-1", "edge-2"];
@@ -27,6 +30,9 @@ const TROUBLED: Duration = Duration::from_secs(60);
 const HEALED: Duration = Duration::from_secs(30);
 /// So few commits stay in memory that an edge which was away for a while needs a snapshot.
 const RING: usize = 12;
+/// When an enforcement point is cut off for longer than it may answer, after half a second with a control plane whose clock
+/// is ahead of its own: so that its wall clock takes everything it was told for younger than it is.
+const OUTAGE: std::ops::Range<Duration> = Duration::from_secs(4)..Duration::from_secs(31);
 /// Clocks may be ahead of true time by up to this, so any two differ by less than the skew that is put up with.
 const MAX_AHEAD_MS: i64 = 4_500;
 
@@ -41,6 +47,8 @@ struct History {
     ahead_ms: [i64; EDGES.len() + 1],
     links: [Link; EDGES.len()],
     down: [bool; EDGES.len() + 1],
+    /// Whom the outage is about: nothing else happens to it until the outage is over.
+    cut_off: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +92,7 @@ pub(crate) fn run(seed: u64) -> Vec<String> {
         ahead_ms: Default::default(),
         links: [Link::Up; EDGES.len()],
         down: Default::default(),
+        cut_off: None,
         estate,
         control,
         edges,
@@ -98,8 +107,11 @@ pub(crate) fn run(seed: u64) -> Vec<String> {
 
 impl History {
     fn play(&mut self, sim: &mut Sim<'_>) {
+        let victim = self.random.random_range(0..EDGES.len());
+        self.cut_off = Some(victim);
         while sim.elapsed() < TROUBLED {
             self.pass(sim);
+            self.outage(sim, victim);
             self.happen(sim);
             self.look(sim);
         }
@@ -126,6 +138,27 @@ impl History {
                 edge.clock.advance(TICK);
             }
             sim.step().expect("no host fails");
+        }
+    }
+
+    /// The one thing that happens in every history.
+    fn outage(&mut self, sim: &mut Sim<'_>, victim: usize) {
+        let (elapsed, ahead) = (sim.elapsed(), MAX_AHEAD_MS - 1);
+        let begins = |at: Duration| (at..at + STEP).contains(&elapsed);
+        if begins(OUTAGE.start - STEP * 3) {
+            self.restart(sim, 0);
+            self.set_clock(sim, 0, ahead);
+        }
+        if begins(OUTAGE.start) {
+            self.cut_off = None;
+            self.set_link(sim, victim, Link::Partitioned);
+            self.cut_off = Some(victim);
+        }
+        if begins(OUTAGE.end) {
+            self.cut_off = None;
+            // It has answered from what it knew for most of the time that it may, or nothing has been shown.
+            let last = self.observer.last_allow(victim).expect("it has allowed something");
+            assert!(last > OUTAGE.start + MAX_STALENESS * 3 / 4, "it was cut off, and allowed nothing after {last:?}");
         }
     }
 
@@ -157,12 +190,9 @@ impl History {
             32 => {
                 let clock = self.random.random_range(0..self.ahead_ms.len());
                 let ahead = self.random.random_range(0..MAX_AHEAD_MS);
-                let by = ahead - std::mem::replace(&mut self.ahead_ms[clock], ahead);
-                match clock.checked_sub(1) {
-                    None => self.control.clock.set_by(by),
-                    Some(n) => self.edges[n].clock.set_by(by),
+                if clock.checked_sub(1).is_none_or(|n| self.cut_off != Some(n)) {
+                    self.set_clock(sim, clock, ahead);
                 }
-                self.note(sim, &format!("clock {clock} set by {by} ms"));
             }
             33..=36 => {
                 let name = EDGES[self.random.random_range(0..EDGES.len())];
@@ -189,7 +219,20 @@ impl History {
         self.observer.look(sim.elapsed(), control_now, cut);
     }
 
+    /// Sets a clock ahead of true time by so much.
+    fn set_clock(&mut self, sim: &Sim<'_>, clock: usize, ahead: i64) {
+        let by = ahead - std::mem::replace(&mut self.ahead_ms[clock], ahead);
+        match clock.checked_sub(1) {
+            None => self.control.clock.set_by(by),
+            Some(n) => self.edges[n].clock.set_by(by),
+        }
+        self.note(sim, &format!("clock {clock} set by {by} ms"));
+    }
+
     fn set_link(&mut self, sim: &Sim<'_>, n: usize, link: Link) {
+        if self.cut_off == Some(n) {
+            return;
+        }
         let name = EDGES[n];
         match (std::mem::replace(&mut self.links[n], link), link) {
             (before, after) if before == after => return,
@@ -209,9 +252,12 @@ impl History {
     }
 
     fn crash(&mut self, sim: &mut Sim<'_>, host: usize) {
-        if std::mem::replace(&mut self.down[host], true) {
+        // The control plane does not crash while it is needed to tell the time.
+        let needed = if sim.elapsed() < OUTAGE.start { Some(0) } else { None };
+        if needed == Some(host) || self.cut_off.is_some_and(|n| host == n + 1) || self.down[host] {
             return;
         }
+        self.down[host] = true;
         let name = host.checked_sub(1).map_or(CONTROL, |n| EDGES[n]);
         if let Some(n) = host.checked_sub(1) {
             *self.edges[n].gate.lock().unwrap() = None;

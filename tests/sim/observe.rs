@@ -35,6 +35,8 @@ pub(crate) struct Observer {
     /// Since when each edge has been cut off.
     cut_since: Vec<Option<Duration>>,
     positions: Vec<Option<Position>>,
+    /// When each edge allowed something last.
+    allowed_at: Vec<Option<Duration>>,
     pub(crate) trace: Vec<String>,
 }
 
@@ -60,6 +62,7 @@ impl Observer {
             seed,
             cut_since: vec![None; edges.len()],
             positions: vec![None; edges.len()],
+            allowed_at: vec![None; edges.len()],
             edges,
             tokens: Vec::new(),
             history: BTreeMap::new(),
@@ -145,6 +148,9 @@ impl Observer {
                 let decision = gate.check(&request);
                 let what = format!("{at}: {workload} {method} {path}: {}", decision.reason);
                 let allowed = decision.permit().is_some();
+                if allowed {
+                    self.allowed_at[n] = Some(elapsed);
+                }
                 // Without the code of a denial: which of several grants that ended it tells of hangs on their ids.
                 line = format!("{line} {}", if allowed { decision.reason.code() } else { decision.reason.family() });
                 // Invariant 3: it decides on the state of its revision, whatever order things arrived in.
@@ -175,6 +181,11 @@ impl Observer {
             }
         }
         line
+    }
+
+    /// When an edge allowed something last.
+    pub(crate) fn last_allow(&self, edge: usize) -> Option<Duration> {
+        self.allowed_at[edge]
     }
 
     /// Everything is up and connected again, and nothing has happened for a while.

@@ -323,6 +323,19 @@ fn without_room_new_proofs_are_refused_and_old_ones_are_not_forgotten() {
 }
 
 #[test]
+fn a_client_that_uses_its_share_up_is_in_nobodys_way() {
+    let mut shop = Shop::new();
+    shop.gate = gate(&shop.estate, &shop.state).with_proofs(64, None);
+    let busy: Vec<Reason> = (0..400).map(|_| shop.judge(&shop.proof(&json!({})))).collect();
+    let allowed = busy.iter().filter(|reason| **reason == Reason::AllowPolicy).count();
+    assert_eq!(allowed, 32, "half of the room");
+    assert_eq!(busy.last(), Some(&Reason::SystemOverload));
+    shop.client = KeyHolder::new();
+    shop.token = bound(&shop.estate, &json!({"jkt": shop.client.thumbprint()}));
+    assert_eq!(shop.judge(&shop.proof(&json!({}))), Reason::AllowPolicy);
+}
+
+#[test]
 fn what_is_revoked_takes_no_room() {
     let mut shop = Shop::new();
     shop.estate.revoke(&json!({"kind": "token", "issuer": "test", "jti": "jti-storefront"}));

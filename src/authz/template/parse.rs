@@ -123,9 +123,16 @@ fn build(text: &str, parser: &Parser<'_>) -> Result<Template, TemplateError> {
     let mut head = Vec::new();
     let mut tail: Option<Vec<Segment>> = None;
     let mut suffix = String::new();
+    let mut pattern = String::with_capacity(text.len());
     let last = parser.elements.len().saturating_sub(1);
     for (i, element) in parser.elements.iter().enumerate() {
         let stuck = if i == last { parser.suffix } else { "" };
+        let operator = match element {
+            Element::Literal(literal) => literal,
+            Element::One => "*",
+            Element::Rest => "**",
+        };
+        pattern.extend(["/", operator, stuck]);
         match (element, &mut tail) {
             (Element::Rest, _) => {
                 canonical(stuck, "/x")?;
@@ -151,21 +158,8 @@ fn build(text: &str, parser: &Parser<'_>) -> Result<Template, TemplateError> {
         }
     }
     let rest = tail.map(|tail| Rest { tail: tail.into(), suffix: suffix.into() });
-    let literal = literal(&head).filter(|_| rest.is_none());
-    Ok(Template { text: text.into(), head: head.into(), rest, literal })
-}
-
-/// The path that consists of these segments, when all of them are literals.
-fn literal(head: &[Segment]) -> Option<Box<str>> {
-    let mut path = String::new();
-    for segment in head {
-        let Segment::Literal(text) = segment else {
-            return None;
-        };
-        path.push('/');
-        path.push_str(text);
-    }
-    Some(path.into())
+    let is_literal = rest.is_none() && head.iter().all(|segment| matches!(segment, Segment::Literal(_)));
+    Ok(Template { text: text.into(), pattern: pattern.into(), head: head.into(), rest, is_literal })
 }
 
 /// Refuses a literal that no canonical path has after `before`.

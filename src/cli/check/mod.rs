@@ -5,6 +5,7 @@
 mod offline;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use super::api::{self, cell};
 use super::failure::{Answer, Failure, Outcome};
 use super::output::{Out, printable};
 use super::{args, block_on, files};
+use crate::authz::Peer;
 
 /// Decide on one request, and say why.
 #[derive(Debug, clap::Args)]
@@ -35,6 +37,12 @@ pub(super) struct CheckArgs {
     /// PEM file with the workload's certificate, as if a proxy had verified its chain.
     #[arg(long, value_name = "FILE")]
     certificate_file: Option<PathBuf>,
+    /// The identity in that certificate, as a proxy may say it of a connection.
+    #[arg(long, value_name = "URI")]
+    peer_principal: Option<String>,
+    /// Address of who sends the request, as in a sidecar's `trusted_proxies`.
+    #[arg(long, value_name = "IP")]
+    peer_address: Option<IpAddr>,
     /// A header of the request; may be repeated.
     #[arg(long, value_name = "NAME: VALUE", value_parser = args::header)]
     header: Vec<(String, String)>,
@@ -58,8 +66,9 @@ impl CheckArgs {
             (Some(directory), Some(key)) => {
                 let request = (self.method.as_str(), self.path.as_str(), self.host.as_str());
                 let certificate = self.certificate()?;
-                let credentials = (&*self.headers()?, certificate.as_deref());
-                offline::decide(directory, key, request, credentials, self.explain)?
+                let (principal, certificate) = (self.peer_principal.as_deref(), certificate.as_deref());
+                let peer = Peer { principal, certificate, address: self.peer_address };
+                offline::decide(directory, key, request, (&*self.headers()?, peer), self.explain)?
             }
             _ => block_on(self.ask())?,
         };
@@ -88,7 +97,7 @@ impl CheckArgs {
         }
         let body = json!({
             "method": self.method, "path": self.path, "host": self.host, "headers": headers, "explain": self.explain,
-            "certificate": self.certificate()?,
+            "certificate": self.certificate()?, "principal": self.peer_principal, "address": self.peer_address,
         });
         let hint = "is the sidecar running? (--admin URL, PORTCULLIS_ADMIN)";
         let response = api::http_client(&base, None)?.post(url).json(&body).send().await;

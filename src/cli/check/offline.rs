@@ -23,7 +23,7 @@ pub(super) fn decide(
     directory: &Path,
     verify_key_file: &Path,
     (method, path, host): (&str, &str, &str),
-    (headers, certificate): (&[(String, String)], Option<&str>),
+    (headers, peer): (&[(String, String)], Peer<'_>),
     explain: bool,
 ) -> Result<Value, Failure> {
     let key = VerifyKey::parse(&files::read_text(verify_key_file)?)
@@ -43,9 +43,10 @@ pub(super) fn decide(
         None => drop(state.publish(snapshot)),
     }
     let gate = Gate::new(state, clock, CacheSizes { tokens: 0, decisions: 0 });
-    let headers = headers.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect();
-    let (scheme, peer) = ("https", Peer { certificate, ..Peer::default() });
-    let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body: false, peer };
+    let headers =
+        headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() }).collect();
+    let (scheme, partial_body) = ("https", false);
+    let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body, peer };
     let (decision, steps) = gate.explain(&request);
     let steps = if explain { steps } else { Vec::new() };
     serde_json::to_value(CheckAnswer::new(&decision, &steps, None)).map_err(|e| Failure::error(e.to_string()))

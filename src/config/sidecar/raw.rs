@@ -151,7 +151,7 @@ pub struct RawCache {
     /// Decisions. 0 evaluates each time.
     pub decisions: u64,
     /// Used proofs of possession, each remembered for as long as it would hold: a minute for DPoP. No cache: when it is
-    /// full, proofs are answered `system.overload`.
+    /// full, proofs are answered `system.overload`. One key gets half of it at most.
     pub proofs: u64,
 }
 

@@ -4,12 +4,12 @@
 //! applied. `deny_after` counts from when the receipt was asked for, not from the commit: a bookmark may have been
 //! made in between, and it renews the old state once more.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Fleet, Inner};
+use super::{Fleet, Instance, Key, Slot, each};
 use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
 use crate::wire::Position;
@@ -70,59 +70,93 @@ impl Fleet {
         let deny_after = self.can_only_deny_after(asked_at);
         let mut changed = self.changed.subscribe();
         let deadline = tokio::time::Instant::now() + wait;
+        let mut late = None;
         loop {
             changed.mark_unchanged();
-            let receipt = self.receipt_now(position, committed_at, deny_after);
-            if receipt.complete {
-                return receipt;
+            if !self.is_late(position, &mut late) || tokio::time::Instant::now() >= deadline {
+                return self.receipt_now(position, committed_at, deny_after);
             }
             // One that has gone becomes unable to answer by time alone: look again then.
             let look_again = tokio::time::sleep(Duration::from_secs(1));
             tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(deadline) => return receipt,
+                () = tokio::time::sleep_until(deadline) => {}
                 _ = changed.changed() => tokio::time::sleep(SETTLE.min(wait)).await,
                 () = look_again => {}
             }
         }
     }
 
+    /// Whether an instance that could still answer has not applied `position`. Remembers which, in `late`, and looks there
+    /// first: while ten thousand acknowledge, most looks are at one.
+    fn is_late(&self, position: Position, late: &mut Option<Key>) -> bool {
+        let now = self.clock.now().wall;
+        let inner = self.lock();
+        if let Some((identity, instance)) = &*late {
+            // From there on; those before it had applied it, unless they came back since.
+            let rest = inner.instances.range(identity.clone()..).flat_map(|(found, all)| {
+                let all = all.iter().skip_while(move |(name, _)| found == identity && **name < *instance);
+                all.map(move |(instance, slot)| (found, instance, slot))
+            });
+            let found = self.first_late(rest, position, now);
+            if found.is_some() {
+                *late = found;
+                return true;
+            }
+        }
+        *late = self.first_late(each(&inner.instances), position, now);
+        late.is_some()
+    }
+
+    fn first_late<'a>(
+        &self,
+        mut instances: impl Iterator<Item = (&'a SpiffeId, &'a Arc<str>, &'a Arc<Slot>)>,
+        position: Position,
+        now: Timestamp,
+    ) -> Option<Key> {
+        let late = |slot: &Slot| {
+            let state = slot.lock();
+            self.is_live(&state, now) && !state.has_applied(position)
+        };
+        let found = instances.find(|(_, _, slot)| late(slot));
+        found.map(|(identity, instance, _)| (identity.clone(), Arc::clone(instance)))
+    }
+
+    /// Whether it could still answer a check.
+    fn is_live(&self, state: &Instance, now: Timestamp) -> bool {
+        state.connected || now <= self.can_only_deny_after(state.last_seen)
+    }
+
     fn receipt_now(&self, position: Position, committed_at: Timestamp, deny_after: Timestamp) -> Receipt {
         let now = self.clock.now().wall;
         let inner = self.lock();
-        let behind = self.behind(&inner, position, now);
         let (mut applied, mut pending) = (Vec::new(), Vec::new());
-        for ((identity, instance), state) in &inner.instances {
-            let live = state.connection.is_some() || now <= self.can_only_deny_after(state.last_seen);
-            match state.applied_at(position) {
-                Some(at) if !behind.contains(identity) => applied.push(Applied {
-                    enforcement_point: identity.to_string(),
-                    instance: instance.to_string(),
-                    applied_at: at,
-                    elapsed_ms: u64::try_from(at.since(committed_at).as_millis()).unwrap_or(u64::MAX),
-                }),
-                _ if live => pending.push(Pending {
-                    enforcement_point: identity.to_string(),
-                    instance: instance.to_string(),
-                    position: state.acks.back().map(|(p, _)| p.to_string()),
-                    last_seen: if state.connection.is_some() { now } else { state.last_seen },
-                }),
-                // It can only deny: neither applied nor pending.
-                _ => {}
+        for (identity, all) in &inner.instances {
+            // One look at each: an acknowledgement that comes meanwhile must not make a receipt of two minds.
+            let look = |slot: &Slot| {
+                let state = slot.lock();
+                let last = state.last().map(|(p, _)| p.to_string());
+                let last_seen = if state.connected { now } else { state.last_seen };
+                (state.applied_at(position), self.is_live(&state, now), last, last_seen)
+            };
+            let states: Vec<_> = all.iter().map(|(instance, slot)| (instance, look(slot))).collect();
+            let behind = states.iter().any(|(_, (applied_at, live, ..))| *live && applied_at.is_none());
+            for (instance, (applied_at, live, last, last_seen)) in states {
+                let (enforcement_point, instance) = (identity.to_string(), instance.to_string());
+                match applied_at {
+                    Some(at) if !behind => {
+                        let elapsed_ms = u64::try_from(at.since(committed_at).as_millis()).unwrap_or(u64::MAX);
+                        applied.push(Applied { enforcement_point, instance, applied_at: at, elapsed_ms });
+                    }
+                    _ if live => pending.push(Pending { enforcement_point, instance, position: last, last_seen }),
+                    // It can only deny: neither applied nor pending.
+                    _ => {}
+                }
             }
         }
         let never_connected = self.unseen(&inner).map(ToString::to_string).collect();
         let complete = pending.is_empty();
         let revision = position.to_string();
         Receipt { revision, committed_at, applied, pending, never_connected, deny_after, complete }
-    }
-
-    /// Enforcement points with an instance that has not applied `position` and could still answer.
-    fn behind<'a>(&self, inner: &'a Inner, position: Position, now: Timestamp) -> BTreeSet<&'a SpiffeId> {
-        let late = inner.instances.iter().filter(|(_, state)| {
-            let live = state.connection.is_some() || now <= self.can_only_deny_after(state.last_seen);
-            live && state.applied_at(position).is_none()
-        });
-        late.map(|((identity, _), _)| identity).collect()
     }
 }

@@ -29,7 +29,7 @@ impl Registry {
         let whole = text.rsplit_once('\n').map_or("", |(whole, _torn)| whole);
         let known: Vec<_> = whole.lines().filter_map(parse).collect();
         let mut registry = Self { file: std::fs::OpenOptions::new().create(true).append(true).open(&path)?, path };
-        registry.try_rewrite(known.iter())?;
+        registry.try_rewrite(known.iter().map(|(identity, instance)| (identity, &**instance)))?;
         Ok((registry, known))
     }
 
@@ -41,13 +41,13 @@ impl Registry {
     }
 
     /// Keeps only these instances.
-    pub(super) fn rewrite<'a>(&mut self, instances: impl Iterator<Item = &'a Key>) {
+    pub(super) fn rewrite<'a>(&mut self, instances: impl Iterator<Item = (&'a SpiffeId, &'a str)>) {
         if let Err(e) = self.try_rewrite(instances) {
             self.failed(&e);
         }
     }
 
-    fn try_rewrite<'a>(&mut self, instances: impl Iterator<Item = &'a Key>) -> io::Result<()> {
+    fn try_rewrite<'a>(&mut self, instances: impl Iterator<Item = (&'a SpiffeId, &'a str)>) -> io::Result<()> {
         let text: String = instances.map(|(identity, instance)| format!("{identity} {instance}\n")).collect();
         let temporary = self.path.with_extension("tmp");
         std::fs::write(&temporary, text)?;

@@ -50,6 +50,11 @@ struct Open {
 impl SqliteStore {
     /// Opens the database in `directory`, or creates both.
     pub async fn open(directory: &Path, now: Timestamp) -> Result<Self, StoreError> {
+        Self::open_or_create(directory, Epoch::starting(now), now).await
+    }
+
+    /// The same; a database that is new gets `epoch`, one that is there keeps its own.
+    pub async fn open_or_create(directory: &Path, epoch: Epoch, now: Timestamp) -> Result<Self, StoreError> {
         create_directory(directory)?;
         let lock = lock(&directory.join(LOCK))?;
         let path = directory.join(DATABASE);
@@ -61,7 +66,7 @@ impl SqliteStore {
             sqlx::migrate::MigrateError::Execute(source) => failed(&place, source),
             source => StoreError::Schema { place: place.clone(), source },
         })?;
-        let epoch = read::epoch(&mut connection, &place, now).await?;
+        let epoch = read::epoch(&mut connection, &place, epoch, now).await?;
         check::contents(&mut connection, &place).await?;
         Ok(Self { place, epoch, open: Mutex::new(Some(Open { connection, lock })) })
     }

@@ -207,7 +207,12 @@ impl Trust {
     /// Whether a change could make it another.
     fn depends_on(&self, changed: &Stored) -> bool {
         match changed.kind {
-            Kind::Issuer | Kind::Revocation => true,
+            Kind::Issuer => true,
+            // Of those that end grants, there may be many, and no stream hangs on them.
+            Kind::Revocation => !matches!(
+                &changed.object,
+                Some(Object::Revocation(r)) if matches!(r.target, Target::Grant { .. } | Target::Delegator { .. })
+            ),
             Kind::Workload => {
                 self.owners.contains(&changed.key)
                     || as_workload(changed).is_some_and(|workload| has_credentials_of(&self.mapped, workload))

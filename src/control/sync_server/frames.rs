@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use crate::control::index::{Logged, Stored};
@@ -18,7 +18,12 @@ use crate::wire::{Epoch, Revision, ScopeId, SigningKey};
 /// How many bytes of documents a delta or a chunk is filled up to. One revision, or one object, may exceed it.
 pub(super) const TARGET_BYTES: usize = 512 * 1024;
 
-/// Signs payloads for one stream.
+/// What an object takes beside its key and its document.
+const OVERHEAD: usize = 16;
+/// What gRPC puts before a message.
+pub(super) const PREFIX: usize = 5;
+
+/// Encodes and signs payloads for one scope.
 #[derive(Debug)]
 pub(super) struct Sealer {
     key: Arc<SigningKey>,
@@ -31,6 +36,8 @@ pub(super) struct Sealer {
 pub(super) struct Batch {
     /// The last of the revisions.
     pub(super) to: Revision,
+    /// How many they are.
+    pub(super) commits: usize,
     /// What to send; empty when nothing concerns the sidecar.
     pub(super) objects: Vec<proto::Object>,
 }
@@ -42,61 +49,66 @@ impl Sealer {
         Self { key, epoch: epoch.to_string(), scope: scope.as_str().to_owned() }
     }
 
-    /// A signed frame around `body`.
-    pub(super) fn seal(&self, body: Body) -> ServerFrame {
+    /// A signed frame around `body`, as the gRPC message that goes out: not compressed, its length, then the frame.
+    pub(super) fn seal(&self, body: Body) -> Bytes {
         let payload = proto::Payload { epoch: self.epoch.clone(), scope: self.scope.clone(), body: Some(body) };
         let payload = Bytes::from(payload.encode_to_vec());
         let signature = Bytes::from(self.key.sign(&payload));
-        ServerFrame { payload, signature }
+        let frame = ServerFrame { payload, signature };
+        let length = frame.encoded_len();
+        let mut message = BytesMut::with_capacity(length + PREFIX);
+        message.put_u8(0);
+        // One that does not fit 32 bits is far beyond what is sent.
+        message.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        frame.encode_raw(&mut message);
+        message.freeze()
     }
 }
 
-/// What of `log` a sidecar of `services` is told, in as few batches as the size target allows.
-pub(super) fn batches(log: &[Arc<Logged>], services: &[Box<str>]) -> Vec<Batch> {
-    let mut done = Vec::new();
+/// What the first commits of `log` tell a sidecar of `services`, merged up to the size target; `None` of no commits.
+pub(super) fn first_batch(log: &[Arc<Logged>], services: &[Box<str>]) -> Option<Batch> {
     let mut open: BTreeMap<(Kind, &str), proto::Object> = BTreeMap::new();
     let mut bytes = 0;
-    let mut to = None;
+    let (mut to, mut commits) = (log.first()?.commit.revision, 0);
     for logged in log {
         for change in &logged.changes {
             let stored = &change.stored;
             let key = (stored.kind, &*stored.key);
             if change.audience.includes(services) {
-                bytes += stored.body.len() + stored.key.len() + 16;
+                bytes += size(stored);
                 open.insert(key, object(stored));
             } else if change.before.includes(services) {
                 // Gone, or no business of this sidecar's any more: all it may learn is that what it holds ended.
-                bytes += stored.key.len() + 16;
+                bytes += stored.key.len() + OVERHEAD;
                 open.insert(key, tombstone(stored));
             }
         }
-        to = Some(logged.commit.revision);
+        to = logged.commit.revision;
+        commits += 1;
         if bytes >= TARGET_BYTES {
-            let objects = std::mem::take(&mut open).into_values().collect();
-            done.push(Batch { to: logged.commit.revision, objects });
-            (bytes, to) = (0, None);
+            break;
         }
     }
-    if let Some(to) = to {
-        done.push(Batch { to, objects: open.into_values().collect() });
-    }
-    done
+    Some(Batch { to, commits, objects: open.into_values().collect() })
 }
 
-/// Takes the next chunk's objects off `rest`; empty when there are none left.
-pub(super) fn next_chunk(rest: &mut std::vec::IntoIter<Arc<Stored>>) -> Vec<proto::Object> {
-    let mut objects = Vec::new();
+/// Where a chunk that begins at `from` ends.
+pub(super) fn chunk_end(objects: &[Arc<Stored>], from: usize) -> usize {
     let mut bytes = 0;
-    while bytes < TARGET_BYTES
-        && let Some(stored) = rest.next()
-    {
-        bytes += stored.body.len() + stored.key.len() + 16;
-        objects.push(object(&stored));
-    }
-    objects
+    let fits = objects.iter().skip(from).take_while(|stored| {
+        let before = bytes;
+        bytes += size(stored);
+        before < TARGET_BYTES
+    });
+    from + fits.count()
 }
 
-fn object(stored: &Stored) -> proto::Object {
+/// About what an object takes.
+pub(super) fn size(stored: &Stored) -> usize {
+    stored.body.len() + stored.key.len() + OVERHEAD
+}
+
+pub(super) fn object(stored: &Stored) -> proto::Object {
     proto::Object {
         kind: i32::from(stored.kind as u8),
         key: stored.key.to_string(),

@@ -5,35 +5,55 @@
 //! that need a snapshot are admitted separately, so that a crowd of newcomers does not keep the others from their
 //! revocations. Without TLS it serves loopback only. Fails closed: what is not authenticated gets nothing.
 
+mod admission;
 mod auth;
+mod door;
+mod feed;
 mod frames;
 mod session;
+mod snapshot;
 
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status, Streaming};
 
+use self::admission::{Line, Returns};
 use self::auth::Authenticator;
+use self::door::{Door, Outbound};
+use self::feed::{Feed, Pace};
+use self::frames::Sealer;
 use self::session::Session;
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Point};
 use super::index::Index;
 use super::keys::Keys;
 use super::token_review::{TokenReviewSettings, TokenReviews};
 use crate::clock::SharedClock;
 use crate::telemetry::ControlMetrics;
 use crate::tls::{AcceptLimits, Listen, PeerInfo};
-use crate::wire::proto::sync_server::{Sync, SyncServer};
-use crate::wire::proto::{ClientFrame, ServerFrame};
-use crate::wire::{RETRY_AFTER, SigningKey};
+use crate::wire::proto::ClientFrame;
+use crate::wire::{RETRY_AFTER, ScopeId, SigningKey};
 
 /// The largest frame that is sent. One revision is one frame, so the API keeps a revision below this.
 pub const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
+
+/// How many handshakes may be computing at a time. Fewer keep a revocation from waiting, more let a fleet back in sooner:
+/// so many take about ten milliseconds of one core, which is what a wake-up then waits at most.
+const HANDSHAKES_COMPUTING: usize = 24;
+/// What a sidecar may send on a stream before it is read.
+const INBOUND_WINDOW: u32 = 64 * 1024;
+/// How long revisions with nothing in scope are gathered into one empty delta: for each stream, at least and at most.
+const LINGER_EACH: Duration = Duration::from_micros(50);
+const LINGER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+/// How long after a delta the next one is gathered: for each stream, and at most. About what it takes to tell them.
+const GATHER_EACH: Duration = Duration::from_micros(10);
+const MAX_GATHER: Duration = Duration::from_millis(100);
 
 /// Settings of the server.
 #[derive(Debug, Clone)]
@@ -103,11 +123,19 @@ struct Shared {
     config: SyncServerConfig,
     auth: Authenticator,
     streams: Arc<Semaphore>,
-    snapshots: Arc<Semaphore>,
+    snapshots: Line,
+    returns: Returns,
+    pace: Arc<ByStreams>,
+    /// The feed of each scope that has a stream; no more entries than there are enforcement points.
+    feeds: Mutex<HashMap<ScopeId, Weak<Feed>>>,
     stop: CancellationToken,
 }
 
-struct Service(Arc<Shared>);
+/// Paces by how many streams there are: more of them take longer to be told.
+struct ByStreams {
+    places: Arc<Semaphore>,
+    most: usize,
+}
 
 impl Default for SyncServerConfig {
     fn default() -> Self {
@@ -140,8 +168,9 @@ pub async fn serve<L: Listen>(
     }
     // A few more than streams, for those that are on their way out or in.
     let connections = config.max_streams.saturating_add(256);
-    let limits = AcceptLimits { handshake: Duration::from_secs(10), pending: 256, connections };
-    let accepted = crate::tls::accept(listener, config.tls.clone(), limits, stop.clone());
+    let limits =
+        AcceptLimits { handshake: Duration::from_secs(10), pending: 256, computing: HANDSHAKES_COMPUTING, connections };
+    let accepted = crate::tls::accept(listener, config.tls.as_ref().map(without_resumption), limits, stop.clone());
     let incoming = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
     let auth = Authenticator {
         index: Arc::clone(&deps.index),
@@ -151,6 +180,7 @@ pub async fn serve<L: Listen>(
         keys: deps.keys.clone(),
         reviews: TokenReviews::new(config.token_review.clone()),
     };
+    let streams = Arc::new(Semaphore::new(config.max_streams));
     let shared = Arc::new(Shared {
         index: deps.index,
         fleet: deps.fleet,
@@ -158,14 +188,14 @@ pub async fn serve<L: Listen>(
         clock: deps.clock,
         metrics: deps.metrics,
         auth,
-        streams: Arc::new(Semaphore::new(config.max_streams)),
-        snapshots: Arc::new(Semaphore::new(config.max_snapshots)),
+        pace: Arc::new(ByStreams { places: Arc::clone(&streams), most: config.max_streams }),
+        streams,
+        snapshots: Line::new(config.max_snapshots),
+        returns: Returns::new(config.retry_after),
+        feeds: Mutex::default(),
         config,
         stop: stop.clone(),
     });
-    let service = SyncServer::new(Service(shared))
-        .max_decoding_message_size(64 * 1024)
-        .max_encoding_message_size(MAX_FRAME_BYTES);
     // A sidecar needs one stream; a few more let a new one start before the old one is noticed to be dead.
     tonic::transport::Server::builder()
         .max_concurrent_streams(8)
@@ -175,30 +205,42 @@ pub async fn serve<L: Listen>(
         .http2_max_header_list_size(32 * 1024)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(2 * 1024 * 1024)
-        .add_service(service)
+        // What a sidecar may send before it is read. It sends little, and there are many.
+        .initial_stream_window_size(INBOUND_WINDOW)
+        .initial_connection_window_size(2 * INBOUND_WINDOW)
+        .add_service(Door(shared))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;
     Ok(())
 }
 
-#[tonic::async_trait]
-impl Sync for Service {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<ServerFrame, Status>> + Send>>;
+/// A sidecar makes a new TLS client for each connection and never resumes, so nothing is kept or sent for it to do so.
+fn without_resumption(tls: &Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
+    let mut tls = rustls::ServerConfig::clone(tls);
+    tls.send_tls13_tickets = 0;
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Arc::new(tls)
+}
 
-    async fn watch(&self, request: Request<Streaming<ClientFrame>>) -> Result<Response<Self::WatchStream>, Status> {
-        let shared = &self.0;
-        let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
-            return Err(exhausted("too many streams", shared.config.retry_after));
+// === impl Shared ===
+
+impl Shared {
+    /// Opens a stream: what it sends arrives on the channel.
+    async fn watch(
+        self: &Arc<Self>,
+        peer: Option<PeerInfo>,
+        metadata: MetadataMap,
+        inbound: Streaming<ClientFrame>,
+    ) -> Result<mpsc::Receiver<Outbound>, Status> {
+        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+            return Err(exhausted("too many streams", self.returns.hint(Duration::ZERO)));
         };
-        let (metadata, extensions, inbound) = request.into_parts();
-        let peer = extensions.get::<PeerInfo>();
+        let peer = peer.as_ref();
         let refused = |e: &Status| {
             tracing::warn!(peer = ?peer.and_then(|p| p.address), reason = e.message(), "a sync stream was refused");
         };
-        let principal = shared.auth.authenticate(peer, &metadata, shared.clock.now().wall).inspect_err(refused)?;
-        let Some(point) = shared.fleet.point(&principal.identity) else {
+        let principal = self.auth.authenticate(peer, &metadata, self.clock.now().wall).inspect_err(refused)?;
+        let Some(point) = self.fleet.point(&principal.identity) else {
             tracing::warn!(identity = %principal.identity, "a sync stream was refused: not an enforcement point");
             return Err(Status::permission_denied(format!(
                 "`{}` is not configured as an enforcement point",
@@ -206,24 +248,56 @@ impl Sync for Service {
             )));
         };
         // Last: nobody but an enforcement point makes us ask an API server.
-        shared.auth.confirm(&principal, &metadata).await.inspect_err(refused)?;
+        self.auth.confirm(&principal, &metadata).await.inspect_err(refused)?;
         // Two frames at most wait here; flow control does the rest.
         let (out, frames) = mpsc::channel(2);
-        let session = Session { shared: Arc::clone(shared), principal, point, out };
+        let session = Session { shared: Arc::clone(self), principal, point, out };
         tokio::spawn(async move {
             session.run(inbound).await;
             drop(permit);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
+        Ok(frames)
+    }
+
+    /// The feed of an enforcement point's scope.
+    fn feed(&self, point: &Point) -> Arc<Feed> {
+        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(feed) = feeds.get(&point.scope).and_then(Weak::upgrade) {
+            return feed;
+        }
+        let sealer = Sealer::new(Arc::clone(&self.key), self.index.position().epoch, &point.scope);
+        let feed = Feed::start(Arc::clone(&self.index), sealer, point, Arc::clone(&self.pace));
+        feeds.insert(point.scope.clone(), Arc::downgrade(&feed));
+        feed
+    }
+
+    fn unavailable(&self, message: &str) -> Status {
+        with_retry(Code::Unavailable, message, self.returns.hint(Duration::ZERO))
+    }
+}
+
+// === impl ByStreams ===
+
+impl ByStreams {
+    fn times(&self, each: Duration) -> Duration {
+        let streams = self.most.saturating_sub(self.places.available_permits());
+        each.saturating_mul(u32::try_from(streams).unwrap_or(u32::MAX))
+    }
+}
+
+impl Pace for ByStreams {
+    fn linger(&self) -> Duration {
+        self.times(LINGER_EACH).clamp(LINGER.0, LINGER.1)
+    }
+
+    fn gather(&self) -> Duration {
+        // Below what a timer can tell apart there is nothing to gather.
+        Some(self.times(GATHER_EACH)).filter(|d| *d >= Duration::from_millis(1)).unwrap_or_default().min(MAX_GATHER)
     }
 }
 
 fn exhausted(message: &str, retry_after: Duration) -> Status {
     with_retry(Code::ResourceExhausted, message, retry_after)
-}
-
-fn unavailable(message: &str, retry_after: Duration) -> Status {
-    with_retry(Code::Unavailable, message, retry_after)
 }
 
 fn with_retry(code: Code, message: &str, retry_after: Duration) -> Status {

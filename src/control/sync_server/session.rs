@@ -1,53 +1,48 @@
 //! One sidecar's stream, from its first frame to its end.
 //!
-//! Plane: control. The stream remembers only how far it has got and pulls from the index, so a slow one costs no
+//! Plane: control. The stream remembers only how far it has got and pulls from its scope's feed, so a slow one costs no
 //! memory: what is pending merges, and when the log does not reach back any more it starts over with a snapshot.
-//! INVARIANT: frames are in commit order; a bookmark's time was read before it was checked that nothing newer is in
+//! INVARIANT: frames are in commit order; a bookmark's time was read before the feed checked that nothing newer is in
 //! the index. The stream ends when its credential expires or is revoked: it never outlives its right.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::auth::{Principal, Trust};
-use super::frames::{Sealer, batches, next_chunk};
-use super::{Shared, exhausted, unavailable};
+use super::door::Outbound;
+use super::feed::{Feed, Made, Next, Terms};
+use super::frames::PREFIX;
+use super::{MAX_FRAME_BYTES, Shared, exhausted};
 use crate::control::fleet::{Connection, Point};
-use crate::offload::offload;
-use crate::wire::proto::{self, ClientFrame, Hello, ServerFrame, client_frame::Frame, payload::Body};
+use crate::wire::proto::{ClientFrame, Hello, client_frame::Frame};
 use crate::wire::{Epoch, Position, Revision};
 
-/// How many commits are taken from the index at a time.
-const LOG_BATCH: usize = 4096;
-/// How long revisions with nothing in scope are gathered into one empty delta.
-const LINGER: Duration = Duration::from_millis(100);
+/// For how long a bookmark is good enough for the other streams of its scope.
+const BOOKMARK_SHARED: Duration = Duration::from_millis(500);
 /// The longest text that is taken from a sidecar.
 const MAX_TEXT: usize = 1024;
-
-pub(super) type Outbound = mpsc::Sender<Result<ServerFrame, Status>>;
 
 /// A stream.
 pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) principal: Principal,
     pub(super) point: Arc<Point>,
-    pub(super) out: Outbound,
+    pub(super) out: mpsc::Sender<Outbound>,
 }
 
 /// The sending half, once the sidecar has said where it stands.
 struct Writer<'a> {
     session: &'a Session,
-    sealer: Sealer,
+    feed: Arc<Feed>,
     trust: Arc<Trust>,
     /// The position the sidecar is at once it has read all that was sent.
     sent: &'a AtomicU64,
-    /// How far the log was looked through: what lies between `sent` and here does not concern the sidecar.
-    scanned: Revision,
 }
 
 // === impl Session ===
@@ -60,7 +55,7 @@ impl Session {
             Err(status) => status,
         };
         tracing::info!(identity = %self.principal.identity, code = ?error.code(), reason = error.message(), "sync stream ended");
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.out.send(Err(error))).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.out.send(Outbound::End(Box::new(error)))).await;
     }
 
     async fn serve(&self, inbound: &mut Streaming<ClientFrame>) -> Result<(), Status> {
@@ -74,14 +69,14 @@ impl Session {
             .shared
             .fleet
             .connected(&self.principal.identity, &instance, &clip(&hello.version, 64))
-            .map_err(|e| exhausted(&e.to_string(), self.shared.config.retry_after))?;
+            .map_err(|e| exhausted(&e.to_string(), self.shared.returns.hint(Duration::ZERO)))?;
         tracing::info!(identity = %self.principal.identity, instance, "sync stream opened");
         let sent = AtomicU64::new(0);
         let epoch = self.shared.index.position().epoch;
         let ends_in = self.principal.expires_at.since(self.shared.clock.now().wall);
         tokio::select! {
             biased;
-            () = self.shared.stop.cancelled() => Err(unavailable("the control plane is shutting down", self.shared.config.retry_after)),
+            () = self.shared.stop.cancelled() => Err(self.shared.unavailable("the control plane is shutting down")),
             () = tokio::time::sleep(ends_in) => Err(Status::unauthenticated("the credential of this stream has expired")),
             r = read(inbound, &connection, epoch, &sent, |said| self.said(&said)) => r,
             r = self.write(&hello, &sent) => r,
@@ -101,45 +96,28 @@ impl Session {
     }
 
     async fn write(&self, hello: &Hello, sent: &AtomicU64) -> Result<(), Status> {
-        let index = &self.shared.index;
-        let mut tip = index.subscribe();
-        let epoch = index.position().epoch;
         // It may have been revoked since it was looked at: a confirmation or the hello may have taken its time.
         let trust = self.shared.auth.trust();
         trust.check(&self.principal)?;
-        let mut writer = Writer {
-            session: self,
-            sealer: Sealer::new(Arc::clone(&self.shared.key), epoch, &self.point.scope),
-            trust,
-            sent,
-            scanned: Revision(0),
-        };
-        tip.mark_unchanged();
+        let feed = self.shared.feed(&self.point);
+        let mut head = feed.subscribe();
+        let mut writer = Writer { session: self, feed, trust, sent };
         match self.resume_from(hello)? {
-            Some(revision) => {
-                writer.scanned = revision;
-                sent.store(revision.0, Ordering::SeqCst);
-            }
-            None => writer.snapshot().await?,
+            Some(revision) => sent.store(revision.0, Ordering::SeqCst),
+            None => Box::pin(writer.snapshot()).await?,
         }
+        head.mark_changed();
         let mut tick = tokio::time::interval(self.shared.config.bookmark_interval);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut linger_until = None;
         loop {
-            if writer.scanned.0 > sent.load(Ordering::SeqCst) {
-                linger_until.get_or_insert_with(|| Instant::now() + LINGER);
-            } else {
-                linger_until = None;
-            }
             tokio::select! {
                 biased;
                 // The first tick comes at once: a sidecar that has caught up gets its lease with no delay.
                 _ = tick.tick() => writer.bookmark().await?,
-                changed = tip.changed() => {
-                    changed.map_err(|_closed| unavailable("the index is gone", self.shared.config.retry_after))?;
+                changed = head.changed() => {
+                    changed.map_err(|_closed| self.shared.unavailable("the index is gone"))?;
                     writer.pump().await?;
                 }
-                () = sleep_until(linger_until) => writer.flush().await?,
             }
         }
     }
@@ -161,8 +139,11 @@ impl Session {
         Ok(delta.then_some(at.revision))
     }
 
-    async fn send(&self, frame: ServerFrame) -> Result<(), Status> {
-        match tokio::time::timeout(self.shared.config.send_timeout, self.out.send(Ok(frame))).await {
+    async fn send(&self, message: Bytes) -> Result<(), Status> {
+        if message.len() > MAX_FRAME_BYTES + PREFIX {
+            return Err(Status::out_of_range(format!("a frame of {} bytes is larger than allowed", message.len())));
+        }
+        match tokio::time::timeout(self.shared.config.send_timeout, self.out.send(Outbound::Message(message))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_closed)) => Err(Status::cancelled("the sidecar has gone")),
             Err(_elapsed) => Err(Status::deadline_exceeded("the sidecar does not read")),
@@ -173,84 +154,70 @@ impl Session {
 // === impl Writer ===
 
 impl Writer<'_> {
-    /// Sends what has been committed since. Revisions with nothing in scope wait to be gathered.
+    /// Sends what the feed has.
     async fn pump(&mut self) -> Result<(), Status> {
-        let index = &self.session.shared.index;
         loop {
             self.check_credential()?;
-            let Some(log) = index.since(self.scanned, LOG_BATCH) else {
-                tracing::info!(identity = %self.session.principal.identity, "the log does not reach back to a slow stream");
-                return self.snapshot().await;
-            };
-            if log.is_empty() {
-                return Ok(());
-            }
-            for batch in batches(&log, &self.session.point.services) {
-                self.scanned = batch.to;
-                if !batch.objects.is_empty() {
-                    self.delta(batch.objects).await?;
+            match self.feed.next(self.at()) {
+                Next::Delta(made) => self.delta(made).await?,
+                Next::Nothing => return Ok(()),
+                Next::Snapshot => {
+                    tracing::info!(identity = %self.session.principal.identity, "the log does not reach back to a slow stream");
+                    Box::pin(self.snapshot()).await?;
                 }
             }
         }
     }
 
-    /// Sends what has been gathered without anything in scope, as an empty delta.
-    async fn flush(&mut self) -> Result<(), Status> {
-        if self.scanned.0 > self.sent.load(Ordering::SeqCst) { self.delta(Vec::new()).await } else { Ok(()) }
-    }
-
-    async fn delta(&self, objects: Vec<proto::Object>) -> Result<(), Status> {
-        let from = self.sent.load(Ordering::SeqCst);
+    async fn delta(&self, made: Made) -> Result<(), Status> {
         // Before sending: the acknowledgement may come back before `send` returns.
-        self.sent.store(self.scanned.0, Ordering::SeqCst);
-        self.session.send(self.sealer.seal(Body::Delta(proto::Delta { from, to: self.scanned.0, objects }))).await
+        self.sent.store(made.to.0, Ordering::SeqCst);
+        self.session.send(made.message).await
     }
 
     async fn bookmark(&mut self) -> Result<(), Status> {
-        // INVARIANT: the time is read before the tip; a commit after this time cannot hide behind the bookmark.
-        let now = self.session.shared.clock.now().wall;
         self.pump().await?;
-        self.flush().await?;
-        let config = &self.session.shared.config;
-        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        let bookmark = proto::Bookmark {
-            revision: self.scanned.0,
-            lease_ms: ms(config.lease),
-            max_staleness_ms: ms(self.session.shared.fleet.max_staleness()),
-            server_time_ms: now.as_millis(),
+        let shared = &self.session.shared;
+        let config = &shared.config;
+        let terms = Terms {
+            lease: config.lease,
+            max_staleness: shared.fleet.max_staleness(),
+            shared_for: (config.bookmark_interval / 4).min(BOOKMARK_SHARED),
         };
-        self.session.send(self.sealer.seal(Body::Bookmark(bookmark))).await
+        // INVARIANT: the time is read before the feed looks at the index.
+        let now = shared.clock.now();
+        let Some(marked) = self.feed.bookmark(self.at(), now, terms) else {
+            // The next tick brings one, once there is a snapshot to speak of.
+            return Box::pin(self.snapshot()).await;
+        };
+        for made in marked.before {
+            self.delta(made).await?;
+        }
+        self.session.send(marked.message).await
     }
 
     async fn snapshot(&mut self) -> Result<(), Status> {
-        let shared = &self.session.shared;
-        let Ok(_permit) = Arc::clone(&shared.snapshots).try_acquire_owned() else {
-            return Err(exhausted("too many snapshots are being sent", shared.config.retry_after));
+        let (session, feed) = (self.session, Arc::clone(&self.feed));
+        let shared = &session.shared;
+        let turned_away = |room| exhausted("too many snapshots are being sent", shared.returns.hint(room));
+        let _place = shared.snapshots.place(feed.expected_bytes()).await.map_err(turned_away)?;
+        let Some((snapshot, revision)) = feed.snapshot().await else {
+            return Err(Status::internal("the snapshot could not be gathered"));
         };
-        let (index, point) = (Arc::clone(&shared.index), Arc::clone(&self.session.point));
-        let (position, objects) = offload(move || index.concerning(&point.services))
-            .await
-            .map_err(|_unfinished| Status::internal("the snapshot could not be gathered"))?;
-        let (revision, count) = (position.revision.0, objects.len() as u64);
-        let id = Uuid::new_v4().to_string();
-        let begin = proto::SnapshotBegin { revision, id: id.clone(), objects: count };
-        self.session.send(self.sealer.seal(Body::Begin(begin))).await?;
-        let mut rest = objects.into_iter();
+        session.send(snapshot.begin(feed.sealer(), revision)).await?;
         let mut sequence = 0;
         loop {
-            let objects = next_chunk(&mut rest);
-            if objects.is_empty() {
-                break;
-            }
             self.check_credential()?;
-            let chunk = proto::SnapshotChunk { id: id.clone(), sequence, objects };
-            self.session.send(self.sealer.seal(Body::Chunk(chunk))).await?;
+            let Some(chunk) = snapshot.chunk(feed.sealer(), sequence) else { break };
+            session.send(chunk).await?;
             sequence += 1;
         }
-        self.scanned = position.revision;
-        self.sent.store(revision, Ordering::SeqCst);
-        let end = proto::SnapshotEnd { id, revision, chunks: sequence, objects: count };
-        self.session.send(self.sealer.seal(Body::End(end))).await
+        self.sent.store(revision.0, Ordering::SeqCst);
+        session.send(snapshot.end(feed.sealer(), revision)).await
+    }
+
+    fn at(&self) -> Revision {
+        Revision(self.sent.load(Ordering::SeqCst))
     }
 
     /// Whether the credential still counts, after every commit.
@@ -261,13 +228,6 @@ impl Writer<'_> {
             self.trust = trust;
         }
         Ok(())
-    }
-}
-
-async fn sleep_until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
     }
 }
 

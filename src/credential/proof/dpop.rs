@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 use super::jws::{Claims, Parts};
 use super::key::ClientKey;
 use super::nonce::{Age, Nonces};
-use super::{Proven, Rejection, SignedBy, Unproven, Unverified, invalid, replay_key};
+use super::{Rejection, SignedBy, Unproven, Unverified, invalid, proven};
 use crate::clock::Timestamp;
 use crate::credential::TOKEN_CLOCK_SKEW;
 
@@ -85,7 +85,7 @@ pub fn check_dpop<'a>(dpop: &Dpop<'a>) -> Result<Unverified<'a>, Unproven> {
         },
     };
     // 6, the signature, is for the caller, last.
-    let proven = Proven { key: replay_key(&key.thumbprint, jti), until, nonce_is_old };
+    let proven = proven(&key.thumbprint, jti, until, nonce_is_old);
     Ok(Unverified { key: SignedBy::Sent(key), signed: parts.signed, signature: parts.signature, proven })
 }
 

@@ -32,6 +32,8 @@ pub const MAX_PROOF: usize = 8 * 1024;
 pub struct Proven {
     /// By what to know it again: a digest of key and `jti`.
     pub key: [u8; 32],
+    /// The thumbprint of the key that made it.
+    pub holder: [u8; 32],
     /// Until when it would hold again.
     pub until: Timestamp,
     /// Its nonce is about to end, and the client needs the next.
@@ -97,6 +99,11 @@ impl From<Rejection> for Unproven {
 
 const fn invalid(detail: &'static str) -> Rejection {
     CredentialReason::PopInvalid.because(detail)
+}
+
+/// What a good proof comes to.
+fn proven(thumbprint: &[u8; 32], jti: &str, until: Timestamp, nonce_is_old: bool) -> Proven {
+    Proven { key: replay_key(thumbprint, jti), holder: *thumbprint, until, nonce_is_old }
 }
 
 /// What a proof is remembered by: one `jti` of one key (RFC 9449, section 11.1). Digested, so that what a client chose

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 
 use super::cnf::Confirmation;
 use super::jws::{Claims, Parts};
-use super::{Proven, Rejection, SignedBy, Unproven, Unverified, invalid, replay_key, sha256};
+use super::{Rejection, SignedBy, Unproven, Unverified, invalid, proven, sha256};
 use crate::clock::Timestamp;
 use crate::credential::TOKEN_CLOCK_SKEW;
 
@@ -65,7 +65,7 @@ pub fn check_wpt<'a>(wpt: &Wpt<'a>) -> Result<Unverified<'a>, Unproven> {
     if claims.has("oth") {
         return Err(invalid("the proof binds other tokens, with `oth`, which is not understood").into());
     }
-    let proven = Proven { key: replay_key(&key.thumbprint, jti), until, nonce_is_old: false };
+    let proven = proven(&key.thumbprint, jti, until, false);
     Ok(Unverified { key: SignedBy::Bound(key), signed: parts.signed, signature: parts.signature, proven })
 }
 

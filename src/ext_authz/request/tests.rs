@@ -39,7 +39,7 @@ fn sorted<'a>(headers: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<(&'
 }
 
 fn names<'a>(request: &Request<'a>) -> Vec<(&'a str, &'a [u8])> {
-    request.headers.iter().map(|h| (h.name, h.value)).collect()
+    request.headers.iter().map(|h| (std::str::from_utf8(h.name).unwrap(), h.value)).collect()
 }
 
 prop_compose! {

@@ -23,7 +23,7 @@ fn id() -> DecisionId {
 }
 
 fn request<'a>(headers: &[(&'a str, &'a [u8])]) -> Request<'a> {
-    let headers: SmallVec<_> = headers.iter().map(|&(name, value)| Header { name, value }).collect();
+    let headers: SmallVec<_> = headers.iter().map(|&(name, value)| Header { name: name.as_bytes(), value }).collect();
     Request {
         door: Door::ExtAuthz,
         method: "GET",

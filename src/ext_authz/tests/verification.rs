@@ -74,7 +74,7 @@ async fn start_with(queue: usize, max_wait: Duration, config: Config) -> Flooded
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = format!("http://{}", tcp.local_addr().unwrap());
     let (drain, signal) = drain::channel();
-    let listeners = Listeners { tcp: Some(tcp), unix: None };
+    let listeners = Listeners { tcp: Some(tcp), ..Default::default() };
     let decide = Decide::Gate(gate);
     let served = tokio::spawn(serve_with(listeners, decide, pool, telemetry.clone(), Readiness::new(), config, signal));
     let channel = Endpoint::from_shared(at).unwrap().connect().await.unwrap();

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
+use super::ahead::{self, Found, Ready, ReadyBody, Step};
 use super::fs::Fs;
 use super::mark::{self, MarkState};
-use super::record::{Chain, JOURNAL_MAGIC, Next, Reader, SNAPSHOT_MAGIC, fill};
+use super::record::{Chain, JOURNAL_MAGIC, Reader, SNAPSHOT_MAGIC, fill};
 use super::{BOOKMARK_FILE, MARK_FILE};
 use crate::clock::Monotonic;
 use crate::sync::apply::{Assembly, Built, Replay};
@@ -162,33 +163,35 @@ fn load_snapshot(fs: &dyn Fs, path: &Path, opener: &Opener) -> Result<(Built, Ch
     if fill(&mut file, &mut magic).map_err(read)? < magic.len() || magic != *SNAPSHOT_MAGIC {
         return Err(damaged(0, "this is not a snapshot file"));
     }
-    let mut reader = Reader::new(file, Chain::start(), magic.len() as u64);
-    let mut assembly: Option<Assembly> = None;
-    loop {
-        let offset = reader.offset();
-        let bad = |e: &dyn std::fmt::Display| damaged(offset, &e.to_string());
-        let frame = match reader.next().map_err(read)? {
-            Next::Frame(frame) => frame,
-            Next::End => return Err(damaged(offset, "the snapshot has no end")),
-            Next::Broken(reason) => return Err(damaged(offset, reason)),
-        };
-        let opened = opener.open(&frame).map_err(|e| bad(&e))?;
-        match (opened.body, assembly.as_mut()) {
-            (Body::Begin(begin), None) => {
-                assembly = Some(Assembly::begin(opened.epoch, begin, None).map_err(|e| bad(&e))?);
-            }
-            (Body::Chunk(chunk), Some(a)) => a.chunk(opened.epoch, chunk).map_err(|e| bad(&e))?,
-            (Body::End(end), Some(_)) => {
-                let whole = assembly.take().map(|a| a.end(opened.epoch, &end));
-                let built = whole.ok_or_else(|| bad(&"it ends twice"))?.map_err(|e| bad(&e))?;
-                if !matches!(reader.next().map_err(read)?, Next::End) {
-                    return Err(damaged(reader.offset(), "something follows the end of the snapshot"));
+    let reader = Reader::new(file, Chain::start(), magic.len() as u64);
+    ahead::read(reader, opener, |steps| {
+        let mut assembly: Option<Assembly> = None;
+        for Step { offset, end, chain, found } in &mut *steps {
+            let bad = |e: &dyn std::fmt::Display| damaged(offset, &e.to_string());
+            let Ready { epoch, body } = match found.map_err(read)? {
+                Found::Record(record) => record.map_err(|e| bad(&e))?,
+                Found::End => return Err(damaged(offset, "the snapshot has no end")),
+                Found::Broken(reason) => return Err(damaged(offset, reason)),
+            };
+            match (body, assembly.as_mut()) {
+                (ReadyBody::Other(Body::Begin(begin)), None) => {
+                    assembly = Some(Assembly::begin(epoch, begin, None).map_err(|e| bad(&e))?);
                 }
-                return Ok((built, reader.chain(), reader.offset()));
+                (ReadyBody::Chunk(chunk), Some(a)) => a.chunk(epoch, chunk).map_err(|e| bad(&e))?,
+                (ReadyBody::Other(Body::End(last)), Some(_)) => {
+                    let whole = assembly.take().map(|a| a.end(epoch, &last));
+                    let built = whole.ok_or_else(|| bad(&"it ends twice"))?.map_err(|e| bad(&e))?;
+                    return match steps.next().map(|step| step.found).transpose().map_err(read)? {
+                        Some(Found::End) => Ok((built, chain, end)),
+                        _ => Err(damaged(end, "something follows the end of the snapshot")),
+                    };
+                }
+                _ => return Err(bad(&"a frame of another kind was due")),
             }
-            _ => return Err(bad(&"a frame of another kind was due")),
         }
-    }
+        Err(damaged(0, "it could not be read to its end"))
+    })
+    .map_err(read)?
 }
 
 /// Replays a journal. Returns the chain, the length of its usable part, and what ended it early.
@@ -210,26 +213,29 @@ fn replay(
     if !whole || header.split_at_checked(JOURNAL_MAGIC.len()) != Some((JOURNAL_MAGIC.as_slice(), chain.0.as_slice())) {
         return Ok((chain, 0, Some("this is not the journal of its snapshot")));
     }
-    let mut reader = Reader::new(file, chain, header.len() as u64);
+    let reader = Reader::new(file, chain, header.len() as u64);
     let mut replay = Replay::on(&built.snapshot);
-    let broken = loop {
-        let offset = reader.offset();
-        let frame = match reader.next().map_err(read)? {
-            Next::Frame(frame) => frame,
-            Next::End => break None,
-            Next::Broken(reason) => break Some(reason),
-        };
-        // From here on the record is what was written: what is wrong with it is not a torn write.
-        let damaged =
-            |e: &dyn std::fmt::Display| LoadError::Damaged { path: path.to_owned(), offset, reason: e.to_string() };
-        let opened = opener.open(&frame).map_err(|e| damaged(&e))?;
-        let Body::Delta(changes) = opened.body else { return Err(damaged(&"this is not a delta")) };
-        replay.delta(opened.epoch, changes).map_err(|e| damaged(&e))?;
-    };
+    let usable = ahead::read(reader, opener, |steps| {
+        for Step { offset, end, chain, found } in steps {
+            let record = match found.map_err(read)? {
+                Found::Record(record) => record,
+                Found::End => return Ok((chain, end, None)),
+                Found::Broken(reason) => return Ok((chain, end, Some(reason))),
+            };
+            // From here on the record is what was written: what is wrong with it is not a torn write.
+            let damaged =
+                |e: &dyn std::fmt::Display| LoadError::Damaged { path: path.to_owned(), offset, reason: e.to_string() };
+            let Ready { epoch, body } = record.map_err(|e| damaged(&e))?;
+            let ReadyBody::Delta(changes) = body else { return Err(damaged(&"this is not a delta")) };
+            replay.delta(epoch, changes).map_err(|e| damaged(&e))?;
+        }
+        Err(read(std::io::Error::other("it could not be read to its end")))
+    })
+    .map_err(read)??;
     let replayed = replay.finish();
     built.snapshot = replayed.snapshot;
     built.unusable.extend(replayed.unusable);
-    Ok((reader.chain(), reader.offset(), broken))
+    Ok(usable)
 }
 
 /// Reads the bookmark that dates the state. One for a later revision says nothing about this state.

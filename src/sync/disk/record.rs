@@ -17,6 +17,9 @@ pub(super) const SNAPSHOT_MAGIC: &[u8; 16] = b"portcullis-snap1";
 /// First bytes of a journal file; the chain it continues follows.
 pub(super) const JOURNAL_MAGIC: &[u8; 16] = b"portcullis-jour1";
 
+/// The length of most records of a snapshot, at most.
+const USUAL: usize = 1 << 20;
+
 /// A place in a hash chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chain(pub(super) [u8; 32]);
@@ -90,8 +93,8 @@ impl<R: Read> Reader<R> {
         if len > MAX_FRAME_BYTES + 1024 {
             return Ok(Next::Broken("a record has an impossible length"));
         }
-        // Grows with what is there, not with what the length claims.
-        let mut bytes = Vec::new();
+        // Grows with what is there, not with what the length claims, past what records usually have.
+        let mut bytes = Vec::with_capacity((len + 32).min(USUAL));
         self.from.by_ref().take(len as u64 + 32).read_to_end(&mut bytes)?;
         let Some((frame, chain)) = bytes.split_at_checked(len).filter(|(_, chain)| chain.len() == 32) else {
             return Ok(Next::Broken("a record is cut off"));

@@ -217,3 +217,30 @@ async fn an_issuer_with_a_missing_key_is_reported_once_in_a_while() {
     assert_eq!(s.fake.missing(), ["test", "other"]);
     sidecar.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_the_stream_a_snapshot_counts_whole_or_not_at_all() {
+    let s = Setup::new().await;
+    let sidecar = at_seven(&s).await;
+    let whole = s.snapshot(8);
+    let without = |n: usize| {
+        let mut script = whole.clone();
+        script.remove(n);
+        script
+    };
+    s.refused(&sidecar, without(3)).await;
+    s.refused(&sidecar, without(whole.len() - 3)).await;
+    let mut broken_off = whole[..5].to_vec();
+    broken_off.push(s.frames.delta(7, 8, &[]));
+    s.refused(&sidecar, broken_off).await;
+    s.fake.add(whole);
+    sidecar.reaches(s.at(8)).await;
+    eventually("it is acknowledged", || s.fake.acks().contains(&8)).await;
+    let digest = sidecar.digest();
+    sidecar.stop().await;
+    let left: Vec<_> = std::fs::read_dir(s.dir.path().join("state")).unwrap().map(|f| f.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
+    let again = s.sidecar();
+    assert_eq!((again.position(), again.digest()), (Some(s.at(8)), digest), "from disk");
+    again.stop().await;
+}

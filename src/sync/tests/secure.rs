@@ -152,7 +152,7 @@ async fn a_certificate_ends_with_the_issuer_of_its_trust_domain() {
 async fn connections_are_bounded_and_their_places_come_back() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let limits = tls::AcceptLimits { handshake: Duration::from_secs(10), pending: 8, connections: 2 };
+    let limits = tls::AcceptLimits { handshake: Duration::from_secs(10), pending: 8, computing: 1, connections: 2 };
     let mut accepted = tls::accept(listener, None, limits, CancellationToken::new());
     let mut clients = Vec::new();
     for _ in 0..3 {

@@ -129,7 +129,7 @@ async fn every_credential_gets_its_reason_everywhere() {
                     if code == 0 { "0" } else { "1" },
                     if case.reason.is_allow() { "0" } else { "1" },
                 );
-                let answer = check_door.check(("GET", PATH, "shop.example"), &sent, None).await;
+                let answer = check_door.check(&request).await;
                 differs("the check", &answer.reason, expected);
                 assert_eq!(answer.allowed, case.reason.is_allow(), "{name}");
                 lines.push(line(file, case, &name, &token, &issuers));

@@ -194,6 +194,7 @@ async fn revocations_of_what_is_not_there() {
         (json!({ "kind": "key", "issuer": "test", "kid": "key-9" }), "target.kid", "no key `key-9`"),
         (json!({ "kind": "workload", "workload": "spiffe://test.example/typo" }), "target.workload", "not registered"),
         (json!({ "kind": "grant", "grant": uuid::Uuid::nil() }), "target.grant", "there is no grant"),
+        (json!({ "kind": "grant", "grant": "not-an-id" }), "target", "`not-an-id` is not a grant id"),
         (
             json!({ "kind": "tokens_before", "workload": STOREFRONT, "before": "2099-01-01T00:00:00Z" }),
             "target.before",

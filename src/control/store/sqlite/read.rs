@@ -14,8 +14,13 @@ use crate::control::store::{Loaded, LogChange, LogCommit, OperatorRow, RawObject
 use crate::object::Kind;
 use crate::wire::{Epoch, Revision};
 
-/// The epoch of the log; a new one on the first open.
-pub(super) async fn epoch(c: &mut SqliteConnection, place: &str, now: Timestamp) -> Result<Epoch, StoreError> {
+/// The epoch of the log; `new` on the first open.
+pub(super) async fn epoch(
+    c: &mut SqliteConnection,
+    place: &str,
+    new: Epoch,
+    now: Timestamp,
+) -> Result<Epoch, StoreError> {
     let row =
         query("SELECT epoch FROM meta WHERE id = 1").fetch_optional(&mut *c).await.map_err(|e| failed(place, e))?;
     if let Some(row) = row {
@@ -26,14 +31,13 @@ pub(super) async fn epoch(c: &mut SqliteConnection, place: &str, now: Timestamp)
     if used.is_some() {
         return Err(StoreError::corrupt(place, "its epoch is missing"));
     }
-    let epoch = Epoch::starting(now);
     query("INSERT INTO meta (id, epoch, created_at) VALUES (1, ?, ?)")
-        .bind(epoch.to_string())
+        .bind(new.to_string())
         .bind(millis(now))
         .execute(&mut *c)
         .await
         .map_err(|e| failed(place, e))?;
-    Ok(epoch)
+    Ok(new)
 }
 
 /// Objects, log and counter, as of one moment.
