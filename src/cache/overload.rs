@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(1);
 /// In one window a limit grows by this part of itself, or at least by one.
 const GROWTH: usize = 8;
-/// In one window a limit falls to no less than this part of what was under way.
+/// In one window a limit falls to no less than this part of itself.
 const DEEPEST_CUT: usize = 4;
 /// The least limit of checks that take a verification, as a part of that of all.
 const COLD_PART: usize = 16;
@@ -175,7 +175,7 @@ impl Admission {
             } else if delay > target {
                 // What was under way caused this delay: a share of it causes a share of the delay. By what was under way,
                 // not by the limit: the queue of before the last cut is still there, and is no reason for another.
-                now.min(scaled(most, target, delay))
+                now.min(scaled(most, target, delay).max(now / DEEPEST_CUT))
             } else {
                 now.saturating_add((now / GROWTH).max(1))
             };
@@ -196,11 +196,10 @@ fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// `n * target / delay`, but no deeper a cut than is allowed.
+/// `n * target / delay`.
 fn scaled(n: usize, target: Duration, delay: Duration) -> usize {
     let scaled = (n as u128).saturating_mul(target.as_nanos()).checked_div(delay.as_nanos());
-    let scaled = scaled.and_then(|n| usize::try_from(n).ok()).unwrap_or(n);
-    scaled.max(n / DEEPEST_CUT)
+    scaled.and_then(|n| usize::try_from(n).ok()).unwrap_or(n)
 }
 
 #[cfg(test)]
