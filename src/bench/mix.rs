@@ -3,6 +3,7 @@
 //! Plane: composition. YAML, unknown keys refused with line and column; what only makes sense as a whole is refused by the
 //! name of the request. Tokens are given inline, in files (one a line), or as a key that new ones are minted with, so that
 //! a server sees each of them once. Nothing here prints a token.
+//! Long because a mix is read, checked and weighed in one place.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 //!
 //! Plane: composition; no I/O. INVARIANT: a ratio is taken within a round and never between the sums of rounds, so that what
 //! the machine did in one round falls on both sides; the median of the rounds counts and their range is told.
+//! Long because every figure is named and explained here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -120,12 +120,12 @@ fn failures_are_counted_apart_and_by_name() {
     });
     let targets = [("refuses", refuses.as_str()), ("hangs", &hangs), ("closes", &closing)];
     let mut settings = settings(&targets, Pace::Rate(100.0));
-    (settings.duration, settings.timeout) = (Duration::from_millis(500), Duration::from_millis(300));
+    (settings.duration, settings.timeout) = (Duration::from_millis(500), Duration::from_secs(1));
     let report = run(&one_request("allow"), &settings, |_| ()).unwrap();
     for (target, names) in report.targets.iter().zip([
         &["gRPC status 14"][..],
         &["timeout", "not sent in time"],
-        &["connection closed or stream reset", "unreachable"],
+        &["connection closed or stream reset", "unreachable", "timeout", "not sent in time"],
     ]) {
         assert_eq!(
             (target.answered, target.failed, target.wrong),
@@ -136,7 +136,7 @@ fn failures_are_counted_apart_and_by_name() {
         );
         assert!(target.failures.contains_key(names[0]), "{:?}", target.failures);
         assert!(target.failures.keys().all(|name| names.contains(&name.as_str())), "{:?}", target.failures);
-        assert!(target.latency_us.get("p50") >= 299_000.0, "no answer is no fast answer: {:?}", target.latency_us);
+        assert!(target.latency_us.get("p50") >= 999_000.0, "no answer is no fast answer: {:?}", target.latency_us);
     }
     assert_eq!(report.targets[0].trouble.as_deref(), Some("busy"));
 }

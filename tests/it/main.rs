@@ -8,6 +8,7 @@
     reason = "helpers of tests fail by panicking, as the tests themselves do"
 )]
 
+mod bench;
 #[path = "../../src/testing/certificates.rs"]
 mod certificates;
 mod check_door;

@@ -149,7 +149,7 @@ impl Estate {
             .chain(std::iter::once_with(|| self.workload(&Self::sidecar(), None)))
             .chain((0..self.size.workloads).map(|w| self.workload(&workload(w), Some(w))))
             .chain((0..self.size.services).map(|s| self.service(s)))
-            .chain(std::iter::once_with(|| Ok(self.policies())))
+            .chain(std::iter::once_with(|| Ok(Object::PolicySet(self.policies()))))
             .chain((0..self.size.grants).map(|g| self.grant(g)))
     }
 
@@ -219,7 +219,8 @@ impl Estate {
         )
     }
 
-    fn policies(&self) -> Object {
+    /// The policy set.
+    pub(super) fn policies(&self) -> PolicySet {
         use std::fmt::Write;
         let mut text = "@id(\"grants\")\npermit(principal, action, resource) when { context has grant };\n".to_owned();
         for role in 0..self.size.policies - 1 {
@@ -230,7 +231,7 @@ impl Estate {
                  resource in Service::\"{service}\");"
             );
         }
-        Object::PolicySet(PolicySet::new(text, "bench".to_owned(), Vec::new()))
+        PolicySet::new(text, "bench".to_owned(), Vec::new())
     }
 
     /// Active from the start. Ids ascend, as they do in a snapshot, and say nothing about workloads.

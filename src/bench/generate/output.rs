@@ -111,9 +111,7 @@ fn fresh_directory(out: &Path) -> Result<PathBuf, GenerateError> {
 
 /// Refuses what will not fit before it fills the disk.
 fn check_space(estate: &Estate, options: &Options, out: &Path) -> Result<(), GenerateError> {
-    let Some(Object::PolicySet(policies)) = estate.objects().filter_map(Result::ok).find(is_policies) else {
-        return Err(GenerateError::Rule("there is no policy set".to_owned()));
-    };
+    let policies = estate.policies();
     if policies.text.len() > PolicySet::MAX_TEXT {
         return Err(GenerateError::Policies(estate.size().policies, policies.text.len()));
     }
@@ -126,10 +124,6 @@ fn check_space(estate: &Estate, options: &Options, out: &Path) -> Result<(), Gen
         return Err(GenerateError::Space { path: out.to_owned(), need, free });
     }
     Ok(())
-}
-
-const fn is_policies(object: &Object) -> bool {
-    matches!(object, Object::PolicySet(_))
 }
 
 fn position(estate: &Estate) -> Position {
