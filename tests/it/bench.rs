@@ -112,7 +112,7 @@ async fn load_goes_through_the_real_envoy() {
     let estate = Estate::new_at(clock.now().wall);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let listeners = Listeners { tcp: Some(listener), unix: None };
+    let listeners = Listeners { tcp: Some(listener), ..Default::default() };
     let gate = door::gate(&door::state(&estate, &clock), &clock);
     let (_, _drain) = door::serve(gate, listeners, Config::default(), telemetry::Output::Off);
     let configuration = door::on_free_ports("sidecar-grpc-tcp.yaml", echo_service().await)
