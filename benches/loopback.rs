@@ -2,7 +2,7 @@
 //!
 //! Budgets B1 and B10 of the design. `static-allow` is a tonic server that answers OK without looking: the floor of any
 //! ext_authz server in Rust; it lives here and nowhere else. Each server is a process of its own; its CPU time is the
-//! kernel's accounting of that process. The load is closed-loop and saturates one core. Read with `benches/README.md`.
+//! kernel's accounting of that process. The load is that of `portcullis bench`. Read with `benches/README.md`.
 
 #![allow(
     clippy::expect_used,
@@ -13,20 +13,18 @@
     reason = "a bench that cannot run should stop, and it reports to the terminal"
 )]
 
-use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use envoy_types::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use portcullis::authz::Lease;
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock, SystemClock};
+use portcullis::credential::TokenSigner;
 use portcullis::state::State;
 use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
 use portcullis::testing::{Estate, Size};
@@ -43,6 +41,10 @@ mod floor;
 mod open_loop;
 #[path = "overload.rs"]
 mod overload;
+#[path = "saturated.rs"]
+mod saturated;
+#[path = "through_envoy.rs"]
+mod through_envoy;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -59,12 +61,13 @@ fn main() {
     }
     if let Some(kind) = flag("--serve") {
         let grants = flag("--grants").and_then(|n| n.parse().ok()).unwrap_or(1_000);
+        // `@N`: one runtime with N threads; `/N`: N runtimes with one.
         let (kind, threads, workers) = match (kind.split_once('@'), kind.split_once('/')) {
             (Some((kind, n)), _) => (kind, n.parse().expect("a number"), 0),
             (_, Some((kind, n))) => (kind, 1, n.parse().expect("a number")),
             _ => (&*kind, 1, 0),
         };
-        return serve(kind, grants, threads, workers);
+        return serve(kind, grants, (threads, workers), flag("--key"));
     }
     let number = |name: &str, default: u64| flag(name).and_then(|n| n.parse().ok()).unwrap_or(default);
     if let (Some(address), Some(token)) = (flag("--attack"), flag("--token")) {
@@ -83,45 +86,21 @@ fn main() {
     if is_set("--overload") {
         return overload::run(&grants, &overload::Plan { rounds, seconds, cold: number("--cold", 50) });
     }
-    let mut targets = vec!["static-allow", "portcullis", "portcullis+records"];
-    if args.iter().any(|a| a == "--runtimes") {
-        // `@N`: one runtime with N threads; `/N`: N runtimes with one.
-        targets = vec!["static-allow", "portcullis@1", "portcullis/1", "portcullis@2", "portcullis/2"];
+    if is_set("--runtimes") {
+        return saturated::runtimes(&grants, rounds, seconds);
     }
-    let servers: Vec<Server> = targets.iter().map(|t| Server::start(t, &grants)).collect();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let mut ratios: HashMap<&str, Vec<f64>> = HashMap::new();
-    println!("{rounds} rounds of {seconds} s each, {CONNECTIONS} connections, {IN_FLIGHT} checks in flight on each");
-    for server in &servers {
-        runtime.block_on(load(server, Duration::from_secs(1))); // warm-up
+    if is_set("--envoy") {
+        let plan = through_envoy::Plan { rounds, seconds, rates: flag("--rate").map_or(vec![500, 1_000], rates) };
+        return through_envoy::run(&grants, &plan);
     }
-    for round in 1..=rounds {
-        let mut floor = 0.0;
-        for server in &servers {
-            let before = cpu_seconds(server.child.id());
-            let (checks, elapsed) = runtime.block_on(load(server, Duration::from_secs(seconds)));
-            let micros = (cpu_seconds(server.child.id()) - before) * 1e6 / checks as f64;
-            if server.name == "static-allow" {
-                floor = micros;
-            }
-            let rate = checks as f64 / elapsed.as_secs_f64();
-            let ratio = micros / floor;
-            println!(
-                "round {round}  {:<20} {micros:7.2} us CPU a check  {ratio:5.2}x  {rate:8.0} checks/s",
-                server.name
-            );
-            ratios.entry(server.name).or_default().push(ratio);
-        }
-    }
-    for target in &targets {
-        let list = ratios.get_mut(target).expect("a target that ran");
-        list.sort_by(f64::total_cmp);
-        println!("median    {target:<20} {:5.2}x of static-allow", list[list.len() / 2]);
-    }
+    saturated::run(&grants, rounds, seconds, number("--checks", 20_000));
 }
 
-// === the load ===
+fn rates(list: String) -> Vec<u64> {
+    list.split(',').map(|rate| rate.parse().expect("requests a second")).collect()
+}
+
+// === the server processes ===
 
 struct Server {
     name: &'static str,
@@ -130,26 +109,45 @@ struct Server {
     token: String,
     /// That the token was signed with, in PEM form and then in base64.
     key: String,
+    /// What it prints when it is asked how many records it dropped.
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
 }
 
 impl Server {
     fn start(name: &'static str, grants: &str) -> Self {
-        Self::start_on(name, grants, None)
+        Self::spawn(name, grants, &[])
     }
 
     /// Starts it on these processors.
     fn start_on(name: &'static str, grants: &str, processors: Option<&str>) -> Self {
+        let on: Vec<&str> = processors.map(|list| ["--on", list]).into_iter().flatten().collect();
+        Self::spawn(name, grants, &on)
+    }
+
+    fn spawn(name: &'static str, grants: &str, more: &[&str]) -> Self {
         let exe = std::env::current_exe().expect("our own path");
         let mut child = Command::new(exe)
             .args(["--serve", name, "--grants", grants])
-            .args(processors.map(|list| ["--on", list]).into_iter().flatten())
+            .args(more)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("a server process");
         let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut line = || lines.next().expect("a line").expect("text");
         let (address, token, key) = (line(), line(), line());
-        Self { name, child, address, token, key }
+        Self { name, child, address, token, key, lines }
+    }
+
+    /// As a target of `portcullis bench`.
+    fn target(&self, scheme: &str) -> portcullis::bench::Target {
+        format!("{}={scheme}://{}", self.name, self.address).parse().expect("a target")
+    }
+
+    /// How many decision records it has dropped so far.
+    fn dropped(&mut self) -> u64 {
+        writeln!(self.child.stdin.as_mut().expect("its input")).expect("a question");
+        self.lines.next().expect("a line").expect("text").parse().expect("a number")
     }
 }
 
@@ -158,34 +156,6 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-async fn load(server: &Server, time: Duration) -> (u64, Duration) {
-    let done = Arc::new(AtomicU64::new(0));
-    let start = Instant::now();
-    let mut tasks = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address))
-            .expect("an address")
-            .connect()
-            .await
-            .expect("a connection");
-        for n in 0..IN_FLIGHT {
-            let (done, request) = (Arc::clone(&done), check_request(&server.token, n));
-            let mut client = AuthorizationClient::new(channel.clone());
-            tasks.push(tokio::spawn(async move {
-                while start.elapsed() < time {
-                    let response = client.check(request.clone()).await.expect("an answer").into_inner();
-                    assert_eq!(response.status.expect("a status").code, 0, "the answer must be an allow");
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-            }));
-        }
-    }
-    for task in tasks {
-        task.await.expect("a load task");
-    }
-    (done.load(Ordering::Relaxed), start.elapsed())
 }
 
 /// User and system time of a process, from `/proc/PID/stat`, in ticks of 10 ms.
@@ -199,7 +169,7 @@ fn cpu_seconds(pid: u32) -> f64 {
 // === the servers ===
 
 /// On a runtime with so many threads or, with `workers`, on as many runtimes with a single thread.
-fn serve(kind: &str, grants: usize, threads: usize, workers: usize) {
+fn serve(kind: &str, grants: usize, (threads, workers): (usize, usize), key: Option<String>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
     let workers: Vec<_> = (0..workers)
@@ -228,8 +198,16 @@ fn serve(kind: &str, grants: usize, threads: usize, workers: usize) {
                 .expect("serving");
             return;
         }
+        if kind == "upstream" {
+            return through_envoy::upstream(listener).await;
+        }
         let clock: Arc<SystemClock> = Arc::new(SystemClock::new());
-        let estate = Estate::sized_at(clock.now().wall, Size { grants, policies: 100, workloads: 1_000 });
+        let mut estate = Estate::sized_at(clock.now().wall, Size { grants, policies: 100, workloads: 1_000 });
+        if let Some(key) = key {
+            let pem = URL_SAFE_NO_PAD.decode(key).expect("base64");
+            let pem = std::str::from_utf8(&pem).expect("text");
+            estate.sign_with(TokenSigner::from_pkcs8_pem(pem, estate.signer.kid()).expect("a key"));
+        }
         let state = Arc::new(State::new());
         let now = clock.now();
         let day = Duration::from_secs(86_400);
@@ -243,6 +221,12 @@ fn serve(kind: &str, grants: usize, threads: usize, workers: usize) {
             _ => Output::Off,
         };
         let records = Records::start(RecordsConfig { output, queue: 65_536 }, metrics.records_dropped().clone());
+        let dropped = metrics.records_dropped().clone();
+        std::thread::spawn(move || {
+            for _ in std::io::stdin().lines() {
+                println!("{}", dropped.get());
+            }
+        });
         let telemetry = Telemetry::new(metrics, records.expect("records"), None, clock);
         let key = URL_SAFE_NO_PAD.encode(estate.signer.pkcs8_pem().expect("a key").as_bytes());
         println!("{address}\n{}\n{key}", estate.token("storefront"));

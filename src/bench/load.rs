@@ -199,7 +199,7 @@ impl Shared {
         &self,
         due: Due,
         outcome: Result<super::tally::Answer, (Failure, Option<String>)>,
-        request: Option<(usize, super::mix::Expect)>,
+        request: Option<(usize, super::expect::Expect)>,
     ) {
         let mut tally = lock(&self.tally);
         let outcome = outcome.map_err(|(failure, text)| {

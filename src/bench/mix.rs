@@ -3,14 +3,18 @@
 //! Plane: composition. YAML, unknown keys refused with line and column; what only makes sense as a whole is refused by the
 //! name of the request. Tokens are given inline, in files (one a line), or as a key that new ones are minted with, so that
 //! a server sees each of them once. Nothing here prints a token.
-//! Long because a mix is read, checked and weighed in one place.
+
+mod shares;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
+pub use self::shares::Shares;
+use self::shares::{Group, apply};
+use super::expect::Expect;
 use crate::credential::TokenSigner;
 
 /// What requests are made of.
@@ -55,20 +59,6 @@ pub(super) struct Mint {
     pub(super) claims: BTreeMap<String, serde_json::Value>,
 }
 
-/// Which answer is right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Expect {
-    /// Either.
-    #[default]
-    Any,
-    /// An allow. Over HTTP: a status below 400.
-    Allow,
-    /// A denial. Over HTTP: a status of 400 or more that is not a gateway's own, 502 or 504.
-    Deny,
-    /// A denial with this HTTP status; over HTTP, any answer with it.
-    Status(u16),
-}
-
 /// One request, for those who have no mix.
 #[derive(Clone)]
 pub struct Single {
@@ -82,16 +72,6 @@ pub struct Single {
     pub headers: Vec<(String, String)>,
     /// A token, sent as `authorization: Bearer`.
     pub token: Option<String>,
-}
-
-/// How large a part of the requests is of a kind, whatever their weights say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Shares {
-    /// Of those with new tokens.
-    pub never_seen: Option<f64>,
-    /// Of those that are expected to be denied, and have no new token.
-    pub denied: Option<f64>,
 }
 
 /// What is wrong with a mix.
@@ -314,50 +294,6 @@ impl Template {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Group {
-    NeverSeen,
-    Denied,
-    Other,
-}
-
-/// Scales the weights of each group so that the shares come out, in percent.
-fn apply(requests: &mut [Template], shares: Shares) -> Result<(), MixError> {
-    if shares == Shares::default() {
-        return Ok(());
-    }
-    let sum =
-        |requests: &[Template], group| requests.iter().filter(|r| r.group() == group).map(|r| r.weight).sum::<f64>();
-    let total: f64 = requests.iter().map(|r| r.weight).sum();
-    let mut left = 1.0;
-    let mut scale = Vec::new();
-    for (group, share, name) in
-        [(Group::NeverSeen, shares.never_seen, "never_seen"), (Group::Denied, shares.denied, "denied")]
-    {
-        let have = sum(requests, group);
-        let share = share.unwrap_or(if total > 0.0 { have / total } else { 0.0 });
-        if !(0.0..=1.0).contains(&share) {
-            return Err(MixError::Whole(format!("`{name}: {share}` is not a share between 0 and 1")));
-        }
-        if share > 0.0 && have <= 0.0 {
-            return Err(MixError::Whole(format!("`{name}: {share}`, but the mix has no such request")));
-        }
-        left -= share;
-        scale.push((group, if have > 0.0 { share / have } else { 0.0 }));
-    }
-    let others = sum(requests, Group::Other);
-    if left < -1e-9 || (left > 1e-9 && others <= 0.0) {
-        let why = "the shares of `never_seen` and `denied` leave more or less to other requests than there is";
-        return Err(MixError::Whole(why.to_owned()));
-    }
-    scale.push((Group::Other, if others > 0.0 { left.max(0.0) / others } else { 0.0 }));
-    for request in requests {
-        let of = scale.iter().find(|(group, _)| *group == request.group());
-        request.weight *= 100.0 * of.map_or(0.0, |(_, by)| *by);
-    }
-    Ok(())
-}
-
 // === impl RawToken ===
 
 impl RawToken {
@@ -427,54 +363,6 @@ impl std::fmt::Debug for Tokens {
 impl std::fmt::Debug for Single {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Single").field("method", &self.method).field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
-// === impl Expect ===
-
-impl std::str::FromStr for Expect {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "any" => Ok(Self::Any),
-            "allow" => Ok(Self::Allow),
-            "deny" => Ok(Self::Deny),
-            _ => match text.parse() {
-                Ok(status @ 100..=599) => Ok(Self::Status(status)),
-                _ => Err(format!("`{text}` is neither `allow`, `deny`, `any` nor an HTTP status")),
-            },
-        }
-    }
-}
-
-impl std::fmt::Display for Expect {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Any => f.write_str("any answer"),
-            Self::Allow => f.write_str("allow"),
-            Self::Deny => f.write_str("deny"),
-            Self::Status(status) => write!(f, "status {status}"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Expect {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = Expect;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("`allow`, `deny`, `any` or an HTTP status")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Expect, E> {
-                text.parse().map_err(E::custom)
-            }
-            fn visit_u64<E: de::Error>(self, status: u64) -> Result<Expect, E> {
-                status.to_string().parse().map_err(E::custom)
-            }
-        }
-        d.deserialize_any(Visitor)
     }
 }
 

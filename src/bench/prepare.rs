@@ -13,7 +13,8 @@ use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 use serde_json::json;
 
-use super::mix::{Expect, Mint, Mix, MixError, Template, Tokens};
+use super::expect::Expect;
+use super::mix::{Mint, Mix, MixError, Template, Tokens};
 use crate::clock::Timestamp;
 
 /// How many places the order has; the smallest share is one of them.

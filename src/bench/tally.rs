@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::{CreationError, Histogram};
 
-use super::mix::Expect;
+use super::expect::Expect;
 
 /// Wrong answers that are shown.
 const EXAMPLES: usize = 5;

@@ -75,13 +75,7 @@ impl Estate {
         let epoch = Epoch::starting(clock.now().wall);
         let position = Position { epoch, revision: Revision(1) };
         let mut estate = Self { clock, signer, objects: BTreeMap::new(), position };
-        estate.put(
-            Kind::Issuer,
-            &json!({
-                "name": "test", "kind": "spiffe", "trust_domain": "test.example", "audiences": [AUDIENCE],
-                "jwks": {"keys": [estate.signer.public_jwk()]},
-            }),
-        );
+        estate.put_issuer();
         for (name, kind, roles) in [
             ("storefront", "service", json!(["storefront"])),
             ("agent", "agent", json!([])),
@@ -167,6 +161,20 @@ impl Estate {
         self.objects.remove(&(kind, key.to_owned()));
         self.position.revision = self.position.revision.next();
         Change { kind, key: key.to_owned(), body: None }
+    }
+
+    /// Has another key sign from now on, and only that one count: so that several estates can take the same tokens.
+    pub fn sign_with(&mut self, signer: TokenSigner) {
+        self.signer = signer;
+        self.put_issuer();
+    }
+
+    fn put_issuer(&mut self) {
+        let document = json!({
+            "name": "test", "kind": "spiffe", "trust_domain": "test.example", "audiences": [AUDIENCE],
+            "jwks": {"keys": [self.signer.public_jwk()]},
+        });
+        self.put(Kind::Issuer, &document);
     }
 
     /// Publishes a policy text.

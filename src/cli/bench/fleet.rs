@@ -30,7 +30,7 @@ use crate::wire::VerifyKey;
 #[command(
     after_help = "Examples:\n  portcullis bench fleet --sidecars 1000 --control https://127.0.0.1:9181 --ca ca.pem \\\n    \
     --verify-key control/verify-key --identities identities --pid 4711\n  \
-    portcullis bench fleet … --api https://127.0.0.1:9180 --operator-token control/bootstrap-token \\\n    \
+    portcullis bench fleet --control https://127.0.0.1:9181 --verify-key control/verify-key --identities identities \\\n    --api https://127.0.0.1:9180 --operator-token control/bootstrap-token \\\n    \
     --issuer production --revocations 20 --burst 20"
 )]
 pub(in crate::cli) struct FleetArgs {
