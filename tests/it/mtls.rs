@@ -16,12 +16,12 @@ use portcullis::object::Kind;
 use portcullis::telemetry::Output;
 use portcullis::testing::{Estate, KeyHolder, changed};
 use portcullis::{drain, ext_authz};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::certificates;
+use crate::certificates::{self, Authority};
 use crate::door;
 use crate::envoy::Envoy;
 use crate::envoy_config::{echo_service, file};
@@ -32,7 +32,7 @@ pub(crate) const TLS_FILES: &str = "/run/portcullis/tls";
 const OF_A_LISTED_GATEWAY: &str = "gateway";
 
 /// A CA.
-pub(crate) struct Pki(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Pki(Authority);
 
 /// A certificate and its key.
 struct Identity {
@@ -53,18 +53,15 @@ struct Stack {
 
 impl Pki {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+        Self(Authority::new())
     }
 
     /// A good X.509-SVID, which is also good for a server on 127.0.0.1.
     fn issue(&self, id: &str) -> Identity {
         let mut params = certificates::params(id, SystemClock::new().now().wall.as_secs());
         params.subject_alt_names.push(SanType::IpAddress("127.0.0.1".parse().unwrap()));
-        let key = KeyPair::generate().unwrap();
-        Identity { der: params.signed_by(&key, &self.0).unwrap().der().to_vec(), key }
+        let (der, key) = self.0.sign(&params);
+        Identity { der, key }
     }
 
     /// Writes what an Envoy needs into a directory of its own, and names it.
@@ -140,7 +137,7 @@ impl Stack {
         headers: &[String],
     ) -> std::io::Result<(u16, String)> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.pki.0.der().clone()).unwrap();
+        roots.add(CertificateDer::from(self.pki.0.der())).unwrap();
         let key = PrivatePkcs8KeyDer::from(client.key.serialize_der()).into();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)

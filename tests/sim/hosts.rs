@@ -21,9 +21,11 @@ use portcullis::telemetry::ControlMetrics;
 use portcullis::testing::Estate;
 use portcullis::tls::{self, Listen, ServerFiles};
 use portcullis::wire::{Position, SigningKey, VerifyKey};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::SanType;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
+
+use super::certificates::Authority;
 
 pub(crate) const CONTROL: &str = "control";
 pub(crate) const LEASE: Duration = Duration::from_secs(3);
@@ -43,6 +45,7 @@ pub(crate) struct Control {
     /// Receipts, in the order in which they were given.
     pub(crate) given: Mutex<Vec<(Position, Receipt)>>,
     pub(crate) files: tempfile::TempDir,
+    pub(crate) ca: Authority,
     pub(crate) tls: Arc<rustls::ServerConfig>,
 }
 
@@ -72,7 +75,7 @@ pub(crate) fn identity(name: &str) -> SpiffeId {
 
 impl Control {
     pub(crate) fn new(clock: Arc<ManualClock>, index: Arc<Index>, edges: &[&str]) -> Self {
-        let files = tempfile::tempdir().unwrap();
+        let (files, ca) = (tempfile::tempdir().unwrap(), Authority::new());
         let services: Vec<String> = SERVICES.iter().map(|s| (*s).to_owned()).collect();
         let point = |name: &&str| PointConfig { identity: identity(name), services: services.clone() };
         Self {
@@ -82,7 +85,8 @@ impl Control {
             points: edges.iter().map(point).collect(),
             asked: Mutex::default(),
             given: Mutex::default(),
-            tls: server_tls(&files),
+            tls: server_tls(&ca),
+            ca,
             files,
         }
     }
@@ -135,24 +139,9 @@ impl Control {
     }
 }
 
-/// A certificate for [`CONTROL`], with the CA's beside it.
-fn server_tls(files: &tempfile::TempDir) -> Arc<rustls::ServerConfig> {
-    let mut ca = CertificateParams::new(vec![]).unwrap();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
-    let mut server = CertificateParams::new(vec![]).unwrap();
-    server.subject_alt_names = vec![SanType::DnsName(CONTROL.try_into().unwrap())];
-    let key = KeyPair::generate().unwrap();
-    let certificate = server.signed_by(&key, &ca).unwrap();
-    let write = |name: &str, text: String| {
-        let path = files.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    write("ca.pem", ca.pem());
-    let cert_file = write("server.pem", certificate.pem());
-    let key_file = write("server.key", key.serialize_pem());
+/// With a certificate for [`CONTROL`].
+fn server_tls(ca: &Authority) -> Arc<rustls::ServerConfig> {
+    let (cert_file, key_file) = ca.issue("server", vec![SanType::DnsName(CONTROL.try_into().unwrap())]);
     tls::server_config(&ServerFiles { cert_file, key_file, client_ca_file: None }, tls::TLS13, &[tls::ALPN_H2]).unwrap()
 }
 
@@ -168,7 +157,7 @@ impl Edge {
             name: name.to_owned(),
             clock: Arc::new(ManualClock::new(now)),
             gate: Mutex::default(),
-            ca_file: control.files.path().join("ca.pem"),
+            ca_file: control.ca.file(),
             verify_key: control.key.verify_key(),
             files,
             seed,

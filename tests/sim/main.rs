@@ -16,6 +16,8 @@
     reason = "helpers of tests fail by panicking, as the tests themselves do"
 )]
 
+#[path = "../../src/testing/certificates.rs"]
+mod certificates;
 mod history;
 mod hosts;
 mod observe;

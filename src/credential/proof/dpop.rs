@@ -6,14 +6,12 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use subtle::ConstantTimeEq;
 
 use super::jws::{Claims, Parts};
 use super::key::ClientKey;
 use super::nonce::{Age, Nonces};
-use super::{Rejection, SignedBy, Unproven, Unverified, invalid, proven};
+use super::{Rejection, SignedBy, Unproven, Unverified, invalid, is_digest, proven};
 use crate::clock::Timestamp;
 use crate::credential::TOKEN_CLOCK_SKEW;
 
@@ -67,8 +65,7 @@ pub fn check_dpop<'a>(dpop: &Dpop<'a>) -> Result<Unverified<'a>, Unproven> {
     // 11: made just now.
     let until = check_time(&claims, dpop)?;
     // 12, first half: this token.
-    let ath = URL_SAFE_NO_PAD.encode(dpop.token_digest);
-    if !bool::from(claims.text("ath", "`ath` is not a string")?.as_bytes().ct_eq(ath.as_bytes())) {
+    if !is_digest(claims.text("ath", "`ath` is not a string")?, dpop.token_digest) {
         return Err(invalid("the proof is for another access token").into());
     }
     // 10: a nonce of ours, where one is demanded.

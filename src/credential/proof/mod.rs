@@ -15,6 +15,10 @@ mod wimse;
 #[cfg(test)]
 mod tests;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use subtle::ConstantTimeEq;
+
 pub use self::cnf::Confirmation;
 pub use self::dpop::{DPOP_ALGORITHMS, DPOP_WINDOW, Dpop, check_dpop};
 use self::key::{ClientKey, Holder};
@@ -99,6 +103,11 @@ impl From<Rejection> for Unproven {
 
 const fn invalid(detail: &'static str) -> Rejection {
     CredentialReason::PopInvalid.because(detail)
+}
+
+/// Whether a claim is this digest, in base64url.
+fn is_digest(text: &str, digest: &[u8; 32]) -> bool {
+    URL_SAFE_NO_PAD.encode(digest).as_bytes().ct_eq(text.as_bytes()).into()
 }
 
 /// What a good proof comes to.

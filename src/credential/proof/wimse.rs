@@ -6,13 +6,9 @@
 
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use subtle::ConstantTimeEq;
-
 use super::cnf::Confirmation;
 use super::jws::{Claims, Parts};
-use super::{Rejection, SignedBy, Unproven, Unverified, invalid, proven, sha256};
+use super::{Rejection, SignedBy, Unproven, Unverified, invalid, is_digest, proven, sha256};
 use crate::clock::Timestamp;
 use crate::credential::TOKEN_CLOCK_SKEW;
 
@@ -85,10 +81,6 @@ fn check_time(claims: &Claims, now: Timestamp) -> Result<Timestamp, Rejection> {
         }
     }
     Ok(until)
-}
-
-fn is_digest(text: &str, digest: &[u8; 32]) -> bool {
-    URL_SAFE_NO_PAD.encode(digest).as_bytes().ct_eq(text.as_bytes()).into()
 }
 
 impl std::fmt::Debug for Wpt<'_> {

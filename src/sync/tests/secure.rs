@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::SanType;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -14,49 +14,16 @@ use crate::control::sync_server::{ServeError, SyncServerConfig, SyncServerDeps, 
 use crate::credential::{X509Svid, certificate_from_pem};
 use crate::object::Kind;
 use crate::sync::SyncClientConfig;
+use crate::testing::certificates::{Authority, uri};
 use crate::tls::{self, ServerFiles};
 
-struct Pki {
-    dir: tempfile::TempDir,
-    ca: CertifiedIssuer<'static, KeyPair>,
+fn svid(ca: &Authority, name: &str, id: &str) -> (PathBuf, PathBuf) {
+    ca.issue(name, vec![uri(id)])
 }
 
-impl Pki {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
-        Self { dir, ca }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// A certificate and key under `name`.
-    fn issue(&self, name: &str, sans: Vec<SanType>) -> (PathBuf, PathBuf) {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.subject_alt_names = sans;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.ca).unwrap();
-        let (cert_file, key_file) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
-        std::fs::write(&cert_file, cert.pem()).unwrap();
-        std::fs::write(&key_file, key.serialize_pem()).unwrap();
-        (cert_file, key_file)
-    }
-
-    fn svid(&self, name: &str, id: &str) -> (PathBuf, PathBuf) {
-        self.issue(name, vec![SanType::URI(id.try_into().unwrap())])
-    }
-}
-
-async fn secured(pki: &Pki) -> Plane {
+async fn secured(pki: &Authority) -> Plane {
     let (cert_file, key_file) = pki.issue("server", vec![SanType::IpAddress("127.0.0.1".parse().unwrap())]);
-    let files = ServerFiles { cert_file, key_file, client_ca_file: Some(pki.path("ca.pem")) };
+    let files = ServerFiles { cert_file, key_file, client_ca_file: Some(pki.file()) };
     let mut plane = Plane::stopped(100, &["catalog", "payments"]);
     plane.config.tls = Some(tls::server_config(&files, tls::TLS13, &[tls::ALPN_H2]).unwrap());
     plane.run().await;
@@ -77,11 +44,11 @@ fn config(plane: &Plane, ca: &Path, svid: Option<(PathBuf, PathBuf)>, token: boo
 
 #[tokio::test]
 async fn an_x509_svid_or_a_token_opens_the_stream() {
-    let pki = Pki::new();
+    let pki = Authority::new();
     let plane = secured(&pki).await;
-    let svid = pki.svid("sidecar", identity().as_str());
+    let svid = svid(&pki, "sidecar", identity().as_str());
     for (svid, token) in [(Some(svid.clone()), false), (None, true), (Some(svid), true)] {
-        let sidecar = Sidecar::start(config(&plane, &pki.path("ca.pem"), svid, token), plane.estate.clock.clone());
+        let sidecar = Sidecar::start(config(&plane, &pki.file(), svid, token), plane.estate.clock.clone());
         sidecar.reaches(plane.index.position()).await;
         sidecar.stop().await;
     }
@@ -89,19 +56,19 @@ async fn an_x509_svid_or_a_token_opens_the_stream() {
 
 #[tokio::test]
 async fn a_wrong_certificate_on_either_side_opens_nothing() {
-    let pki = Pki::new();
+    let pki = Authority::new();
     let plane = secured(&pki).await;
-    let other = Pki::new();
-    let ca = pki.path("ca.pem");
+    let other = Authority::new();
+    let ca = pki.file();
     for config in [
         // The server's CA is not ours.
         config(&plane, &other.path("ca.pem"), None, true),
         // Our CA is not the server's.
-        config(&plane, &ca, Some(other.svid("sidecar", identity().as_str())), false),
+        config(&plane, &ca, Some(svid(&other, "sidecar", identity().as_str())), false),
         // Not an enforcement point.
-        config(&plane, &ca, Some(pki.svid("other", "spiffe://test.example/other")), false),
+        config(&plane, &ca, Some(svid(&pki, "other", "spiffe://test.example/other")), false),
         // Two identities that do not agree.
-        config(&plane, &ca, Some(pki.svid("other", "spiffe://test.example/other")), true),
+        config(&plane, &ca, Some(svid(&pki, "other", "spiffe://test.example/other")), true),
     ] {
         let sidecar = Sidecar::start(config, plane.estate.clock.clone());
         eventually("it is refused", || sidecar.stats.read().failures >= 2).await;
@@ -112,25 +79,25 @@ async fn a_wrong_certificate_on_either_side_opens_nothing() {
 
 #[tokio::test]
 async fn a_revoked_certificate_opens_nothing_however_its_serial_number_is_spelt() {
-    let pki = Pki::new();
+    let pki = Authority::new();
     let mut plane = secured(&pki).await;
-    let svid = pki.svid("sidecar", identity().as_str());
+    let svid = svid(&pki, "sidecar", identity().as_str());
     let der = certificate_from_pem(&std::fs::read_to_string(&svid.0).unwrap()).unwrap();
     let serial = X509Svid::parse(&der).unwrap().serial.to_uppercase();
     let change = plane.estate.revoke(&json!({"kind": "certificate", "serial": format!("0x{serial}")}));
     plane.commit(vec![change]);
-    let sidecar = Sidecar::start(config(&plane, &pki.path("ca.pem"), Some(svid), false), plane.estate.clock.clone());
+    let sidecar = Sidecar::start(config(&plane, &pki.file(), Some(svid), false), plane.estate.clock.clone());
     eventually("it is refused", || sidecar.stats.read().failures >= 2).await;
     assert_eq!(sidecar.position(), None);
 }
 
 #[tokio::test]
 async fn a_certificate_ends_with_the_issuer_of_its_trust_domain() {
-    let pki = Pki::new();
+    let pki = Authority::new();
     for target in [Some(json!({"kind": "issuer", "issuer": "test"})), None] {
         let mut plane = secured(&pki).await;
-        let svid = pki.svid("sidecar", identity().as_str());
-        let config = config(&plane, &pki.path("ca.pem"), Some(svid), false);
+        let svid = svid(&pki, "sidecar", identity().as_str());
+        let config = config(&plane, &pki.file(), Some(svid), false);
         let sidecar = Sidecar::start(config, plane.estate.clock.clone());
         sidecar.reaches(plane.index.position()).await;
         let failures = sidecar.stats.read().failures;
@@ -192,12 +159,12 @@ async fn without_tls_only_loopback_is_served_and_dialled() {
 
 #[tokio::test]
 async fn a_client_that_never_finishes_its_handshake_keeps_nobody_out() {
-    let pki = Pki::new();
+    let pki = Authority::new();
     let plane = secured(&pki).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(tokio::net::TcpStream::connect(plane.address).await.unwrap());
     }
-    let sidecar = Sidecar::start(config(&plane, &pki.path("ca.pem"), None, true), plane.estate.clock.clone());
+    let sidecar = Sidecar::start(config(&plane, &pki.file(), None, true), plane.estate.clock.clone());
     tokio::time::timeout(Duration::from_secs(5), sidecar.reaches(plane.index.position())).await.unwrap();
 }

@@ -11,21 +11,16 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType,
-};
+use rcgen::SanType;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::control::api::{ServeLimits, serve};
+use crate::testing::certificates::Authority;
 use crate::tls::{self, ServerFiles};
 
-pub(crate) struct Ca {
-    dir: tempfile::TempDir,
-    ca: CertifiedIssuer<'static, KeyPair>,
-}
+pub(crate) struct Ca(Authority);
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -62,27 +57,21 @@ pub(crate) struct Endpoint {
 
 impl Ca {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
-        Self { dir, ca }
+        Self(Authority::new())
     }
 
     pub(crate) fn file(&self) -> PathBuf {
-        self.dir.path().join("ca.pem")
+        self.0.file()
     }
 
     /// Its certificate as an X.509 authority of a SPIFFE bundle.
     pub(crate) fn authority(&self) -> Value {
-        json!({ "kty": "EC", "use": "x509-svid", "x5c": [STANDARD.encode(self.ca.der())] })
+        json!({ "kty": "EC", "use": "x509-svid", "x5c": [STANDARD.encode(self.der())] })
     }
 
     /// Its certificate in DER.
     pub(crate) fn der(&self) -> Vec<u8> {
-        self.ca.der().to_vec()
+        self.0.der()
     }
 
     /// An endpoint for `127.0.0.1` and `localhost`.
@@ -93,17 +82,8 @@ impl Ca {
 
     /// An endpoint that shows these names.
     pub(crate) async fn endpoint_as(&self, names: Vec<SanType>) -> Endpoint {
-        let mut params = CertificateParams::new(vec![]).unwrap();
-        params.subject_alt_names = names;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.ca).unwrap();
-        let name = uuid::Uuid::new_v4();
-        let file = |end: &str| self.dir.path().join(format!("{name}.{end}"));
-        std::fs::write(file("pem"), cert.pem()).unwrap();
-        std::fs::write(file("key"), key.serialize_pem()).unwrap();
-        let files = ServerFiles { cert_file: file("pem"), key_file: file("key"), client_ca_file: None };
+        let (cert_file, key_file) = self.0.issue(&uuid::Uuid::new_v4().to_string(), names);
+        let files = ServerFiles { cert_file, key_file, client_ca_file: None };
         let config = tls::server_config(&files, tls::TLS12_UP, &[tls::ALPN_HTTP1]).unwrap();
         Endpoint::start(config).await
     }

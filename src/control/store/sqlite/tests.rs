@@ -51,6 +51,19 @@ async fn filled(directory: &Path, units: usize) -> SqliteStore {
 }
 
 #[tokio::test]
+async fn what_a_commit_has_answered_was_flushed() {
+    let directory = TempDir::new().unwrap();
+    let store = filled(directory.path(), 1).await;
+    let mut connection = store.connection().await.unwrap();
+    let mut pragma = async |name: &str| -> String {
+        let sql = format!("SELECT CAST({name} AS TEXT) FROM pragma_{name}");
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *connection).await.unwrap()
+    };
+    // 2 is FULL: the log is flushed at each commit, and not only at checkpoints. Group commit shares that, never skips it.
+    assert_eq!((pragma("journal_mode").await, pragma("synchronous").await), ("wal".to_owned(), "2".to_owned()));
+}
+
+#[tokio::test]
 async fn nobody_else_can_read_the_files() {
     let parent = TempDir::new().unwrap();
     let directory = parent.path().join("deep").join("control");
