@@ -99,7 +99,7 @@ async fn the_state_answers_and_the_store_holds_the_same() {
     let gate = Gate::new(state, clock, CacheSizes { tokens: 0, decisions: 0 });
     let decide = |method: &str, path: &str, token: &str| {
         let bearer = format!("Bearer {token}");
-        let headers = [Header { name: "authorization", value: bearer.as_bytes() }].into_iter().collect();
+        let headers = [Header { name: b"authorization", value: bearer.as_bytes() }].into_iter().collect();
         let (host, scheme, peer) = ("shop.example", "https", Peer::default());
         let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body: false, peer };
         let (decision, _) = gate.explain(&request);
