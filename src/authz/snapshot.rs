@@ -104,7 +104,7 @@ impl Builder {
             mappings: Mappings::new(version),
             routes: Arc::default(),
             policies: Arc::default(),
-            grants: GrantIndex::new(version),
+            grants: GrantIndex::filling(version),
             revocations: Revocations::new(version),
             denies_everything: None,
             problems: BTreeMap::new(),
@@ -153,6 +153,7 @@ impl Builder {
     /// Compiles.
     pub fn finish(mut self, position: Position) -> (Snapshot, Vec<BadObject>) {
         self.next.position = position;
+        self.next.grants.settle();
         let recompile = [Kind::Issuer, Kind::Service, Kind::PolicySet, Kind::Revocation];
         if recompile.iter().any(|k| self.stale.contains(k)) {
             self.next.global_version = self.version;

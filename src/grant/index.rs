@@ -30,6 +30,8 @@ pub struct GrantIndex {
     by_id: Shards<Ids>,
     len: usize,
     names: Arc<Names>,
+    /// Whether grants are only put in their order when all of them are there.
+    filling: bool,
 }
 
 /// What policies can tell grants apart by.
@@ -119,6 +121,19 @@ impl GrantIndex {
             by_id: Shards::new(version),
             len: 0,
             names: Arc::new(Names::default()),
+            filling: false,
+        }
+    }
+
+    /// An empty index to be filled and then [settled](Self::settle). Until then it finds nothing.
+    pub fn filling(version: u64) -> Self {
+        Self { filling: true, ..Self::new(version) }
+    }
+
+    /// Ends the filling.
+    pub fn settle(&mut self) {
+        if std::mem::take(&mut self.filling) {
+            self.by_workload.rearrange(|leaf| !leaf.entries().is_empty(), Leaf::settle);
         }
     }
 
@@ -162,7 +177,10 @@ impl GrantIndex {
         let Some(leaf) = self.by_workload.edit(shard, version) else { return };
         let entry = Entry::new(workload.0, id, [not_before, not_after], phase);
         for resource in resources {
-            leaf.insert(entry.on(resource, actions), path.as_ref());
+            match self.filling {
+                true => leaf.append(entry.on(resource, actions), path.as_ref()),
+                false => leaf.insert(entry.on(resource, actions), path.as_ref()),
+            }
         }
     }
 
@@ -193,7 +211,8 @@ impl GrantIndex {
         is_revoked: impl Fn(GrantId) -> bool,
     ) -> Covering {
         let mut found = Covering { active: SmallVec::new(), standing: Standing::None };
-        let Some(leaf) = self.by_workload.get(Shard::of(&workload.0)) else { return found };
+        let leaf = self.by_workload.get(Shard::of(&workload.0));
+        let Some(leaf) = leaf.filter(|_| !self.filling) else { return found };
         let look = Look { names: &self.names, leaf, action, path, now, apart, is_revoked };
         for resource in [route, service] {
             let Some(&resource) = self.names.resources.get(resource) else { continue };

@@ -57,6 +57,9 @@ enum PathKind {
     Pattern,
 }
 
+/// What entries are sorted by.
+type Order<'a> = (&'a Key, u32, Option<&'a str>, Reverse<Timestamp>, &'a Key);
+
 const _: () = assert!(size_of::<Entry>() == 64, "an entry is a cache line");
 
 /// Which grants there are in one shard of ids, and in which leaf each of them is.
@@ -68,25 +71,30 @@ pub(super) struct Ids(Vec<(Key, Shard)>);
 impl Leaf {
     /// Adds a grant on one resource, for the paths of `path`. Nothing happens if there is no room for its text.
     pub(super) fn insert(&mut self, entry: Entry, path: Option<&Template>) {
-        let (kind, text) = match path {
-            None => (PathKind::Any, ""),
-            Some(template) if template.literal().is_some() => (PathKind::Exact, template.pattern()),
-            Some(template) => (PathKind::Pattern, template.pattern()),
-        };
+        let (kind, text) = PathKind::of(path);
         let exact = (kind == PathKind::Exact).then_some(text);
         let order = (&entry.workload, entry.resource, exact, Reverse(entry.not_after), &entry.id);
         let place = self.entries.partition_point(|e| self.order(e) < order);
         let beside = [place.checked_sub(1), Some(place)].into_iter().flatten();
         let shared = beside.filter_map(|i| self.entries.get(i)).find(|e| self.text(e) == text).map(|e| e.text_at);
-        let (Some(text_at), Ok(text_len)) = (shared.or_else(|| self.keep(text)), u16::try_from(text.len())) else {
-            return;
-        };
-        if self.entries.len() == self.entries.capacity() {
-            // Doubling would leave a third of the memory empty.
-            self.entries.reserve_exact(self.entries.len() / 8 + 1);
-        }
-        self.texts_used += text.len();
-        self.entries.insert(place, Entry { kind, text_len, text_at, ..entry });
+        self.place(place, shared, kind, text, entry);
+    }
+
+    /// Adds a grant behind the others, in no order: [`settle`](Self::settle) sorts. Moving kilobytes for each of a million
+    /// grants takes longer than parsing them.
+    pub(super) fn append(&mut self, entry: Entry, path: Option<&Template>) {
+        let (kind, text) = PathKind::of(path);
+        let shared = self.entries.iter().rev().take(4).find(|e| self.text(e) == text).map(|e| e.text_at);
+        self.place(self.entries.len(), shared, kind, text, entry);
+    }
+
+    /// Sorts what was appended, and gives back what is not needed.
+    pub(super) fn settle(&mut self) {
+        let texts = std::mem::take(&mut self.texts);
+        self.entries.sort_unstable_by(|a, b| a.order_in(&texts).cmp(&b.order_in(&texts)));
+        self.texts = texts;
+        self.tidy();
+        self.entries.shrink_to_fit();
     }
 
     /// Removes a grant from all its resources.
@@ -133,8 +141,20 @@ impl Leaf {
         entry.text_in(&self.texts)
     }
 
-    fn order<'a>(&'a self, e: &'a Entry) -> (&'a Key, u32, Option<&'a str>, Reverse<Timestamp>, &'a Key) {
-        (&e.workload, e.resource, e.is_exact().then(|| self.text(e)), Reverse(e.not_after), &e.id)
+    fn order<'a>(&'a self, e: &'a Entry) -> Order<'a> {
+        e.order_in(&self.texts)
+    }
+
+    fn place(&mut self, place: usize, shared: Option<u32>, kind: PathKind, text: &str, entry: Entry) {
+        let (Some(text_at), Ok(text_len)) = (shared.or_else(|| self.keep(text)), u16::try_from(text.len())) else {
+            return;
+        };
+        if self.entries.len() == self.entries.capacity() {
+            // Doubling would leave a third of the memory empty.
+            self.entries.reserve_exact(self.entries.len() / 8 + 1);
+        }
+        self.texts_used += text.len();
+        self.entries.insert(place, Entry { kind, text_len, text_at, ..entry });
     }
 
     /// Where `text` stands in the texts, to which it is added.
@@ -195,6 +215,11 @@ impl Entry {
         self.not_before <= now && now < self.not_after
     }
 
+    fn order_in<'a>(&'a self, texts: &'a str) -> Order<'a> {
+        let exact = self.is_exact().then(|| self.text_in(texts));
+        (&self.workload, self.resource, exact, Reverse(self.not_after), &self.id)
+    }
+
     fn text_in<'a>(&self, texts: &'a str) -> &'a str {
         let at = self.text_at as usize;
         texts.get(at..at + usize::from(self.text_len)).unwrap_or("\0")
@@ -202,6 +227,18 @@ impl Entry {
 
     const fn is_exact(&self) -> bool {
         matches!(self.kind, PathKind::Exact)
+    }
+}
+
+// === impl PathKind ===
+
+impl PathKind {
+    fn of(path: Option<&Template>) -> (Self, &str) {
+        match path {
+            None => (Self::Any, ""),
+            Some(template) if template.literal().is_some() => (Self::Exact, template.pattern()),
+            Some(template) => (Self::Pattern, template.pattern()),
+        }
     }
 }
 

@@ -64,6 +64,18 @@ impl<L: Clone + Default> Shards<L> {
         Some(&mut leaf.content)
     }
 
+    /// Changes the contents of those leaves that are `wanted` to something that means the same.
+    pub(super) fn rearrange(&mut self, wanted: impl Fn(&L) -> bool, change: impl Fn(&mut L)) {
+        for node in &mut self.root {
+            if !node.iter().any(|leaf| wanted(&leaf.content)) {
+                continue;
+            }
+            for leaf in Arc::make_mut(node).iter_mut().filter(|leaf| wanted(&leaf.content)) {
+                change(&mut Arc::make_mut(leaf).content);
+            }
+        }
+    }
+
     /// The contents of all leaves.
     pub(super) fn iter(&self) -> impl Iterator<Item = &L> {
         self.root.iter().flat_map(|node| node.iter()).map(|leaf| &leaf.content)
