@@ -12,7 +12,7 @@ pub enum Expect {
     Any,
     /// An allow. Over HTTP: a status below 400.
     Allow,
-    /// A denial. Over HTTP: a status of 400 or more that is not a gateway's own, 502 or 504.
+    /// A denial, with a status of 400 to 499. Not 5xx: whoever is overloaded, has no state or no upstream denies as well.
     Deny,
     /// A denial with this HTTP status; over HTTP, any answer with it.
     Status(u16),

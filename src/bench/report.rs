@@ -173,9 +173,9 @@ impl Report {
         }
     }
 
-    /// Whether every answer was the expected one.
+    /// Whether every request had an answer, and the expected one.
     pub fn is_right(&self) -> bool {
-        self.targets.iter().all(|t| t.wrong == 0)
+        self.targets.iter().all(|t| t.wrong == 0 && t.failed == 0)
     }
 
     /// What was asked for, in a sentence.

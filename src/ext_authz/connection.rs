@@ -3,7 +3,7 @@
 //! Plane: hot path. A task for each check would cost more than a warm check does, and a write for each answer twice
 //! that. INVARIANT: only what is ready at once is run here; a check that has to wait (for its message, for a signature to be
 //! verified) goes on in a task of its own and holds nobody up. One that panics ends alone, as it would in a task. When the
-//! connection ends, so do the checks that have not begun: their outcome is told as any that is dropped.
+//! connection ends, however it does, the checks that have not begun are dropped with it, and their places are free again.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -29,10 +29,15 @@ const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// So many checks are answered before their answers are written: the first shall not wait for all of a long queue.
 const BATCH: usize = 64;
+/// After so many batches in a row other connections have their turn.
+const BATCHES: usize = 8;
 
 /// The streams that hyper has accepted and nobody has polled yet.
 #[derive(Clone, Default)]
 struct Begun(Arc<Mutex<VecDeque<Stream>>>);
+
+/// Empties the queue at the end. Each stream holds the queue that holds it, so that nothing else would ever drop them.
+struct Ended(Begun);
 
 type Stream = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -46,6 +51,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let begun = Begun::default();
+    let _ended = Ended(begun.clone());
     let builder = http2_builder(begun.clone(), door.config());
     let number = door.connect();
     let service = service_fn(move |request| door.arrive(number).answer(request));
@@ -84,19 +90,20 @@ impl Begun {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Polls a connection and what has begun on it. Reads of the socket count against the task's budget, so that this
-    /// makes way for other connections.
+    /// Polls a connection and what has begun on it. After some batches it makes way for other connections.
     fn drive<C>(&self, mut connection: Pin<&mut C>, cx: &mut Context<'_>) -> Poll<C::Output>
     where
         C: Future,
     {
-        loop {
+        for _ in 0..BATCHES {
             let polled = connection.as_mut().poll(cx);
             let any = self.run(cx);
             if polled.is_ready() || !any {
                 return polled;
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Polls a batch of them once each. Whether there were any.
@@ -111,6 +118,16 @@ impl Begun {
             }
         }
         true
+    }
+}
+
+// === impl Ended ===
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let left = std::mem::take(&mut *self.0.lock());
+        // Not under the lock: what is dropped may want it.
+        drop(left);
     }
 }
 
@@ -182,5 +199,41 @@ mod tests {
         drop(begun);
         tell.send(()).unwrap();
         ended.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_has_not_begun_when_the_connection_ends_is_dropped() {
+        struct Place(Arc<AtomicUsize>);
+        impl Drop for Place {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let begun = Begun::default();
+        let left = Arc::new(AtomicUsize::new(0));
+        for _ in 0..3 * BATCH {
+            // As hyper's streams do, each holds the executor.
+            let (place, executor) = (Place(Arc::clone(&left)), begun.clone());
+            begun.execute(async move {
+                drop((place, executor));
+            });
+        }
+        let guard = Ended(begun.clone());
+        let mut connection = pin!(std::future::ready(()));
+        assert!(poll_fn(|cx| Poll::Ready(begun.drive(connection.as_mut(), cx))).await.is_ready());
+        assert_eq!(left.load(Ordering::Relaxed), BATCH);
+        drop((guard, begun));
+        assert_eq!(left.load(Ordering::Relaxed), 3 * BATCH);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_never_idle_makes_way() {
+        let begun = Begun::default();
+        let again = begun.clone();
+        let mut connection = pin!(poll_fn(move |_| {
+            again.execute(async {});
+            Poll::<()>::Pending
+        }));
+        assert!(poll_fn(|cx| Poll::Ready(begun.drive(connection.as_mut(), cx))).await.is_pending());
     }
 }

@@ -290,14 +290,18 @@ async fn a_full_door_is_a_denial() {
     let (go_on, told) = mpsc::channel::<()>();
     let told = std::sync::Mutex::new(told);
     let config = Config { max_concurrent_checks: 1, ..Config::default() };
-    let running = start(config, move |request| {
+    // A thread for each connection: the first one stands still.
+    let runtimes =
+        [(); 2].map(|()| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
+    let workers = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
+    let decide = move |request: &Request<'_>| {
         if request.path == "/ok/slow" {
             entered.send(()).unwrap();
             told.lock().unwrap().recv().unwrap();
         }
         by_path(request)
-    })
-    .await;
+    };
+    let running = start_on(workers, config, decide, None).await;
     let mut slow = running.client().await;
     let slow = tokio::spawn(async move { ask(&mut slow, "/ok/slow").await });
     tokio::task::spawn_blocking(move || in_engine.recv().unwrap()).await.unwrap();
@@ -307,6 +311,7 @@ async fn a_full_door_is_a_denial() {
     go_on.send(()).unwrap();
     assert!(is_allowed(&slow.await.unwrap()));
     assert!(is_allowed(&ask(&mut other, "/ok").await), "the place is free again");
+    runtimes.into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
 }
 
 #[tokio::test]

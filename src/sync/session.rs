@@ -188,6 +188,10 @@ impl Session {
                 // Not below what was ever in force, in this process or one before.
                 let floor = self.shared.with_disk(|d| d.mark()).flatten().max(self.position);
                 let assembly = Assembly::begin(opened.epoch, begin, floor).map_err(|e| failed(&e.to_string()))?;
+                if let Some(unfinished) = self.stream.assembly.take() {
+                    // Before the file of the new one is begun: nothing of the old one may get into it.
+                    unfinished.give_up().await;
+                }
                 self.on_disk(move |d| d.begin(&frame)).await?;
                 self.stream.assembly = Some(Bootstrap::start(assembly, &self.shared).map_err(no_snapshot)?);
                 Ok(())

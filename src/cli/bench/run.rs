@@ -29,7 +29,7 @@ use crate::bench::{Expect, Mix, Pace, RunError, Settings, Shares, Single, Step, 
     portcullis bench run --target a=grpc://127.0.0.1:9191 --target b=grpc://127.0.0.1:9292 \\\n    \
         --pid a=4711 --pid b=4712 --mix mix.yaml --html report.html\n  \
     portcullis bench run --target through-envoy=http://127.0.0.1:10000 --mix mix.yaml --rate 500 --expect mix\n\n\
-    Exit status: 0 every answer was the expected one; 1 some were not; 2 nothing could be measured."
+    Exit status: 0 every request got the expected answer; 1 some did not; 2 nothing could be measured."
 )]
 pub(in crate::cli) struct RunArgs {
     /// A server: grpc://HOST:PORT or unix:PATH (ext_authz), http://HOST:PORT (a proxy); may be repeated.
@@ -59,7 +59,7 @@ pub(in crate::cli) struct RunArgs {
     /// After so long a request is given up; it counts with that at least.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = args::duration)]
     timeout: Duration,
-    /// Which answers are right: `mix` (as it says), `allow`, `deny`, `any` or an HTTP status.
+    /// Which answers are right: `mix` (as it says), `allow`, `deny` (4xx), `any` or an HTTP status.
     #[arg(long, value_name = "ANSWER", default_value = "mix", value_parser = expectation)]
     expect: Expectation,
     /// Share of requests with a token that nobody has seen, 0 to 1, whatever the mix says.

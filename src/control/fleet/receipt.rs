@@ -74,8 +74,13 @@ impl Fleet {
         let mut late = None;
         loop {
             changed.mark_unchanged();
-            if !self.is_late(position, &mut late) || tokio::time::Instant::now() >= deadline {
-                return self.receipt_now(position, committed_at, deny_after);
+            let over = tokio::time::Instant::now() >= deadline;
+            if over || !self.is_late(position, &mut late) {
+                let receipt = self.receipt_now(position, committed_at, deny_after);
+                // An instance may have come back between the two looks.
+                if over || receipt.complete {
+                    return receipt;
+                }
             }
             // One that has gone becomes unable to answer by time alone: look again then.
             let look_again = tokio::time::sleep(Duration::from_secs(1));

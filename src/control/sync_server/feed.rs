@@ -4,8 +4,8 @@
 //! everything in it was made for that scope; streams of another scope never see it. Deltas join without a gap. Who stands
 //! between two deltas, or behind the oldest that is kept, is given one made from the log, up to where the feed stands.
 //! INVARIANT: a bookmark's time was read before it was checked that nothing newer is in the index, and it is given only
-//! to a stream that has been sent everything up to its revision. Bounded: so many deltas and bytes; what is older is in
-//! the log, and what is older than that takes a snapshot.
+//! to a stream that has been sent everything up to its revision. Bounded: so many deltas and bytes, of all feeds together,
+//! for so long; what is not kept is made again from the log, and what is older than that takes a snapshot.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,8 +30,12 @@ use crate::wire::proto::{self, payload::Body};
 const LOG_BATCH: usize = 4096;
 /// How many deltas are kept.
 const KEPT: usize = 64;
-/// How many bytes of them; the newest is kept whatever its size.
+/// How many bytes of them, but for the newest.
 const KEPT_BYTES: usize = 1024 * 1024;
+/// How many bytes all feeds keep together. Beyond, each stream has its delta made for itself.
+const KEPT_BY_ALL: usize = 256 * 1024 * 1024;
+/// How long a delta is kept: whoever still reads then is made one.
+const KEPT_FOR: Duration = Duration::from_secs(30);
 /// Who is more deltas behind than this gets them merged.
 const MERGED_BEYOND: usize = 4;
 /// How many merged deltas are kept for others in the same place.
@@ -46,6 +50,7 @@ pub(super) struct Feed {
     index: Arc<Index>,
     sealer: Sealer,
     services: Box<[Box<str>]>,
+    kept_by_all: Arc<AtomicUsize>,
     log: Mutex<Log>,
     /// Where it stands, to wake the streams.
     head: watch::Sender<Revision>,
@@ -69,6 +74,14 @@ pub(super) struct Made {
     pub(super) from: Revision,
     pub(super) to: Revision,
     pub(super) message: Bytes,
+}
+
+/// A delta that is kept for others, counted among all that are.
+#[derive(Debug)]
+struct Kept {
+    made: Made,
+    since: Instant,
+    by_all: Arc<AtomicUsize>,
 }
 
 /// What a stream is to do next.
@@ -104,9 +117,9 @@ struct Log {
     sent: Revision,
     /// How far the index was looked through: what lies between `sent` and here is of no concern to the scope.
     scanned: Revision,
-    deltas: VecDeque<Made>,
+    deltas: VecDeque<Kept>,
     bytes: usize,
-    merged: VecDeque<Made>,
+    merged: VecDeque<Kept>,
     bookmark: Option<(Now, Revision, Bytes)>,
 }
 
@@ -114,13 +127,20 @@ struct Log {
 
 impl Feed {
     /// A feed that begins where the index stands.
-    pub(super) fn start(index: Arc<Index>, sealer: Sealer, point: &Point, pace: Arc<impl Pace>) -> Arc<Self> {
+    pub(super) fn start(
+        index: Arc<Index>,
+        sealer: Sealer,
+        point: &Point,
+        pace: Arc<impl Pace>,
+        kept_by_all: &Arc<AtomicUsize>,
+    ) -> Arc<Self> {
         let tip = index.subscribe();
         let at = index.position().revision;
         let feed = Arc::new(Self {
             index,
             sealer,
             services: point.services.clone(),
+            kept_by_all: Arc::clone(kept_by_all),
             log: Mutex::new(Log::at(at)),
             head: watch::channel(at).0,
             snapshot: Mutex::new(Weak::new()),
@@ -145,6 +165,7 @@ impl Feed {
     /// A bookmark for a stream at `at`, made at `now` or shortly before. `None` when the stream needs a snapshot.
     pub(super) fn bookmark(&self, at: Revision, now: Now, terms: Terms) -> Option<Marked> {
         let mut log = self.lock();
+        log.forget_old();
         if at > log.sent {
             // It joined where the index stood, and the feed has not told of that yet.
             self.advance(&mut log, true);
@@ -227,15 +248,15 @@ impl Feed {
         if at >= log.sent {
             return Next::Nothing;
         }
-        let place = log.deltas.binary_search_by_key(&at, |made| made.from).ok();
+        let place = log.deltas.binary_search_by_key(&at, |kept| kept.made.from).ok();
         if let Some(place) = place
             && log.deltas.len() - place <= MERGED_BEYOND
-            && let Some(made) = log.deltas.get(place)
+            && let Some(kept) = log.deltas.get(place)
         {
-            return Next::Delta(made.clone());
+            return Next::Delta(kept.made.clone());
         }
-        if let Some(made) = log.merged.iter().find(|m| m.from == at && m.to == log.sent) {
-            return Next::Delta(made.clone());
+        if let Some(kept) = log.merged.iter().find(|kept| kept.made.from == at && kept.made.to == log.sent) {
+            return Next::Delta(kept.made.clone());
         }
         let missing = usize::try_from(log.sent.0 - at.0).unwrap_or(usize::MAX);
         let Some(commits) = self.index.since(at, missing.min(LOG_BATCH)) else { return Next::Snapshot };
@@ -245,7 +266,7 @@ impl Feed {
             log.merged.pop_front();
         }
         if made.message.len() <= KEPT_BYTES / MERGED_KEPT {
-            log.merged.push_back(made.clone());
+            log.merged.extend(Kept::of(&made, &self.kept_by_all));
         }
         Next::Delta(made)
     }
@@ -264,7 +285,7 @@ impl Feed {
                 rest = rest.get(batch.commits..).unwrap_or_default();
                 log.scanned = batch.to;
                 if !batch.objects.is_empty() {
-                    log.push(self.make(log.sent, batch.to, batch.objects));
+                    log.push(&self.make(log.sent, batch.to, batch.objects), &self.kept_by_all);
                 }
             }
             if commits.len() < LOG_BATCH {
@@ -272,7 +293,7 @@ impl Feed {
             }
         }
         if flush && log.scanned > log.sent {
-            log.push(self.make(log.sent, log.scanned, Vec::new()));
+            log.push(&self.make(log.sent, log.scanned, Vec::new()), &self.kept_by_all);
         }
         if log.sent != before {
             self.head.send_replace(log.sent);
@@ -339,14 +360,49 @@ impl Log {
         }
     }
 
-    fn push(&mut self, made: Made) {
+    fn push(&mut self, made: &Made, kept_by_all: &Arc<AtomicUsize>) {
         self.sent = made.to;
-        self.bytes += made.message.len();
-        self.deltas.push_back(made);
-        while self.deltas.len() > 1 && (self.deltas.len() > KEPT || self.bytes > KEPT_BYTES) {
-            self.bytes -= self.deltas.pop_front().map_or(0, |old| old.message.len());
-        }
         self.merged.clear();
+        if let Some(kept) = Kept::of(made, kept_by_all) {
+            self.bytes += made.message.len();
+            self.deltas.push_back(kept);
+        }
+        while self.deltas.len() > 1 && (self.deltas.len() > KEPT || self.bytes > KEPT_BYTES) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_old(&mut self) {
+        let old = |kept: Option<&Kept>| kept.is_some_and(|kept| kept.since.elapsed() > KEPT_FOR);
+        while old(self.deltas.front()) {
+            self.forget_oldest();
+        }
+        while old(self.merged.front()) {
+            self.merged.pop_front();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        self.bytes -= self.deltas.pop_front().map_or(0, |old| old.made.message.len());
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// `None` when there is no room for it.
+    fn of(made: &Made, by_all: &Arc<AtomicUsize>) -> Option<Self> {
+        let size = made.message.len();
+        let all = by_all.fetch_add(size, Ordering::Relaxed).saturating_add(size);
+        // Counts itself from here on, so that what is refused is taken off again.
+        let kept = Self { made: made.clone(), since: Instant::now(), by_all: Arc::clone(by_all) };
+        (all <= KEPT_BY_ALL).then_some(kept)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.by_all.fetch_sub(self.made.message.len(), Ordering::Relaxed);
     }
 }
 

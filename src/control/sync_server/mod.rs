@@ -14,6 +14,7 @@ mod session;
 mod snapshot;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -128,6 +129,8 @@ struct Shared {
     pace: Arc<ByStreams>,
     /// The feed of each scope that has a stream; no more entries than there are enforcement points.
     feeds: Mutex<HashMap<ScopeId, Weak<Feed>>>,
+    /// How many bytes of messages the feeds keep.
+    kept: Arc<AtomicUsize>,
     stop: CancellationToken,
 }
 
@@ -168,8 +171,12 @@ pub async fn serve<L: Listen>(
     }
     // A few more than streams, for those that are on their way out or in.
     let connections = config.max_streams.saturating_add(256);
-    let limits =
-        AcceptLimits { handshake: Duration::from_secs(10), pending: 256, computing: HANDSHAKES_COMPUTING, connections };
+    let limits = AcceptLimits {
+        handshake: Duration::from_secs(10),
+        pending: connections,
+        computing: HANDSHAKES_COMPUTING,
+        connections,
+    };
     let accepted = crate::tls::accept(listener, config.tls.as_ref().map(without_resumption), limits, stop.clone());
     let incoming = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
     let auth = Authenticator {
@@ -193,6 +200,7 @@ pub async fn serve<L: Listen>(
         snapshots: Line::new(config.max_snapshots),
         returns: Returns::new(config.retry_after),
         feeds: Mutex::default(),
+        kept: Arc::default(),
         config,
         stop: stop.clone(),
     });
@@ -266,7 +274,7 @@ impl Shared {
             return feed;
         }
         let sealer = Sealer::new(Arc::clone(&self.key), self.index.position().epoch, &point.scope);
-        let feed = Feed::start(Arc::clone(&self.index), sealer, point, Arc::clone(&self.pace));
+        let feed = Feed::start(Arc::clone(&self.index), sealer, point, Arc::clone(&self.pace), &self.kept);
         feeds.insert(point.scope.clone(), Arc::downgrade(&feed));
         feed
     }

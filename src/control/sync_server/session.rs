@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
@@ -27,6 +28,8 @@ use crate::wire::{Epoch, Position, Revision};
 const BOOKMARK_SHARED: Duration = Duration::from_millis(500);
 /// The longest text that is taken from a sidecar.
 const MAX_TEXT: usize = 1024;
+/// Who reads a snapshot more slowly than so many bytes a second is turned away.
+const SLOWEST_SNAPSHOT: usize = 1024 * 1024;
 
 /// A stream.
 pub(super) struct Session {
@@ -204,10 +207,17 @@ impl Writer<'_> {
         let Some((snapshot, revision)) = feed.snapshot().await else {
             return Err(Status::internal("the snapshot could not be gathered"));
         };
+        // Others wait in line for its place.
+        let time = Duration::from_secs((snapshot.bytes() / SLOWEST_SNAPSHOT) as u64)
+            .saturating_add(shared.config.send_timeout);
+        let deadline = Instant::now() + time;
         session.send(snapshot.begin(feed.sealer(), revision)).await?;
         let mut sequence = 0;
         loop {
             self.check_credential()?;
+            if Instant::now() > deadline {
+                return Err(Status::deadline_exceeded("the snapshot is read too slowly"));
+            }
             let Some(chunk) = snapshot.chunk(feed.sealer(), sequence) else { break };
             session.send(chunk).await?;
             sequence += 1;

@@ -15,6 +15,7 @@ struct Setup {
     clock: Arc<ManualClock>,
     index: Arc<Index>,
     key: Arc<SigningKey>,
+    kept: Arc<AtomicUsize>,
 }
 
 struct AtOnce;
@@ -40,7 +41,7 @@ impl Setup {
         let estate = Estate::new();
         let clock = Arc::clone(&estate.clock);
         let index = Arc::new(Index::new(Epoch::starting(Timestamp::from_secs(1)), Revision(0), [], ring));
-        Self { estate, clock, index, key: Arc::new(SigningKey::generate().unwrap().0) }
+        Self { estate, clock, index, key: Arc::new(SigningKey::generate().unwrap().0), kept: Arc::default() }
     }
 
     /// The feed of an enforcement point, as the server makes it.
@@ -50,7 +51,7 @@ impl Setup {
         let config = FleetConfig { points, max_staleness: TERMS.max_staleness, registry_file: None, max_instances: 9 };
         let point = Fleet::open(self.clock.clone(), config).unwrap().point(&identity).unwrap();
         let sealer = Sealer::new(Arc::clone(&self.key), self.index.position().epoch, &point.scope);
-        Feed::start(Arc::clone(&self.index), sealer, &point, Arc::new(AtOnce))
+        Feed::start(Arc::clone(&self.index), sealer, &point, Arc::new(AtOnce), &self.kept)
     }
 
     fn commit(&self, change: crate::authz::Change) -> Revision {
@@ -179,6 +180,27 @@ async fn one_that_joins_between_two_deltas_is_given_exactly_what_it_lacks() {
     assert_eq!((delta(feed.next(ahead)).from, delta(feed.next(ahead)).to), (ahead, after));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_has_one_bound_for_all_and_ends_with_time() {
+    let mut setup = Setup::new(100);
+    let feed = setup.feed("one", "payments");
+    setup.kept.store(KEPT_BY_ALL, Ordering::Relaxed);
+    let (_, first) = setup.grant("payments");
+    settle().await;
+    assert!(feed.lock().deltas.is_empty(), "no room");
+    assert_eq!(delta(feed.next(Revision(0))).to, first, "made again from the log");
+
+    setup.kept.store(0, Ordering::Relaxed);
+    let (_, second) = setup.grant("payments");
+    settle().await;
+    assert_eq!(feed.lock().deltas.len(), 1);
+    assert!(setup.kept.load(Ordering::Relaxed) > 0);
+    tokio::time::advance(KEPT_FOR + Duration::from_secs(1)).await;
+    feed.bookmark(second, setup.clock.now(), TERMS).unwrap();
+    assert_eq!((feed.lock().deltas.len(), setup.kept.load(Ordering::Relaxed)), (0, 0));
+    assert_eq!(delta(feed.next(first)).to, second);
+}
+
 #[tokio::test]
 async fn a_slow_stream_pins_no_memory_and_catches_up_merged() {
     let mut setup = Setup::new(10_000);
@@ -191,8 +213,10 @@ async fn a_slow_stream_pins_no_memory_and_catches_up_merged() {
     {
         let log = feed.lock();
         assert!(log.deltas.len() <= KEPT && log.bytes <= KEPT_BYTES, "{} deltas", log.deltas.len());
-        assert_eq!(log.bytes, log.deltas.iter().map(|m| m.message.len()).sum::<usize>());
+        assert_eq!(log.bytes, log.deltas.iter().map(|kept| kept.made.message.len()).sum::<usize>());
         assert!(log.merged.len() <= MERGED_KEPT);
+        let merged: usize = log.merged.iter().map(|kept| kept.made.message.len()).sum();
+        assert_eq!(setup.kept.load(Ordering::Relaxed), log.bytes + merged);
     }
     let merged = delta(feed.next(Revision(0)));
     assert_eq!((merged.from, merged.to), (Revision(0), tip), "one delta for a thousand");
