@@ -7,7 +7,8 @@
 //! to a stream that has been sent everything up to its revision. Bounded: so many deltas and bytes, of all feeds together,
 //! for so long; what is not kept is made again from the log, and what is older than that takes a snapshot.
 
-use std::collections::VecDeque;
+mod log;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::log::{KEPT_BYTES, Kept, Log};
 use super::frames::{Sealer, first_batch};
 use super::snapshot::Snapshot;
 use crate::clock::Now;
@@ -28,14 +30,6 @@ use crate::wire::proto::{self, payload::Body};
 
 /// How many commits are taken from the index at a time.
 const LOG_BATCH: usize = 4096;
-/// How many deltas are kept.
-const KEPT: usize = 64;
-/// How many bytes of them, but for the newest.
-const KEPT_BYTES: usize = 1024 * 1024;
-/// How many bytes all feeds keep together. Beyond, each stream has its delta made for itself.
-const KEPT_BY_ALL: usize = 256 * 1024 * 1024;
-/// How long a delta is kept: whoever still reads then is made one.
-const KEPT_FOR: Duration = Duration::from_secs(30);
 /// Who is more deltas behind than this gets them merged.
 const MERGED_BEYOND: usize = 4;
 /// How many merged deltas are kept for others in the same place.
@@ -76,14 +70,6 @@ pub(super) struct Made {
     pub(super) message: Bytes,
 }
 
-/// A delta that is kept for others, counted among all that are.
-#[derive(Debug)]
-struct Kept {
-    made: Made,
-    since: Instant,
-    by_all: Arc<AtomicUsize>,
-}
-
 /// What a stream is to do next.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -109,18 +95,6 @@ pub(super) struct Terms {
     pub(super) max_staleness: Duration,
     /// For how long one is good enough for other streams.
     pub(super) shared_for: Duration,
-}
-
-#[derive(Debug)]
-struct Log {
-    /// Where the deltas lead.
-    sent: Revision,
-    /// How far the index was looked through: what lies between `sent` and here is of no concern to the scope.
-    scanned: Revision,
-    deltas: VecDeque<Kept>,
-    bytes: usize,
-    merged: VecDeque<Kept>,
-    bookmark: Option<(Now, Revision, Bytes)>,
 }
 
 // === impl Feed ===
@@ -343,66 +317,6 @@ async fn sleep_until(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
         None => std::future::pending().await,
-    }
-}
-
-// === impl Log ===
-
-impl Log {
-    const fn at(revision: Revision) -> Self {
-        Self {
-            sent: revision,
-            scanned: revision,
-            deltas: VecDeque::new(),
-            bytes: 0,
-            merged: VecDeque::new(),
-            bookmark: None,
-        }
-    }
-
-    fn push(&mut self, made: &Made, kept_by_all: &Arc<AtomicUsize>) {
-        self.sent = made.to;
-        self.merged.clear();
-        if let Some(kept) = Kept::of(made, kept_by_all) {
-            self.bytes += made.message.len();
-            self.deltas.push_back(kept);
-        }
-        while self.deltas.len() > 1 && (self.deltas.len() > KEPT || self.bytes > KEPT_BYTES) {
-            self.forget_oldest();
-        }
-    }
-
-    fn forget_old(&mut self) {
-        let old = |kept: Option<&Kept>| kept.is_some_and(|kept| kept.since.elapsed() > KEPT_FOR);
-        while old(self.deltas.front()) {
-            self.forget_oldest();
-        }
-        while old(self.merged.front()) {
-            self.merged.pop_front();
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        self.bytes -= self.deltas.pop_front().map_or(0, |old| old.made.message.len());
-    }
-}
-
-// === impl Kept ===
-
-impl Kept {
-    /// `None` when there is no room for it.
-    fn of(made: &Made, by_all: &Arc<AtomicUsize>) -> Option<Self> {
-        let size = made.message.len();
-        let all = by_all.fetch_add(size, Ordering::Relaxed).saturating_add(size);
-        // Counts itself from here on, so that what is refused is taken off again.
-        let kept = Self { made: made.clone(), since: Instant::now(), by_all: Arc::clone(by_all) };
-        (all <= KEPT_BY_ALL).then_some(kept)
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.by_all.fetch_sub(self.made.message.len(), Ordering::Relaxed);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Feeds: who shares what, who joins where, and what is kept.
 
+use super::log::{KEPT, KEPT_BY_ALL, KEPT_FOR};
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
