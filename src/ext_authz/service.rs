@@ -136,6 +136,10 @@ impl Door {
         let mut outcome = self.telemetry.begin_at(authz::Door::ExtAuthz, arrival.at);
         let Some(at_once) = arrival.place else {
             self.telemetry.metrics().shed(Shed::All).inc();
+            // An answer before the end of a request resets its stream, and HTTP/2 closes a connection on which data arrives
+            // for more streams that were reset than it remembers: one refusal too many would end everybody's checks.
+            let Config { max_message_bytes, message_timeout, .. } = self.config;
+            let _unread = read_message(body, max_message_bytes, message_timeout, &self.buffered).await;
             return self.refuse(&mut outcome, Reason::SystemOverload, "too many checks are under way");
         };
         let Config { max_message_bytes, message_timeout, .. } = self.config;
