@@ -364,6 +364,37 @@ async fn a_client_that_goes_away_is_recorded() {
     assert_eq!(running.records()[1]["decision"], "deny");
 }
 
+/// Otherwise each refusal resets a stream, and a connection with too many of those is closed.
+#[tokio::test]
+async fn a_refusal_for_want_of_a_place_waits_for_the_end_of_the_message() {
+    let config = Config { max_concurrent_checks: 0, ..Config::default() };
+    let running = start(config, by_path).await;
+    let io = TokioIo::new(tokio::net::TcpStream::connect(running.tcp).await.unwrap());
+    let (mut send, connection) =
+        hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let uri = format!("http://{}/envoy.service.auth.v3.Authorization/Check", running.tcp);
+    let call = |end: tokio::sync::oneshot::Receiver<()>| {
+        let frames = futures_util::stream::unfold(Some(end), |end| async move {
+            let _ = end?.await;
+            None::<(Result<hyper::body::Frame<bytes::Bytes>, std::convert::Infallible>, _)>
+        });
+        http::Request::post(&uri).body(http_body_util::StreamBody::new(Box::pin(frames))).unwrap()
+    };
+    let (end, ended) = tokio::sync::oneshot::channel();
+    let waiting = tokio::spawn(send.send_request(call(ended)));
+    let (end_of_second, ended) = tokio::sync::oneshot::channel();
+    end_of_second.send(()).unwrap();
+    send.send_request(call(ended)).await.unwrap();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!waiting.is_finished(), "answered before its message had ended");
+    end.send(()).unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
+    assert_eq!(running.reasons(), ["system.overload", "system.overload"]);
+}
+
 #[tokio::test]
 async fn health_follows_readiness_and_the_drain() {
     let running = start(Config::default(), by_path).await;
