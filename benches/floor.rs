@@ -10,6 +10,23 @@ use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, OkHttpResponse};
 use envoy_types::pb::google::rpc;
 
+/// What an ordinary client sends, beside its token.
+pub(crate) const ORDINARY_HEADERS: [(&str, &str); 13] = [
+    ("accept", "application/json"),
+    ("accept-encoding", "gzip, br"),
+    ("accept-language", "en"),
+    ("cache-control", "no-cache"),
+    ("content-type", "application/json"),
+    ("user-agent", "storefront/1.7 (linux)"),
+    ("x-b3-traceid", "80f198ee56343ba864fe8b2a57d3eff7"),
+    ("x-b3-spanid", "e457b5a2e4d86bd1"),
+    ("x-envoy-attempt-count", "1"),
+    ("x-envoy-internal", "true"),
+    ("x-forwarded-for", "10.1.2.3"),
+    ("x-forwarded-proto", "https"),
+    ("x-tenant", "acme"),
+];
+
 pub(crate) struct StaticAllow;
 
 #[tonic::async_trait]
@@ -26,28 +43,12 @@ impl Authorization for StaticAllow {
 /// What Envoy sends for a browser-like request: about twenty headers.
 pub(crate) fn check_request(token: &str, n: usize) -> CheckRequest {
     let id = format!("{n:08x}-4be1-4d3a-9d2b-000000000000");
-    let mut headers: HashMap<String, String> = [
-        (":authority", "shop.example"),
-        (":method", "GET"),
-        (":path", "/catalog/1"),
-        (":scheme", "https"),
-        ("accept", "application/json"),
-        ("accept-encoding", "gzip, br"),
-        ("accept-language", "en"),
-        ("cache-control", "no-cache"),
-        ("content-type", "application/json"),
-        ("user-agent", "storefront/1.7 (linux)"),
-        ("x-b3-traceid", "80f198ee56343ba864fe8b2a57d3eff7"),
-        ("x-b3-spanid", "e457b5a2e4d86bd1"),
-        ("x-envoy-attempt-count", "1"),
-        ("x-envoy-internal", "true"),
-        ("x-forwarded-for", "10.1.2.3"),
-        ("x-forwarded-proto", "https"),
-        ("x-tenant", "acme"),
-    ]
-    .into_iter()
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .collect();
+    let mut headers: HashMap<String, String> =
+        [(":authority", "shop.example"), (":method", "GET"), (":path", "/catalog/1"), (":scheme", "https")]
+            .into_iter()
+            .chain(ORDINARY_HEADERS)
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
     headers.insert("authorization".to_owned(), format!("Bearer {token}"));
     headers.insert("x-request-id".to_owned(), id);
     let http = HttpRequest {

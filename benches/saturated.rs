@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use portcullis::bench::{self, Comparison, Expect, Mix, Pace, Ratio, Report, Settings, Single, TargetReport};
 
+use super::floor::ORDINARY_HEADERS;
 use super::{CONNECTIONS, IN_FLIGHT, Server};
 
 pub(crate) fn run(grants: &str, rounds: usize, seconds: u64, checks: u64) {
@@ -79,26 +80,11 @@ pub(crate) fn runtimes(grants: &str, rounds: usize, seconds: u64) {
 
 /// Reads by a standing policy, with the headers of an ordinary request and always the same token.
 pub(crate) fn warm(token: &str) -> Mix {
-    let headers = [
-        ("accept", "application/json"),
-        ("accept-encoding", "gzip, br"),
-        ("accept-language", "en"),
-        ("cache-control", "no-cache"),
-        ("content-type", "application/json"),
-        ("user-agent", "storefront/1.7 (linux)"),
-        ("x-b3-traceid", "80f198ee56343ba864fe8b2a57d3eff7"),
-        ("x-b3-spanid", "e457b5a2e4d86bd1"),
-        ("x-envoy-attempt-count", "1"),
-        ("x-envoy-internal", "true"),
-        ("x-forwarded-for", "10.1.2.3"),
-        ("x-forwarded-proto", "https"),
-        ("x-tenant", "acme"),
-    ];
     let single = Single {
         method: "GET".to_owned(),
         path: "/catalog/1".to_owned(),
         host: "shop.example".to_owned(),
-        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        headers: ORDINARY_HEADERS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         token: Some(token.to_owned()),
     };
     let mut mix = Mix::single(single).expect("a mix");

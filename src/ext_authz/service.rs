@@ -136,8 +136,8 @@ impl Door {
         let mut outcome = self.telemetry.begin_at(authz::Door::ExtAuthz, arrival.at);
         let Some(at_once) = arrival.place else {
             self.telemetry.metrics().shed(Shed::All).inc();
-            // An answer before the end of a request resets its stream, and HTTP/2 closes a connection on which data arrives
-            // for more streams that were reset than it remembers: one refusal too many would end everybody's checks.
+            // An answer before the end of a request resets its stream, and a connection with too many of those is closed:
+            // to Envoy that is an error, no denial.
             let Config { max_message_bytes, message_timeout, .. } = self.config;
             let _unread = read_message(body, max_message_bytes, message_timeout, &self.buffered).await;
             return self.refuse(&mut outcome, Reason::SystemOverload, "too many checks are under way");

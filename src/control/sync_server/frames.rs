@@ -12,8 +12,8 @@ use prost::Message;
 
 use crate::control::index::{Logged, Stored};
 use crate::object::Kind;
-use crate::wire::proto::{self, ServerFrame, payload::Body};
-use crate::wire::{Epoch, Revision, ScopeId, SigningKey};
+use crate::wire::proto::{self, payload::Body};
+use crate::wire::{Epoch, Revision, ScopeId, SigningKey, seal};
 
 /// How many bytes of documents a delta or a chunk is filled up to. One revision, or one object, may exceed it.
 pub(super) const TARGET_BYTES: usize = 512 * 1024;
@@ -27,8 +27,8 @@ pub(super) const PREFIX: usize = 5;
 #[derive(Debug)]
 pub(super) struct Sealer {
     key: Arc<SigningKey>,
-    epoch: String,
-    scope: String,
+    epoch: Epoch,
+    scope: ScopeId,
 }
 
 /// The changes of some whole revisions that concern one sidecar, merged.
@@ -46,15 +46,12 @@ pub(super) struct Batch {
 
 impl Sealer {
     pub(super) fn new(key: Arc<SigningKey>, epoch: Epoch, scope: &ScopeId) -> Self {
-        Self { key, epoch: epoch.to_string(), scope: scope.as_str().to_owned() }
+        Self { key, epoch, scope: scope.clone() }
     }
 
     /// A signed frame around `body`, as the gRPC message that goes out: not compressed, its length, then the frame.
     pub(super) fn seal(&self, body: Body) -> Bytes {
-        let payload = proto::Payload { epoch: self.epoch.clone(), scope: self.scope.clone(), body: Some(body) };
-        let payload = Bytes::from(payload.encode_to_vec());
-        let signature = Bytes::from(self.key.sign(&payload));
-        let frame = ServerFrame { payload, signature };
+        let frame = seal(&self.key, self.epoch, &self.scope, body);
         let length = frame.encoded_len();
         let mut message = BytesMut::with_capacity(length + PREFIX);
         message.put_u8(0);
