@@ -28,8 +28,8 @@ use crate::wire::{Epoch, Position, Revision};
 const BOOKMARK_SHARED: Duration = Duration::from_millis(500);
 /// The longest text that is taken from a sidecar.
 const MAX_TEXT: usize = 1024;
-/// Who reads a snapshot more slowly than so many bytes a second is turned away.
-const SLOWEST_SNAPSHOT: usize = 1024 * 1024;
+/// Who reads a snapshot more slowly than so many bytes a second is turned away: slow links pass, idle readers do not.
+const SLOWEST_SNAPSHOT: usize = 256 * 1024;
 
 /// A stream.
 pub(super) struct Session {

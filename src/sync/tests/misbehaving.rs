@@ -244,3 +244,19 @@ async fn beside_the_stream_a_snapshot_counts_whole_or_not_at_all() {
     assert_eq!((again.position(), again.digest()), (Some(s.at(8)), digest), "from disk");
     again.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_starts_over_leaves_nothing_of_the_first_on_disk() {
+    let s = Setup::new().await;
+    let sidecar = at_seven(&s).await;
+    let mut script = s.snapshot(8)[..5].to_vec();
+    script.extend(s.snapshot(9));
+    s.fake.add(script);
+    sidecar.reaches(s.at(9)).await;
+    eventually("it is acknowledged", || s.fake.acks().contains(&9)).await;
+    let digest = sidecar.digest();
+    sidecar.stop().await;
+    let again = s.sidecar();
+    assert_eq!((again.position(), again.digest()), (Some(s.at(9)), digest), "from disk");
+    again.stop().await;
+}
