@@ -346,8 +346,12 @@ fn phase(grant: &Grant) -> Option<(Phase, Timestamp, Timestamp)> {
     let ended = |at: Timestamp| grant.not_after.map_or(at, |end| end.min(at));
     match grant.state {
         GrantState::Pending => Some((Phase::Pending, start, Timestamp::MAX)),
+        // What nobody judges yet must not be ignored.
+        _ if grant.is_limited() => None,
         GrantState::Scheduled | GrantState::Active => Some((Phase::Granted, grant.not_before?, grant.not_after?)),
-        GrantState::Ended => Some((Phase::Granted, grant.not_before?, ended(grant.ended.as_ref()?.at))),
+        GrantState::Ended | GrantState::Exhausted => {
+            Some((Phase::Granted, grant.not_before?, ended(grant.ended.as_ref()?.at)))
+        }
         GrantState::Revoked => Some((Phase::Revoked, start, ended(grant.ended.as_ref()?.at))),
         GrantState::Denied | GrantState::Withdrawn | GrantState::ExpiredUnapproved => None,
     }

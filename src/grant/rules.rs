@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
-use crate::object::{Ending, FieldError, Grant, GrantId, GrantState, Object, ResourceName, Vote, VoteKind};
+use crate::object::{
+    Ending, ExactCall, FieldError, Grant, GrantConditions, GrantId, GrantState, Object, ResourceName, Vote, VoteKind,
+};
 
 /// What a requester asks for: the body of `POST /v1/grant-requests`, and the `grant_request` of a denial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -26,11 +28,32 @@ pub struct NewGrantRequest {
     /// Narrows the resources to paths that match this URI template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// What must hold of a request.
+    #[serde(default, skip_serializing_if = "GrantConditions::is_empty")]
+    pub conditions: GrantConditions,
+    /// Narrows it to one call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<ExactCall>,
+    /// How many requests it is to allow; without it, any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
     /// How long, in seconds from activation.
     pub duration_seconds: u64,
+    /// When it is to start; without it, on approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<Timestamp>,
     /// Why.
     #[serde(default)]
     pub reason: String,
+    /// The ticket that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// The grant that it is to follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renews: Option<GrantId>,
+    /// Whether this is break-glass: an emergency, by a person, reviewed afterwards.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
     /// Where a denial says to submit it. Ignored: a denial's request can be submitted as it stands.
     #[serde(default, skip_serializing)]
     #[schemars(skip)]
@@ -67,6 +90,30 @@ pub enum RuleError {
     NotRequester(String),
 }
 
+// === impl NewGrantRequest ===
+
+impl NewGrantRequest {
+    /// Asks for actions on resources, without a reason and without limits.
+    pub fn new(workload: SpiffeId, resources: Vec<ResourceName>, actions: Vec<String>, duration_seconds: u64) -> Self {
+        Self {
+            workload,
+            resources,
+            actions,
+            path: None,
+            conditions: GrantConditions::default(),
+            call: None,
+            uses: None,
+            duration_seconds,
+            starts_at: None,
+            reason: String::new(),
+            ticket: None,
+            renews: None,
+            break_glass: false,
+            submit_to: None,
+        }
+    }
+}
+
 /// Makes a pending request. `requester` is an authenticated operator or workload.
 pub fn new_request(new: NewGrantRequest, requester: &str, now: Timestamp) -> Result<Grant, FieldError> {
     let mut grant = Grant {
@@ -75,7 +122,14 @@ pub fn new_request(new: NewGrantRequest, requester: &str, now: Timestamp) -> Res
         resources: new.resources,
         actions: new.actions,
         path: new.path,
+        conditions: new.conditions,
+        call: new.call,
+        uses: new.uses,
+        starts_at: new.starts_at,
         reason: new.reason,
+        ticket: new.ticket,
+        renews: new.renews,
+        break_glass: new.break_glass,
         requested_by: requester.to_owned(),
         requested_at: now,
         duration_seconds: new.duration_seconds,
@@ -168,15 +222,9 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_000);
 
     fn ask(change: impl FnOnce(&mut NewGrantRequest)) -> Result<Grant, FieldError> {
-        let mut new = NewGrantRequest {
-            workload: SpiffeId::parse("spiffe://a/w").unwrap(),
-            resources: vec!["payments/refunds".parse().unwrap()],
-            actions: vec!["write".to_owned()],
-            path: None,
-            duration_seconds: 60,
-            reason: "ticket 7".to_owned(),
-            submit_to: None,
-        };
+        let workload = SpiffeId::parse("spiffe://a/w").unwrap();
+        let resources = vec!["payments/refunds".parse().unwrap()];
+        let mut new = NewGrantRequest::new(workload, resources, vec!["write".to_owned()], 60);
         change(&mut new);
         new_request(new, "alice", NOW)
     }

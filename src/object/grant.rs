@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use uuid::Uuid;
 
+use super::limits::{ExactCall, GrantConditions};
 use super::{FieldError, ResourceName, check_name, check_text};
 use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
@@ -33,9 +34,30 @@ pub struct Grant {
     /// Narrows the resources to paths that match this URI template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// What must hold of a request.
+    #[serde(default, skip_serializing_if = "GrantConditions::is_empty")]
+    pub conditions: GrantConditions,
+    /// Narrows it to one call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call: Option<ExactCall>,
+    /// How many requests it allows, over all enforcement points; without it, any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<u32>,
+    /// When it is to start; without it, on approval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<Timestamp>,
     /// Why it was asked for.
     #[serde(default)]
     pub reason: String,
+    /// The ticket that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// The grant that it is to follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renews: Option<GrantId>,
+    /// Whether it was asked for as break-glass: an emergency, by a person, reviewed afterwards.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub break_glass: bool,
     /// Who asked.
     pub requested_by: String,
     /// When.
@@ -72,6 +94,8 @@ pub enum GrantState {
     Active,
     /// Its time is over.
     Ended,
+    /// Its last use has been spent.
+    Exhausted,
     /// Ended by a revocation.
     Revoked,
     /// Refused by an approver.
@@ -129,6 +153,8 @@ pub struct ParseGrantIdError(String);
 impl Grant {
     /// The longest duration, in seconds: 30 days.
     pub const MAX_DURATION_SECONDS: u64 = 30 * 86_400;
+    /// The largest use limit.
+    pub const MAX_USES: u32 = 1_000_000;
 
     pub(super) fn check(&self) -> Result<(), FieldError> {
         if self.resources.is_empty() || self.resources.len() > 64 {
@@ -143,7 +169,13 @@ impl Grant {
         if let Some(path) = &self.path {
             crate::authz::Template::parse(path).map_err(|e| FieldError::new("path", format!("`{path}`: {e}")))?;
         }
+        self.conditions.check()?;
+        self.call.as_ref().map_or(Ok(()), ExactCall::check)?;
+        if self.uses.is_some_and(|n| !(1..=Self::MAX_USES).contains(&n)) {
+            return Err(FieldError::new("uses", format!("must be between 1 and {}", Self::MAX_USES)));
+        }
         check_text("reason", &self.reason, 1000)?;
+        check_text("ticket", self.ticket.as_deref().unwrap_or_default(), 200)?;
         check_text("requested_by", &self.requested_by, 2048)?;
         if !(1..=Self::MAX_DURATION_SECONDS).contains(&self.duration_seconds) {
             return Err(FieldError::new("duration_seconds", "must be between 1 and 2592000 (30 days)"));
@@ -195,10 +227,37 @@ impl Grant {
         put(&[self.requested_by.as_bytes()]);
         put(&[&self.requested_at.as_millis().to_be_bytes()]);
         put(&[&self.duration_seconds.to_be_bytes()]);
+        // What few grants have is one tagged part each, in a fixed order.
+        if !self.conditions.is_empty() {
+            put(&[b"conditions", &serde_json::to_vec(&self.conditions).unwrap_or_default()]);
+        }
+        if let Some(call) = &self.call {
+            put(&[b"call", &serde_json::to_vec(call).unwrap_or_default()]);
+        }
+        if let Some(uses) = self.uses {
+            put(&[b"uses", &uses.to_be_bytes()]);
+        }
+        if let Some(start) = self.starts_at {
+            put(&[b"starts_at", &start.as_millis().to_be_bytes()]);
+        }
+        if let Some(ticket) = &self.ticket {
+            put(&[b"ticket", ticket.as_bytes()]);
+        }
+        if let Some(earlier) = &self.renews {
+            put(&[b"renews", earlier.0.as_bytes()]);
+        }
+        if self.break_glass {
+            put(&[b"break_glass"]);
+        }
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &request);
         let mut out = [0; 32];
         out.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
         out
+    }
+
+    /// Whether what it covers depends on more than workload, resource, action, path and time, or changes with each use.
+    pub fn is_limited(&self) -> bool {
+        !self.conditions.is_empty() || self.call.is_some() || self.uses.is_some()
     }
 
     /// How long it lasts once active.
@@ -220,6 +279,7 @@ impl GrantState {
             Self::Scheduled => "scheduled",
             Self::Active => "active",
             Self::Ended => "ended",
+            Self::Exhausted => "exhausted",
             Self::Revoked => "revoked",
             Self::Denied => "denied",
             Self::Withdrawn => "withdrawn",
@@ -325,6 +385,27 @@ mod tests {
             // As it comes from a store or over sync.
             let text = serde_json::to_vec(&bad).unwrap();
             assert!(Object::parse(Kind::Grant, &text).is_err(), "{field}");
+        }
+    }
+
+    #[test]
+    fn each_part_of_the_request_is_under_the_digest() {
+        let changes: [(&str, serde_json::Value); 8] = [
+            ("conditions", json!({ "environments": ["production"] })),
+            ("call", json!({ "method": "POST", "path": "/refunds" })),
+            ("uses", json!(3)),
+            ("starts_at", json!("2026-01-31T13:00:00.000Z")),
+            ("ticket", json!("OPS-7")),
+            ("renews", json!(Uuid::nil())),
+            ("break_glass", json!(true)),
+            ("duration_seconds", json!(301)),
+        ];
+        let mut digests = std::collections::BTreeSet::from([grant().digest]);
+        for (field, value) in changes {
+            let mut changed = serde_json::to_value(grant()).unwrap();
+            changed[field] = value;
+            let changed: Grant = serde_json::from_value(changed).unwrap();
+            assert!(digests.insert(changed.request_digest()), "{field}");
         }
     }
 

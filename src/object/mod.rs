@@ -8,6 +8,7 @@
 mod grant;
 mod issuer;
 mod key_source;
+mod limits;
 mod mapping;
 mod policy_set;
 mod revocation;
@@ -23,6 +24,7 @@ pub use self::issuer::{
     Issuer, IssuerKind, Jwks, MAX_DELEGATION_DEPTH, MAX_KEYS, ProofPolicy, SigningAlgorithm, TokenType,
 };
 pub use self::key_source::KeySource;
+pub use self::limits::{ExactCall, GrantConditions, TimeWindow, Weekday};
 pub use self::mapping::{Condition, Conditions, CredentialMapping, MAX_CONDITIONS, MAX_MAPPINGS, Test, claim};
 pub use self::policy_set::{POLICY_SET_KEY, PolicySet};
 pub use self::revocation::{Revocation, Target};

@@ -200,15 +200,11 @@ impl Estate {
 
     /// Makes a pending request, which is not part of the estate until it is put.
     pub fn ask(&self, workload: &str, resource: &str, actions: &[&str], path: Option<&str>, secs: u64) -> Grant {
-        let new = grant::NewGrantRequest {
-            workload: SpiffeId::parse(&Self::id(workload)).expect("an id"),
-            resources: vec![resource.parse().expect("a resource")],
-            actions: actions.iter().map(|a| (*a).to_owned()).collect(),
-            path: path.map(str::to_owned),
-            duration_seconds: secs,
-            reason: "test".to_owned(),
-            submit_to: None,
-        };
+        let workload = SpiffeId::parse(&Self::id(workload)).expect("an id");
+        let resources = vec![resource.parse().expect("a resource")];
+        let actions = actions.iter().map(|a| (*a).to_owned()).collect();
+        let mut new = grant::NewGrantRequest::new(workload, resources, actions, secs);
+        (new.path, new.reason) = (path.map(str::to_owned), "test".to_owned());
         grant::new_request(new, "alice", self.clock.now().wall).expect("a request")
     }
 

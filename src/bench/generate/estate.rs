@@ -16,7 +16,7 @@ use super::{GenerateError, ecdsa};
 use crate::clock::Timestamp;
 use crate::credential::{SpiffeId, TokenSigner};
 use crate::grant;
-use crate::object::{Grant, GrantId, GrantState, Kind, Object, PolicySet, ResourceName, VoteKind};
+use crate::object::{Grant, GrantConditions, GrantId, GrantState, Kind, Object, PolicySet, ResourceName, VoteKind};
 use crate::wire::{Epoch, ScopeId, SigningKey};
 
 /// The trust domain of everything generated.
@@ -248,7 +248,14 @@ impl Estate {
             resources: vec![ResourceName { service: service.clone(), route }],
             actions: vec!["write".to_owned()],
             path: Some(format!("/{service}/refunds/{{*}}")),
+            conditions: GrantConditions::default(),
+            call: None,
+            uses: None,
+            starts_at: None,
             reason: "bench".to_owned(),
+            ticket: None,
+            renews: None,
+            break_glass: false,
             requested_by: "alice".to_owned(),
             requested_at: self.now,
             duration_seconds: GRANT_SECONDS,

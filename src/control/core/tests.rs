@@ -268,15 +268,9 @@ async fn plans_that_lose_are_made_again_and_never_starve() {
 }
 
 fn request(duration_seconds: u64, now: Timestamp) -> Grant {
-    let new = NewGrantRequest {
-        workload: "spiffe://a/w".parse().unwrap(),
-        resources: vec!["payments".parse().unwrap()],
-        actions: vec!["write".to_owned()],
-        path: None,
-        duration_seconds,
-        reason: String::new(),
-        submit_to: None,
-    };
+    let resources = vec!["payments".parse().unwrap()];
+    let workload = "spiffe://a/w".parse().unwrap();
+    let new = NewGrantRequest::new(workload, resources, vec!["write".to_owned()], duration_seconds);
     grant::new_request(new, "alice", now).unwrap()
 }
 

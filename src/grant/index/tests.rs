@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::credential::SpiffeId;
+use crate::object::GrantConditions;
 
 fn grant(n: u128, workload: &str, resource: &str, path: Option<&str>, from: u64, to: u64) -> Grant {
     let mut grant = Grant {
@@ -17,7 +18,14 @@ fn grant(n: u128, workload: &str, resource: &str, path: Option<&str>, from: u64,
         resources: vec![resource.parse().unwrap()],
         actions: vec!["write".to_owned()],
         path: path.map(str::to_owned),
+        conditions: GrantConditions::default(),
+        call: None,
+        uses: None,
+        starts_at: None,
         reason: String::new(),
+        ticket: None,
+        renews: None,
+        break_glass: false,
         requested_by: "alice".to_owned(),
         requested_at: Timestamp::from_secs(1),
         duration_seconds: to.saturating_sub(from).max(1),
