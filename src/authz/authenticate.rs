@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::engine::{Deferred, Denied, Halt, Inputs, Memo, deny};
 use super::intake::{Authorization, Intake, Scheme};
 use super::mapping::Unmapped;
+use super::owners::named_actor;
 use super::peer::{KnownCertificate, presented};
 use super::reason::Reason;
 use super::request::Peer;
@@ -20,9 +21,9 @@ use super::revocations::TokenMarks;
 use super::snapshot::{Registered, Snapshot};
 use super::transaction::transaction_of;
 use crate::clock::{Now, Timestamp};
-use crate::credential::{self, Purpose, Rejection, SpiffeId, VerifiedToken, X509Svid};
+use crate::credential::{self, Purpose, Rejection, VerifiedToken, X509Svid};
 use crate::grant::WorkloadKey;
-use crate::object::{Authentication, GrantId, IssuerKind};
+use crate::object::{Authentication, GrantId};
 use crate::policy::TransactionFacts;
 
 /// A verified token, with what follows from it and the mappings alone.
@@ -338,17 +339,9 @@ impl KnownToken {
             (None, Some(claims)) => Self::mapped(&token, claims, snapshot),
             (None, None) => Err("the token names no workload"),
         };
-        let actor = token.actors.first().map(|actor| match token.kind {
-            IssuerKind::Portcullis | IssuerKind::Spiffe => match SpiffeId::parse(&actor.subject) {
-                // A trust domain vouches for its own; the control plane that issued a token has seen both credentials.
-                Ok(id) if token.kind == IssuerKind::Portcullis || token.is_in_trust_domain(&id) => {
-                    Ok(Party::of(id.as_str()))
-                }
-                _ => Err("the actor in `act` is not a workload that the issuer vouches for"),
-            },
-            IssuerKind::Kubernetes | IssuerKind::Oidc | IssuerKind::Github => {
-                Self::mapped(&token, &actor.claims, snapshot)
-            }
+        let actor = token.actors.first().map(|actor| match named_actor(&token, &actor.subject) {
+            Some(named) => named.map(|id| Party::of(id.as_str())),
+            None => Self::mapped(&token, &actor.claims, snapshot),
         });
         let earlier: Arc<[Arc<str>]> = token.actors.iter().skip(1).map(|actor| Arc::clone(&actor.subject)).collect();
         Self {

@@ -6,10 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::mapping::{Mappings, Unmapped};
 use crate::credential::{SpiffeId, VerifiedToken};
 use crate::grant::{ShardedMap, WorkloadKey};
-use crate::object::Workload;
+use crate::object::{IssuerKind, Workload};
 
 /// Workloads, to be found by their credentials.
 #[derive(Clone)]
@@ -41,9 +43,30 @@ impl Owners {
         if let Some(named) = &token.workload {
             return Ok(named.clone());
         }
-        let claims = token.claims.as_deref().ok_or(Unmapped::Nobody.detail())?;
+        self.mapped(token, token.claims.as_deref().ok_or(Unmapped::Nobody.detail())?)
+    }
+
+    /// The one workload that acts by this token for its owner, if another does.
+    pub fn actor_of(&self, token: &VerifiedToken) -> Option<Result<SpiffeId, &'static str>> {
+        let actor = token.actors.first()?;
+        Some(named_actor(token, &actor.subject).unwrap_or_else(|| self.mapped(token, &actor.claims)))
+    }
+
+    fn mapped(&self, token: &VerifiedToken, claims: &Value) -> Result<SpiffeId, &'static str> {
         let found = self.mappings.resolve(&token.issuer, token.kind, claims, &self.workloads, |w| w);
         found.map(|workload| workload.id.clone()).map_err(Unmapped::detail)
+    }
+}
+
+/// The actor, where tokens of this kind name it themselves; `None` where its claims are mapped.
+pub(super) fn named_actor(token: &VerifiedToken, subject: &str) -> Option<Result<SpiffeId, &'static str>> {
+    match token.kind {
+        IssuerKind::Portcullis | IssuerKind::Spiffe => Some(match SpiffeId::parse(subject) {
+            // A trust domain vouches for its own; the control plane that issued a token has seen both credentials.
+            Ok(id) if token.kind == IssuerKind::Portcullis || token.is_in_trust_domain(&id) => Ok(id),
+            _ => Err("the actor in `act` is not a workload that the issuer vouches for"),
+        }),
+        IssuerKind::Kubernetes | IssuerKind::Oidc | IssuerKind::Github => None,
     }
 }
 

@@ -18,6 +18,7 @@ pub mod store;
 pub mod sweep;
 pub mod sync_server;
 pub mod token_review;
+pub mod workload_identity;
 
 pub use self::agenda::Retention;
 pub use self::commit::CommitError;

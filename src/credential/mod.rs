@@ -38,8 +38,7 @@ pub use self::rejection::{CredentialReason, Rejection};
 pub use self::signer::{SignerError, TokenSigner};
 pub use self::spiffe_id::{MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, SpiffeIdError, check_trust_domain};
 pub use self::verify::{
-    MAX_TOKEN, Purpose, TOKEN_CLOCK_SKEW, VerifiedToken, issuer_of, token_digest, verify, verify_for_audience,
-    verify_if,
+    MAX_TOKEN, Purpose, TOKEN_CLOCK_SKEW, VerifiedToken, issuer_of, token_digest, verify, verify_for, verify_if,
 };
 pub use self::x509::{
     MAX_CERTIFICATE, TlsEnd, X509Svid, certificate_from_pem, certificate_memo_key, certificate_serial,

@@ -34,7 +34,8 @@ use self::session::Session;
 use super::fleet::{Fleet, Point};
 use super::index::Index;
 use super::keys::Keys;
-use super::token_review::{TokenReviewSettings, TokenReviews};
+use super::token_review::TokenReviewSettings;
+use super::workload_identity::{Vouchers, WorkloadIdentity};
 use crate::clock::SharedClock;
 use crate::telemetry::ControlMetrics;
 use crate::tls::{AcceptLimits, Listen, PeerInfo};
@@ -179,14 +180,13 @@ pub async fn serve<L: Listen>(
     };
     let accepted = crate::tls::accept(listener, config.tls.as_ref().map(without_resumption), limits, stop.clone());
     let incoming = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
-    let auth = Authenticator {
-        index: Arc::clone(&deps.index),
-        trusted: config.trusted_issuers.clone(),
-        audience: config.audience.clone(),
-        cache: Mutex::new(None),
-        keys: deps.keys.clone(),
-        reviews: TokenReviews::new(config.token_review.clone()),
-    };
+    let tokens = WorkloadIdentity::new(
+        Arc::clone(&deps.index),
+        Vouchers::Named(config.trusted_issuers.clone()),
+        deps.keys.clone(),
+        config.token_review.clone(),
+    );
+    let auth = Authenticator { tokens, audience: config.audience.clone() };
     let streams = Arc::new(Semaphore::new(config.max_streams));
     let shared = Arc::new(Shared {
         index: deps.index,

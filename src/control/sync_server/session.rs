@@ -15,12 +15,13 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
-use super::auth::{Principal, Trust};
+use super::auth::Principal;
 use super::door::Outbound;
 use super::feed::{Feed, Made, Next, Terms};
 use super::frames::PREFIX;
 use super::{MAX_FRAME_BYTES, Shared, exhausted};
 use crate::control::fleet::{Connection, Point};
+use crate::control::workload_identity::Trust;
 use crate::wire::proto::{ClientFrame, Hello, client_frame::Frame};
 use crate::wire::{Epoch, Position, Revision};
 
@@ -101,7 +102,7 @@ impl Session {
     async fn write(&self, hello: &Hello, sent: &AtomicU64) -> Result<(), Status> {
         // It may have been revoked since it was looked at: a confirmation or the hello may have taken its time.
         let trust = self.shared.auth.trust();
-        trust.check(&self.principal)?;
+        self.principal.check(&trust)?;
         let feed = self.shared.feed(&self.point);
         let mut head = feed.subscribe();
         let mut writer = Writer { session: self, feed, trust, sent };
@@ -234,7 +235,7 @@ impl Writer<'_> {
     fn check_credential(&mut self) -> Result<(), Status> {
         let trust = self.session.shared.auth.trust();
         if !Arc::ptr_eq(&trust, &self.trust) {
-            trust.check(&self.session.principal)?;
+            self.session.principal.check(&trust)?;
             self.trust = trust;
         }
         Ok(())

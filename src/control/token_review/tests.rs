@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::clock::Timestamp;
 use crate::control::keys::tests::endpoint::{Ca, Endpoint, Say};
-use crate::credential::{IssuerSet, TokenSigner, verify_for_audience};
+use crate::credential::{IssuerSet, TokenSigner, verify_for};
 use crate::object::Issuer;
 use crate::telemetry::KeyFetch;
 use crate::testing::changed;
@@ -41,7 +41,7 @@ impl Cluster {
         });
         let token = signer.sign(&claims).unwrap();
         let (issuers, _) = IssuerSet::compile([&issuer]);
-        let verified = verify_for_audience(&token, &issuers, &[AUDIENCE], Timestamp::from_secs(1100)).unwrap();
+        let verified = verify_for(&token, &issuers, &[AUDIENCE], Timestamp::from_secs(1100)).unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("token"), "ours-1\n").unwrap();
         Self { api: ca.endpoint().await, ca, token, verified, dir }

@@ -192,11 +192,11 @@ fn a_callers_audience_takes_the_place_of_the_issuers() {
     let f = Fixture::new();
     let now = Timestamp::from_secs(NOW);
     let token = f.signer.sign(&claims_with("aud", json!("portcullis-control"))).unwrap();
-    verify_for_audience(&token, &f.issuers, &["portcullis-control"], now).unwrap();
+    verify_for(&token, &f.issuers, &["portcullis-control"], now).unwrap();
     assert_eq!(f.verify(&token).unwrap_err().reason, CredentialReason::Audience);
     let for_shop = f.signer.sign(&claims()).unwrap();
     for audiences in [&["portcullis-control"][..], &[]] {
-        let rejection = verify_for_audience(&for_shop, &f.issuers, audiences, now).unwrap_err();
+        let rejection = verify_for(&for_shop, &f.issuers, audiences, now).unwrap_err();
         assert_eq!(rejection.reason, CredentialReason::Audience);
     }
 }
