@@ -26,6 +26,7 @@ use portcullis::control::api::{ApiConfig, ServeLimits, router, serve};
 use portcullis::control::fleet::{Fleet, FleetConfig};
 use portcullis::control::keys::{Keys, KeysConfig};
 use portcullis::control::operators::Operators;
+use portcullis::control::principal::OperatorKind;
 use portcullis::control::store::{
     Committed, Conflict, Expect, Loaded, LogCommit, OperatorRow, SqliteStore, Store, StoreError, Unit, Write,
 };
@@ -163,7 +164,8 @@ impl Plane {
         let operators = Operators::open(Arc::clone(core.store()), Arc::clone(&clock), &file).await.expect("operators");
         let mut tokens = [String::new(), String::new()];
         for (name, token) in ["alice", "bob"].into_iter().zip(&mut tokens) {
-            *token = operators.create(name, "bootstrap").await.expect("an operator").1.to_string();
+            *token =
+                operators.create(name, OperatorKind::Person, "bootstrap").await.expect("an operator").1.to_string();
         }
         let fleet = FleetConfig {
             points: Vec::new(),

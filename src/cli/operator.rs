@@ -22,6 +22,9 @@ pub(super) enum OperatorCommand {
     Create {
         /// Name of the operator.
         name: String,
+        /// It is a script or a pipeline: it cannot do what wants a human.
+        #[arg(long)]
+        automation: bool,
         /// Write the token to this file (mode 0600) instead of showing it.
         #[arg(long, value_name = "FILE")]
         write_token: Option<PathBuf>,
@@ -47,8 +50,10 @@ pub(super) enum OperatorCommand {
 impl OperatorCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
-            Self::Create { name, write_token, api } => block_on(async {
-                let mut answer = api.connect()?.post(&["operators"], &json!({ "name": name })).await?;
+            Self::Create { name, automation, write_token, api } => block_on(async {
+                let kind = if automation { "automation" } else { "person" };
+                let document = json!({ "name": name, "kind": kind });
+                let mut answer = api.connect()?.post(&["operators"], &document).await?;
                 let token = zeroize::Zeroizing::new(cell(&answer, "token"));
                 if token.is_empty() {
                     return Err(Failure::error("the control plane's answer holds no token"));
@@ -76,9 +81,9 @@ impl OperatorCommand {
                     out.json(&answer)?;
                     return Ok(Answer::Yes);
                 }
-                let mut table = Table::new(&["name", "created at", "created by", "revoked at"]);
+                let mut table = Table::new(&["name", "kind", "created at", "created by", "revoked at"]);
                 for one in items(&answer) {
-                    table.row(["name", "created_at", "created_by", "revoked_at"].map(|name| cell(one, name)));
+                    table.row(["name", "kind", "created_at", "created_by", "revoked_at"].map(|name| cell(one, name)));
                 }
                 out.table(&table, "no operators")?;
                 Ok(Answer::Yes)

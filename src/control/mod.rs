@@ -11,6 +11,7 @@ pub mod fleet;
 pub mod index;
 pub mod keys;
 pub mod operators;
+pub mod principal;
 mod restore;
 mod rules;
 pub mod store;

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
+use super::principal::{OperatorKind, Principal, Via};
 use super::store::{OperatorRow, Store, StoreError};
 use crate::clock::{SharedClock, Timestamp};
 
@@ -41,6 +42,7 @@ pub struct Operators {
 #[derive(Debug)]
 struct Active {
     name: Arc<str>,
+    kind: OperatorKind,
     token_sha256: [u8; 32],
 }
 
@@ -49,6 +51,9 @@ struct Active {
 pub struct Operator {
     /// Unique name.
     pub name: String,
+    /// Whether it is a human.
+    #[serde(default)]
+    pub kind: OperatorKind,
     /// When it was created.
     pub created_at: Timestamp,
     /// Who created it.
@@ -99,7 +104,7 @@ impl Operators {
         if this.store.operators().await?.is_empty() {
             // The file first: after a crash in between, the next start takes the token from it.
             let token = bootstrap_token(token_file)?;
-            this.add(BOOTSTRAP, SYSTEM, &token).await?;
+            this.add(BOOTSTRAP, OperatorKind::Person, SYSTEM, &token).await?;
             tracing::warn!(file = %token_file.display(), "first start: the token of the operator `bootstrap` is in this file");
         }
         this.reload().await?;
@@ -107,7 +112,7 @@ impl Operators {
     }
 
     /// The operator whose token this is.
-    pub fn authenticate(&self, token: &str) -> Option<Arc<str>> {
+    pub fn authenticate(&self, token: &str) -> Option<Principal> {
         let given = hash(token);
         let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
         let mut found = u64::MAX;
@@ -115,7 +120,8 @@ impl Operators {
             let same: Choice = operator.token_sha256.ct_eq(&given);
             found.conditional_assign(&i, same);
         }
-        active.get(usize::try_from(found).ok()?).map(|operator| Arc::clone(&operator.name))
+        let operator = active.get(usize::try_from(found).ok()?)?;
+        Some(Principal::new(Arc::clone(&operator.name), operator.kind.into(), Via::Token))
     }
 
     /// Every operator, revoked ones included, by name.
@@ -124,13 +130,18 @@ impl Operators {
     }
 
     /// Creates an operator; the token is not stored and cannot be had again.
-    pub async fn create(&self, name: &str, by: &str) -> Result<(Operator, Zeroizing<String>), OperatorError> {
+    pub async fn create(
+        &self,
+        name: &str,
+        kind: OperatorKind,
+        by: &str,
+    ) -> Result<(Operator, Zeroizing<String>), OperatorError> {
         if name == SYSTEM || crate::object::check_name("name", name).is_err() {
             return Err(OperatorError::Name(name.to_owned()));
         }
         let _one_at_a_time = self.changes.lock().await;
         let token = new_token()?;
-        let operator = self.add(name, by, &token).await?;
+        let operator = self.add(name, kind, by, &token).await?;
         self.reload().await?;
         Ok((operator, token))
     }
@@ -151,9 +162,10 @@ impl Operators {
         })
     }
 
-    async fn add(&self, name: &str, by: &str, token: &str) -> Result<Operator, OperatorError> {
+    async fn add(&self, name: &str, kind: OperatorKind, by: &str, token: &str) -> Result<Operator, OperatorError> {
         let row = OperatorRow {
             name: name.to_owned(),
+            kind,
             token_sha256: hash(token),
             created_at: self.clock.now().wall,
             created_by: by.to_owned(),
@@ -170,7 +182,7 @@ impl Operators {
         let active = rows
             .into_iter()
             .filter(|row| row.revoked.is_none())
-            .map(|row| Active { name: Arc::from(row.name), token_sha256: row.token_sha256 })
+            .map(|row| Active { name: Arc::from(row.name), kind: row.kind, token_sha256: row.token_sha256 })
             .collect();
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
         Ok(())
@@ -182,7 +194,14 @@ impl Operators {
 impl From<OperatorRow> for Operator {
     fn from(row: OperatorRow) -> Self {
         let (revoked_at, revoked_by) = row.revoked.unzip();
-        Self { name: row.name, created_at: row.created_at, created_by: row.created_by, revoked_at, revoked_by }
+        Self {
+            name: row.name,
+            kind: row.kind,
+            created_at: row.created_at,
+            created_by: row.created_by,
+            revoked_at,
+            revoked_by,
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::problem::Problem;
 use crate::control::core::Intent;
 use crate::control::index::Stored;
+use crate::control::principal::Principal;
 use crate::object::FieldError;
 use crate::wire::Revision;
 
@@ -24,7 +25,7 @@ pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Who asks, in which request. Put there by `front`; a request without one does not reach a handler.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
-    pub(super) operator: Arc<str>,
+    pub(super) principal: Principal,
     pub(super) request_id: Arc<str>,
 }
 
@@ -58,9 +59,14 @@ pub(super) struct Precondition {
 // === impl Caller ===
 
 impl Caller {
+    /// What log, votes and objects call it.
+    pub(super) fn name(&self) -> &str {
+        &self.principal.name
+    }
+
     /// What is being done, for the log.
     pub(super) fn intent(&self, action: &'static str) -> Intent {
-        Intent { author: Arc::clone(&self.operator), action, request_id: Arc::clone(&self.request_id) }
+        Intent { author: Arc::clone(&self.principal.name), action, request_id: Arc::clone(&self.request_id) }
     }
 }
 

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::Api;
 use super::extract::{Caller, MAX_WAIT};
 use super::problem::Problem;
+use crate::control::principal::Principal;
 
 /// The header that carries the request's id, both ways.
 const REQUEST_ID: &str = "x-request-id";
@@ -32,13 +33,13 @@ pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: N
 }
 
 async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> Result<Response, Problem> {
-    let operator = authenticate(api, request.headers())?;
+    let principal = authenticate(api, request.headers())?;
     let Ok(_place) = api.places.try_acquire() else {
         return Err(Problem::unavailable("too many requests at once"));
     };
     let waits = request.uri().query().is_some_and(|q| q.contains("wait="));
     let limit = api.config.request_timeout + if waits { MAX_WAIT } else { std::time::Duration::ZERO };
-    request.extensions_mut().insert(Caller { operator, request_id: Arc::clone(id) });
+    request.extensions_mut().insert(Caller { principal, request_id: Arc::clone(id) });
     let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(limit, handled).await {
         Ok(Ok(response)) => Ok(response),
@@ -53,7 +54,7 @@ async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> 
 }
 
 /// The operator of the one bearer token that the request carries.
-fn authenticate(api: &Api, headers: &HeaderMap) -> Result<Arc<str>, Problem> {
+fn authenticate(api: &Api, headers: &HeaderMap) -> Result<Principal, Problem> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Err(Problem::unauthenticated(false)) };
     if values.next().is_some() {

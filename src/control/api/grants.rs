@@ -118,12 +118,12 @@ pub(super) fn revocation(
     if grant.state == GrantState::Revoked {
         return Ok(Plan::new(Revoked { grant: grant.clone(), revocation: None, before }));
     }
-    let next = grant::revoke(grant, &caller.operator, reason, now)?;
+    let next = grant::revoke(grant, caller.name(), reason, now)?;
     let revocation = Revocation {
         id: Uuid::new_v4(),
         target: Target::Grant { grant: next.id },
         reason: reason.to_owned(),
-        created_by: caller.operator.to_string(),
+        created_by: caller.name().to_owned(),
         created_at: now,
     };
     let writes = [

@@ -14,12 +14,16 @@ use super::Api;
 use super::extract::{Caller, Document, Name};
 use super::problem::Problem;
 use super::respond;
+use crate::control::principal::OperatorKind;
 
 /// An operator to create.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewOperator {
     name: String,
+    /// Whether it is a human; some rules want one.
+    #[serde(default)]
+    kind: OperatorKind,
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
@@ -31,13 +35,13 @@ pub(super) async fn create(
     caller: Caller,
     Document(new): Document<NewOperator>,
 ) -> Result<Response, Problem> {
-    let (operator, token) = api.operators.create(&new.name, &caller.operator).await?;
-    tracing::info!(operator = %operator.name, by = %caller.operator, request_id = %caller.request_id, "operator created");
+    let (operator, token) = api.operators.create(&new.name, new.kind, caller.name()).await?;
+    tracing::info!(operator = %operator.name, by = %caller.name(), request_id = %caller.request_id, "operator created");
     Ok(respond::json(StatusCode::CREATED, &json!({ "object": operator, "token": *token })))
 }
 
 pub(super) async fn revoke(State(api): State<Arc<Api>>, caller: Caller, Name(name): Name) -> Result<Response, Problem> {
-    api.operators.revoke(&name, &caller.operator).await?;
-    tracing::info!(operator = %name, by = %caller.operator, request_id = %caller.request_id, "operator revoked");
+    api.operators.revoke(&name, caller.name()).await?;
+    tracing::info!(operator = %name, by = %caller.name(), request_id = %caller.request_id, "operator revoked");
     Ok(StatusCode::NO_CONTENT.into_response())
 }

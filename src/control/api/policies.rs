@@ -43,7 +43,7 @@ pub(super) async fn publish(
     Document(new): Document<NewPolicySet>,
 ) -> Result<Response, Problem> {
     let actions = rules::custom_actions(api.core.index());
-    let author = caller.operator.to_string();
+    let author = caller.name().to_owned();
     // Validating ten thousand policies takes a while; other requests go on meanwhile.
     let dry_run = new.dry_run;
     let validated = tokio::task::spawn_blocking(move || {

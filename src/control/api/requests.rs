@@ -54,7 +54,7 @@ pub(super) async fn create(
     caller: Caller,
     Document(new): Document<NewGrantRequest>,
 ) -> Result<Response, Problem> {
-    let asked = grant::new_request(new, &caller.operator, api.core.clock().now().wall)?;
+    let asked = grant::new_request(new, caller.name(), api.core.clock().now().wall)?;
     let object = Object::Grant(Box::new(asked.clone()));
     let (committed, ()) = api
         .core
@@ -77,12 +77,12 @@ pub(super) async fn approve(
 ) -> Result<Response, Problem> {
     step(&api, &caller, "grant.approve", &id, |index, grant| {
         let now = api.core.clock().now().wall;
-        let next = grant::vote(grant, &caller.operator, VoteKind::Approve, &vote.digest, now)?;
+        let next = grant::vote(grant, caller.name(), VoteKind::Approve, &vote.digest, now)?;
         let guards = supported(index, grant)?;
         // The owner of a workload speaks for it; nobody approves what they ask for themselves.
         let owner = index.get(Kind::Workload, grant.workload.as_str());
-        if owner.as_deref().and_then(rules::as_workload).is_some_and(|w| *w.owner == *caller.operator) {
-            return Err(Problem::forbidden(format!("`{}` owns the workload that this is for", caller.operator)));
+        if owner.as_deref().and_then(rules::as_workload).is_some_and(|w| *w.owner == *caller.name()) {
+            return Err(Problem::forbidden(format!("`{}` owns the workload that this is for", caller.name())));
         }
         Ok((next, guards))
     })
@@ -98,7 +98,7 @@ pub(super) async fn deny(
     crate::object::check_text("reason", &vote.reason, 1000)?;
     step(&api, &caller, "grant.deny", &id, |_, grant| {
         let now = api.core.clock().now().wall;
-        let mut next = grant::vote(grant, &caller.operator, VoteKind::Deny, &vote.digest, now)?;
+        let mut next = grant::vote(grant, caller.name(), VoteKind::Deny, &vote.digest, now)?;
         if let Some(ended) = &mut next.ended {
             ended.reason.clone_from(&vote.reason);
         }
@@ -114,7 +114,7 @@ pub(super) async fn withdraw(
     Optional(Nothing {}): Optional<Nothing>,
 ) -> Result<Response, Problem> {
     step(&api, &caller, "grant.withdraw", &id, |_, grant| {
-        Ok((grant::withdraw(grant, &caller.operator, api.core.clock().now().wall)?, Vec::new()))
+        Ok((grant::withdraw(grant, caller.name(), api.core.clock().now().wall)?, Vec::new()))
     })
     .await
 }

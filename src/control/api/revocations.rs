@@ -82,7 +82,7 @@ fn plan(api: &Api, index: &Index, caller: &Caller, new: &NewRevocation) -> Resul
         id: Uuid::new_v4(),
         target: in_one_form(&new.target),
         reason: new.reason.clone(),
-        created_by: caller.operator.to_string(),
+        created_by: caller.name().to_owned(),
         created_at: now,
     };
     let object = Object::Revocation(revocation.clone());

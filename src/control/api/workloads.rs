@@ -105,7 +105,7 @@ fn retirement(
         id: Uuid::new_v4(),
         target: Target::Workload { workload: workload.id.clone() },
         reason: reason.to_owned(),
-        created_by: caller.operator.to_string(),
+        created_by: caller.name().to_owned(),
         created_at: now,
     };
     let revocation = Object::Revocation(revocation);
@@ -116,7 +116,7 @@ fn retirement(
         .write(Write::delete(Kind::Workload, &*stored.key, Expect::Revision(stored.revision)));
     for held in rules::live_grants_of(index, &workload.id) {
         let Some(grant) = rules::as_grant(&held) else { continue };
-        let next = grant::revoke(grant, &caller.operator, reason, now)?;
+        let next = grant::revoke(grant, caller.name(), reason, now)?;
         plan.answer.push(next.id);
         plan.changes.push(Write::put(&Object::Grant(Box::new(next)), Expect::Revision(held.revision)));
     }

@@ -24,7 +24,7 @@ async fn the_first_start_makes_one_operator_and_writes_its_token_once() {
     let operators = open(&directory).await.unwrap();
     let token = std::fs::read_to_string(file(&directory)).unwrap();
     assert_eq!(std::fs::metadata(file(&directory)).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(operators.authenticate(token.trim()).as_deref(), Some(BOOTSTRAP));
+    assert_eq!(operators.authenticate(token.trim()).map(|p| p.name).as_deref(), Some(BOOTSTRAP));
     for wrong in [
         "",
         "ptc_op_",
@@ -39,7 +39,7 @@ async fn the_first_start_makes_one_operator_and_writes_its_token_once() {
     std::fs::remove_file(file(&directory)).unwrap();
     let operators = open(&directory).await.unwrap();
     assert!(!file(&directory).exists());
-    assert_eq!(operators.authenticate(token.trim()).as_deref(), Some(BOOTSTRAP));
+    assert_eq!(operators.authenticate(token.trim()).map(|p| p.name).as_deref(), Some(BOOTSTRAP));
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn a_token_left_by_a_start_that_crashed_is_used_unless_others_could_read_i
     assert!(error.to_string().contains("bootstrap-token"), "{error}");
     std::fs::set_permissions(file(&directory), std::fs::Permissions::from_mode(0o600)).unwrap();
     let operators = open(&directory).await.unwrap();
-    assert_eq!(operators.authenticate(&token).as_deref(), Some(BOOTSTRAP));
+    assert_eq!(operators.authenticate(&token).map(|p| p.name).as_deref(), Some(BOOTSTRAP));
 
     let directory = TempDir::new().unwrap();
     std::fs::write(file(&directory), "ptc_op_short").unwrap();
@@ -65,15 +65,18 @@ async fn revoked_operators_are_nobody_and_their_names_stay_taken() {
     let directory = TempDir::new().unwrap();
     let operators = open(&directory).await.unwrap();
     assert!(matches!(operators.revoke(BOOTSTRAP, BOOTSTRAP).await, Err(OperatorError::Last(_))));
-    let (carol, token) = operators.create("carol", BOOTSTRAP).await.unwrap();
+    let (carol, token) = operators.create("carol", OperatorKind::Person, BOOTSTRAP).await.unwrap();
     assert_eq!((&*carol.created_by, carol.created_at), (BOOTSTRAP, NOW));
-    assert_eq!(operators.authenticate(&token).as_deref(), Some("carol"));
+    assert_eq!(operators.authenticate(&token).map(|p| p.name).as_deref(), Some("carol"));
     operators.revoke("carol", BOOTSTRAP).await.unwrap();
     assert_eq!(operators.authenticate(&token), None, "at once");
     assert!(matches!(operators.revoke("carol", BOOTSTRAP).await, Err(OperatorError::Unknown(_))));
-    assert!(matches!(operators.create("carol", BOOTSTRAP).await, Err(OperatorError::Taken(_))));
+    assert!(matches!(operators.create("carol", OperatorKind::Person, BOOTSTRAP).await, Err(OperatorError::Taken(_))));
     for bad in ["", SYSTEM, "Carol", "a b", "-x"] {
-        assert!(matches!(operators.create(bad, BOOTSTRAP).await, Err(OperatorError::Name(_))), "{bad}");
+        assert!(
+            matches!(operators.create(bad, OperatorKind::Person, BOOTSTRAP).await, Err(OperatorError::Name(_))),
+            "{bad}"
+        );
     }
     drop(operators);
     let operators = open(&directory).await.unwrap();

@@ -11,6 +11,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::{Committed, Conflict, Expect, Guard, LogChange, OperatorRow, Store, StoreError, Unit, Write};
 use crate::clock::Timestamp;
+use crate::control::principal::OperatorKind;
 use crate::control::restore::restore;
 use crate::object::Kind;
 use crate::wire::Revision;
@@ -230,6 +231,7 @@ pub(crate) async fn operators(site: &dyn Site) {
     let store = site.open().await;
     let row = |name: &str, byte: u8| OperatorRow {
         name: name.to_owned(),
+        kind: if byte == 2 { OperatorKind::Automation } else { OperatorKind::Person },
         token_sha256: [byte; 32],
         created_at: NOW,
         created_by: "system".to_owned(),

@@ -20,6 +20,7 @@ use futures_util::future::BoxFuture;
 pub use self::sqlite::SqliteStore;
 pub use self::unit::{Committed, Conflict, Expect, Guard, Unit, Write};
 use crate::clock::Timestamp;
+use crate::control::principal::OperatorKind;
 use crate::object::Kind;
 use crate::wire::{Epoch, Revision};
 
@@ -122,6 +123,8 @@ pub struct LogChange {
 pub struct OperatorRow {
     /// Unique name, never reused.
     pub name: String,
+    /// Whether it is a human.
+    pub kind: OperatorKind,
     /// SHA-256 of the token.
     pub token_sha256: [u8; 32],
     /// When it was created.

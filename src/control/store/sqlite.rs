@@ -142,8 +142,13 @@ impl Store for SqliteStore {
 
 /// The migrations, oldest first. A published one never changes.
 fn migrations() -> Migrator {
-    let initial = include_str!("migrations/0001_init.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(1, "init".into(), MigrationType::Simple, initial, false)])
+    let migration = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "init", include_str!("migrations/0001_init.sql")),
+        migration(2, "operator kind", include_str!("migrations/0002_operator_kind.sql")),
+    ])
 }
 
 async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {

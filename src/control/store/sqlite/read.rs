@@ -104,10 +104,11 @@ pub(super) async fn log(
 
 /// Every operator.
 pub(super) async fn operators(c: &mut SqliteConnection) -> Result<Vec<OperatorRow>, sqlx::Error> {
-    let rows =
-        query("SELECT name, token_sha256, created_at, created_by, revoked_at, revoked_by FROM operators ORDER BY name")
-            .fetch_all(&mut *c)
-            .await?;
+    let rows = query(
+        "SELECT name, token_sha256, created_at, created_by, revoked_at, revoked_by, kind FROM operators ORDER BY name",
+    )
+    .fetch_all(&mut *c)
+    .await?;
     rows.iter()
         .map(|row| {
             let digest: Vec<u8> = row.try_get(1)?;
@@ -117,6 +118,7 @@ pub(super) async fn operators(c: &mut SqliteConnection) -> Result<Vec<OperatorRo
             };
             Ok(OperatorRow {
                 name: row.try_get(0)?,
+                kind: row.try_get::<String, _>(6)?.parse().map_err(|e: String| bad(&e))?,
                 token_sha256: digest.try_into().map_err(|_wrong_length| bad("a token digest has not 32 bytes"))?,
                 created_at: timestamp(row, 2)?,
                 created_by: row.try_get(3)?,

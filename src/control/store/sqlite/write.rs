@@ -205,10 +205,11 @@ pub(super) async fn trim(c: &mut SqliteConnection, floor: Revision) -> Result<()
 /// Adds an operator.
 pub(super) async fn add_operator(c: &mut SqliteConnection, row: &OperatorRow) -> Result<bool, sqlx::Error> {
     let done = query(
-        "INSERT INTO operators (name, token_sha256, created_at, created_by) VALUES (?, ?, ?, ?)
+        "INSERT INTO operators (name, kind, token_sha256, created_at, created_by) VALUES (?, ?, ?, ?, ?)
          ON CONFLICT (name) DO NOTHING",
     )
     .bind(&row.name)
+    .bind(row.kind.name())
     .bind(row.token_sha256.as_slice())
     .bind(millis(row.created_at))
     .bind(&row.created_by)
