@@ -188,6 +188,8 @@ impl Builder {
                 self.stale.insert(Kind::PolicySet);
                 Arc::make_mut(&mut self.next.sources).policy_set = Some(p);
             }
+            // The control plane's own: nothing here is decided by it.
+            Object::GrantPolicySet(_) | Object::Review(_) | Object::Lift(_) | Object::Idempotency(_) => {}
         }
     }
 
@@ -222,6 +224,7 @@ impl Builder {
                 self.stale.insert(kind);
                 Arc::make_mut(&mut self.next.sources).policy_set = None;
             }
+            Kind::GrantPolicySet | Kind::Review | Kind::Lift | Kind::Idempotency => {}
         }
     }
 

@@ -137,7 +137,8 @@ impl Audience {
                 _ => Self::Everyone,
             },
             Some(Object::Issuer(_) | Object::Workload(_) | Object::PolicySet(_)) => Self::Everyone,
-            None => Self::Nobody,
+            // INVARIANT: what is the control plane's alone concerns nobody else, whatever it is about.
+            Some(_) | None => Self::Nobody,
         }
     }
 }
@@ -154,7 +155,7 @@ fn concerns(stored: &Stored, live: &Live, services: &[Box<str>]) -> bool {
             _ => true,
         },
         Some(Object::Issuer(_) | Object::Workload(_) | Object::PolicySet(_)) => true,
-        None => false,
+        Some(_) | None => false,
     }
 }
 

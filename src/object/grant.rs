@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use uuid::Uuid;
 
+use super::approval::{Needs, Party};
 use super::limits::{ExactCall, GrantConditions};
 use super::{FieldError, ResourceName, check_name, check_text};
 use crate::clock::Timestamp;
@@ -60,10 +61,16 @@ pub struct Grant {
     pub break_glass: bool,
     /// Who asked.
     pub requested_by: String,
+    /// What they are.
+    #[serde(default, skip_serializing_if = "Party::is_plain")]
+    pub requester: Party,
     /// When.
     pub requested_at: Timestamp,
     /// How long it is to last once active, in seconds.
     pub duration_seconds: u64,
+    /// What approval it needs; without it, one of anybody who may approve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Needs>,
     /// Lower-case hex SHA-256 of the immutable request part. Votes repeat it.
     pub digest: String,
     /// Where in its life it is.
@@ -112,8 +119,14 @@ pub enum GrantState {
 pub struct Vote {
     /// Who.
     pub approver: String,
+    /// What they are.
+    #[serde(default, skip_serializing_if = "Party::is_plain")]
+    pub party: Party,
     /// For or against.
     pub vote: VoteKind,
+    /// The step that an approval counts for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
     /// The digest of the request that was voted on.
     pub digest: String,
     /// When.
@@ -177,6 +190,9 @@ impl Grant {
         check_text("reason", &self.reason, 1000)?;
         check_text("ticket", self.ticket.as_deref().unwrap_or_default(), 200)?;
         check_text("requested_by", &self.requested_by, 2048)?;
+        self.requester.check("requester")?;
+        self.needs.as_ref().map_or(Ok(()), Needs::check)?;
+        self.votes.iter().try_for_each(|vote| vote.party.check("votes.party"))?;
         if !(1..=Self::MAX_DURATION_SECONDS).contains(&self.duration_seconds) {
             return Err(FieldError::new("duration_seconds", "must be between 1 and 2592000 (30 days)"));
         }
@@ -248,6 +264,12 @@ impl Grant {
         }
         if self.break_glass {
             put(&[b"break_glass"]);
+        }
+        if !self.requester.is_plain() {
+            put(&[b"requester", &serde_json::to_vec(&self.requester).unwrap_or_default()]);
+        }
+        if let Some(needs) = &self.needs {
+            put(&[b"needs", &serde_json::to_vec(needs).unwrap_or_default()]);
         }
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &request);
         let mut out = [0; 32];
@@ -390,7 +412,7 @@ mod tests {
 
     #[test]
     fn each_part_of_the_request_is_under_the_digest() {
-        let changes: [(&str, serde_json::Value); 8] = [
+        let changes: [(&str, serde_json::Value); 10] = [
             ("conditions", json!({ "environments": ["production"] })),
             ("call", json!({ "method": "POST", "path": "/refunds" })),
             ("uses", json!(3)),
@@ -398,6 +420,8 @@ mod tests {
             ("ticket", json!("OPS-7")),
             ("renews", json!(Uuid::nil())),
             ("break_glass", json!(true)),
+            ("requester", json!({ "kind": "automation" })),
+            ("needs", json!({ "steps": [{ "name": "security", "approvals": 1 }] })),
             ("duration_seconds", json!(301)),
         ];
         let mut digests = std::collections::BTreeSet::from([grant().digest]);

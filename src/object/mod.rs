@@ -5,12 +5,15 @@
 //! not understood must not be ignored. What only makes sense against other objects (a grant's resource exists, a
 //! policy type-checks) is checked where those are at hand: in `control` before commit, in `authz` on compile.
 
+mod approval;
 mod grant;
+mod grant_policies;
 mod issuer;
 mod key_source;
 mod limits;
 mod mapping;
 mod policy_set;
+mod review;
 mod revocation;
 mod service;
 mod workload;
@@ -19,7 +22,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::approval::{ApprovalStep, Needs, Party, PartyKind};
 pub use self::grant::{Ending, Grant, GrantId, GrantState, ParseGrantIdError, Vote, VoteKind};
+pub use self::grant_policies::GrantPolicySet;
 pub use self::issuer::{
     Issuer, IssuerKind, Jwks, MAX_DELEGATION_DEPTH, MAX_KEYS, ProofPolicy, SigningAlgorithm, TokenType,
 };
@@ -27,11 +32,12 @@ pub use self::key_source::KeySource;
 pub use self::limits::{ExactCall, GrantConditions, TimeWindow, Weekday};
 pub use self::mapping::{Condition, Conditions, CredentialMapping, MAX_CONDITIONS, MAX_MAPPINGS, Test, claim};
 pub use self::policy_set::{POLICY_SET_KEY, PolicySet};
+pub use self::review::{Closing, Idempotency, Lift, Review};
 pub use self::revocation::{Revocation, Target};
 pub use self::service::{
     Authentication, Freshness, GrantTerms, Method, ResourceName, ResourceNameError, Route, Service,
 };
-pub use self::workload::{Workload, WorkloadKind};
+pub use self::workload::{Suspension, Workload, WorkloadKind, WorkloadPattern};
 
 /// What kind of object a document is. The order is the order in which a snapshot sends them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
@@ -50,6 +56,14 @@ pub enum Kind {
     PolicySet = 5,
     /// [`Grant`], from its request to some time after its end.
     Grant = 6,
+    /// [`GrantPolicySet`]; like all that follow, never sent to a sidecar.
+    GrantPolicySet = 7,
+    /// [`Review`]
+    Review = 8,
+    /// [`Lift`]
+    Lift = 20,
+    /// [`Idempotency`]
+    Idempotency = 21,
 }
 
 /// One parsed object.
@@ -67,6 +81,14 @@ pub enum Object {
     PolicySet(PolicySet),
     /// See [`Kind::Grant`].
     Grant(Box<Grant>),
+    /// See [`Kind::GrantPolicySet`].
+    GrantPolicySet(GrantPolicySet),
+    /// See [`Kind::Review`].
+    Review(Box<Review>),
+    /// See [`Kind::Lift`].
+    Lift(Box<Lift>),
+    /// See [`Kind::Idempotency`].
+    Idempotency(Idempotency),
 }
 
 /// What is wrong with a document, and where.
@@ -83,8 +105,23 @@ pub struct FieldError {
 
 impl Kind {
     /// Every kind, in snapshot order.
-    pub const ALL: [Self; 6] =
-        [Self::Revocation, Self::Issuer, Self::Workload, Self::Service, Self::PolicySet, Self::Grant];
+    pub const ALL: [Self; 10] = [
+        Self::Revocation,
+        Self::Issuer,
+        Self::Workload,
+        Self::Service,
+        Self::PolicySet,
+        Self::Grant,
+        Self::GrantPolicySet,
+        Self::Review,
+        Self::Lift,
+        Self::Idempotency,
+    ];
+
+    /// Whether it is the control plane's alone: no sidecar ever receives one.
+    pub const fn is_private(self) -> bool {
+        self as u8 > Self::Grant as u8
+    }
 
     /// The name used in the store, in sync and in messages.
     pub const fn name(self) -> &'static str {
@@ -95,6 +132,10 @@ impl Kind {
             Self::Service => "service",
             Self::PolicySet => "policy_set",
             Self::Grant => "grant",
+            Self::GrantPolicySet => "grant_policy_set",
+            Self::Review => "review",
+            Self::Lift => "lift",
+            Self::Idempotency => "idempotency",
         }
     }
 
@@ -130,6 +171,10 @@ impl Object {
             Kind::Service => Self::Service(from_json(body)?),
             Kind::PolicySet => Self::PolicySet(from_json(body)?),
             Kind::Grant => Self::Grant(Box::new(from_json(body)?)),
+            Kind::GrantPolicySet => Self::GrantPolicySet(from_json(body)?),
+            Kind::Review => Self::Review(Box::new(from_json(body)?)),
+            Kind::Lift => Self::Lift(Box::new(from_json(body)?)),
+            Kind::Idempotency => Self::Idempotency(from_json(body)?),
         };
         object.check()?;
         Ok(object)
@@ -144,6 +189,10 @@ impl Object {
             Self::Service(o) => o.check(),
             Self::PolicySet(o) => o.check(),
             Self::Grant(o) => o.check(),
+            Self::GrantPolicySet(o) => o.check(),
+            Self::Review(o) => o.check(),
+            Self::Lift(o) => o.check(),
+            Self::Idempotency(o) => o.check(),
         }
     }
 
@@ -156,6 +205,10 @@ impl Object {
             Self::Service(_) => Kind::Service,
             Self::PolicySet(_) => Kind::PolicySet,
             Self::Grant(_) => Kind::Grant,
+            Self::GrantPolicySet(_) => Kind::GrantPolicySet,
+            Self::Review(_) => Kind::Review,
+            Self::Lift(_) => Kind::Lift,
+            Self::Idempotency(_) => Kind::Idempotency,
         }
     }
 
@@ -168,6 +221,10 @@ impl Object {
             Self::Service(o) => o.name.clone(),
             Self::PolicySet(_) => POLICY_SET_KEY.to_owned(),
             Self::Grant(o) => o.id.to_string(),
+            Self::GrantPolicySet(_) => GrantPolicySet::KEY.to_owned(),
+            Self::Review(o) => o.grant.to_string(),
+            Self::Lift(o) => o.id().to_string(),
+            Self::Idempotency(o) => o.key.clone(),
         }
     }
 
@@ -181,6 +238,10 @@ impl Object {
             Self::Service(o) => o.name == key,
             Self::PolicySet(_) => key == POLICY_SET_KEY,
             Self::Grant(o) => uuid(&o.id.0),
+            Self::GrantPolicySet(_) => key == GrantPolicySet::KEY,
+            Self::Review(o) => uuid(&o.grant.0),
+            Self::Lift(o) => uuid(&o.revocation.id),
+            Self::Idempotency(o) => o.key == key,
         }
     }
 
@@ -193,6 +254,10 @@ impl Object {
             Self::Service(o) => serde_json::to_vec(o),
             Self::PolicySet(o) => serde_json::to_vec(o),
             Self::Grant(o) => serde_json::to_vec(o),
+            Self::GrantPolicySet(o) => serde_json::to_vec(o),
+            Self::Review(o) => serde_json::to_vec(o),
+            Self::Lift(o) => serde_json::to_vec(o),
+            Self::Idempotency(o) => serde_json::to_vec(o),
         };
         // Serialising plain structs with string keys cannot fail; an empty document would be refused by every reader.
         result.unwrap_or_default()

@@ -17,3 +17,4 @@ pub use self::eval::{Facts, GrantFacts, Inquiry, Outcome, PrincipalEntity, Resou
 pub use self::reads::Reads;
 pub use self::schema::BUILTIN_ACTIONS;
 pub use self::validate::{PolicyError, PolicyErrors, Report, validate};
+pub(crate) use self::validate::{line_and_column, parse_strictly};

@@ -67,11 +67,17 @@ pub fn validate(text: &str, custom_actions: &[String]) -> Result<Report, PolicyE
 /// Parses and validates.
 pub(super) fn parse(text: &str, custom_actions: &[String]) -> Result<Valid, PolicyErrors> {
     let schema = schema::parse(custom_actions).map_err(|e| PolicyErrors(vec![PolicyError::plain(e)]))?;
-    let parsed = PolicySet::from_str(text).map_err(|e| PolicyErrors(parse_errors(text, &e)))?;
-    let (set, policies) = named(&parsed)?;
-    check_types(text, &schema, &set)?;
+    let policies = parse_strictly(text, &schema)?;
     let reads = policies.iter().map(Reads::of).collect();
     Ok(Valid { policies, reads })
+}
+
+/// Parses a text and validates it strictly against any schema: the policies under their `@id`s, in the order of the text.
+pub(crate) fn parse_strictly(text: &str, schema: &Schema) -> Result<Vec<Policy>, PolicyErrors> {
+    let parsed = PolicySet::from_str(text).map_err(|e| PolicyErrors(parse_errors(text, &e)))?;
+    let (set, policies) = named(&parsed)?;
+    check_types(text, schema, &set)?;
+    Ok(policies)
 }
 
 /// Renames every policy to its `@id`.
@@ -138,10 +144,16 @@ fn parse_errors(text: &str, errors: &cedar_policy::ParseErrors) -> Vec<PolicyErr
 /// Cedar's errors are `miette` diagnostics; the first label says where.
 fn position(text: &str, e: &dyn miette::Diagnostic) -> (Option<usize>, Option<usize>) {
     let Some(offset) = e.labels().and_then(|mut l| l.next()).map(|l| l.offset()) else { return (None, None) };
+    let (line, column) = line_and_column(text, offset);
+    (Some(line), Some(column))
+}
+
+/// Where in the text a byte is, both from 1.
+pub(crate) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().map_or(0, |l| l.chars().count()) + 1;
-    (Some(line), Some(column))
+    (line, column)
 }
 
 fn help(e: &dyn miette::Diagnostic) -> Option<String> {

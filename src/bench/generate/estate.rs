@@ -16,7 +16,9 @@ use super::{GenerateError, ecdsa};
 use crate::clock::Timestamp;
 use crate::credential::{SpiffeId, TokenSigner};
 use crate::grant;
-use crate::object::{Grant, GrantConditions, GrantId, GrantState, Kind, Object, PolicySet, ResourceName, VoteKind};
+use crate::object::{
+    Grant, GrantConditions, GrantId, GrantState, Kind, Object, Party, PolicySet, ResourceName, VoteKind,
+};
 use crate::wire::{Epoch, ScopeId, SigningKey};
 
 /// The trust domain of everything generated.
@@ -257,8 +259,10 @@ impl Estate {
             renews: None,
             break_glass: false,
             requested_by: "alice".to_owned(),
+            requester: Party::default(),
             requested_at: self.now,
             duration_seconds: GRANT_SECONDS,
+            needs: None,
             digest: String::new(),
             state: GrantState::Pending,
             votes: Vec::new(),

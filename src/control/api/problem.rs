@@ -188,8 +188,16 @@ impl From<RuleError> for Problem {
     fn from(error: RuleError) -> Self {
         let detail = error.to_string();
         match error {
-            RuleError::OwnRequest(_) | RuleError::NotRequester(_) => Self::forbidden(detail),
-            RuleError::State { .. } | RuleError::VotedAlready(_) => Self::conflict(detail),
+            RuleError::OwnRequest(_)
+            | RuleError::NotRequester(_)
+            | RuleError::Owner(_)
+            | RuleError::Delegator(_)
+            | RuleError::NotAnOperator(_) => Self::forbidden(detail),
+            RuleError::State { .. }
+            | RuleError::VotedAlready(_)
+            | RuleError::Unapproved { .. }
+            | RuleError::NotYet(_)
+            | RuleError::TooLate(_) => Self::conflict(detail),
             RuleError::Digest { .. } => {
                 Self::conflict(detail.clone()).with_issues([FieldError::new("digest", detail).into()])
             }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::credential::SpiffeId;
-use crate::object::GrantConditions;
+use crate::object::{GrantConditions, Party};
 
 fn grant(n: u128, workload: &str, resource: &str, path: Option<&str>, from: u64, to: u64) -> Grant {
     let mut grant = Grant {
@@ -27,8 +27,10 @@ fn grant(n: u128, workload: &str, resource: &str, path: Option<&str>, from: u64,
         renews: None,
         break_glass: false,
         requested_by: "alice".to_owned(),
+        requester: Party::default(),
         requested_at: Timestamp::from_secs(1),
         duration_seconds: to.saturating_sub(from).max(1),
+        needs: None,
         digest: String::new(),
         state: GrantState::Active,
         votes: vec![],
