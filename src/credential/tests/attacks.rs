@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD as B64};
 
 use super::*;
-use CredentialReason::{Alg, IssuerUntrusted, KidUnknown, Malformed, PopMissing, Signature, Subject, Typ};
+use CredentialReason::{Alg, IssuerUntrusted, KidUnknown, Malformed, Signature, Subject, Typ};
 
 const HEADER: &str = r#"{"alg":"ES256","kid":"k1"}"#;
 
