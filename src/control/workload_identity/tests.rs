@@ -83,7 +83,8 @@ async fn a_registered_workload_is_known_by_a_token_for_here() {
     let elsewhere = site.token("agent", json!({"aud": ["a"]}));
     assert_eq!(site.reason(&elsewhere, nobody).await, Reason::CredentialAudience);
     let forged = site.token("agent", json!({}));
-    assert_eq!(site.reason(&format!("{}AA", &forged[..forged.len() - 2]), nobody).await, Reason::CredentialSignature);
+    let forged = format!("{}AA", forged.strip_suffix(|_| true).and_then(|t| t.strip_suffix(|_| true)).unwrap());
+    assert_eq!(site.reason(&forged, nobody).await, Reason::CredentialSignature);
 }
 
 #[tokio::test]
