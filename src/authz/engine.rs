@@ -26,6 +26,7 @@ use super::route::RouteMatch;
 use super::snapshot::{Registered, Snapshot};
 use super::transaction::transaction;
 use crate::clock::{Now, Timestamp};
+use crate::credential::Tie;
 use crate::grant::{Active, Covering, Standing, WorkloadKey};
 use crate::object::{Freshness, GrantId};
 use crate::policy::{Facts, GrantFacts, Inquiry, Outcome, TransactionFacts};
@@ -214,6 +215,11 @@ fn steps(
     let route = snapshot.routes.table.find(host, request.method, path);
     parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
     let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
+    if let (Some(tie), Some(route)) = (caller.tie(), route)
+        && tie.service != route.service
+    {
+        return deny(Reason::CredentialAudience, "the token is for another service");
+    }
     trace.step("authenticate", || caller.describe());
 
     // Proof of possession: never from a cache. It may be of a certificate that the route does not look at.
@@ -282,9 +288,11 @@ fn steps(
             return deny(reason, "the workload that acts, or its tokens of that time, have been revoked");
         }
     }
-    if let Some(grant) = caller.grant().filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {
-        parts.grant = Some(grant);
-        return deny(Reason::RevokedGrant, "the token is tied to a grant that has been revoked");
+    if let Some(tie) = caller.tie() {
+        parts.grant = Some(tie.grant);
+        if snapshot.revocations.is_grant_revoked(tie.grant) {
+            return deny(Reason::RevokedGrant, "the token is tied to a grant that has been revoked");
+        }
     }
 
     // Resource and action.
@@ -295,14 +303,18 @@ fn steps(
     let (method, host, now) = (request.method, &**host, now.wall);
     let subject = Question { snapshot, workload, key, route, path, method, host, transaction, now };
     let until = good_until.min(caller.until());
-    let mut answer = subject.answer(until, memo, trace, &mut parts.cached);
+    let mut answer = match caller.tie() {
+        None => subject.answer(until, memo, trace, &mut parts.cached),
+        Some(tie) => subject.answer_within(tie, until, memo, trace, &mut parts.cached),
+    };
     // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
     if let Some((workload, key)) = actor.filter(|_| answer.reason.is_allow()) {
         let mut cached = false;
         let actor = Question { workload, key, ..subject };
         let of_actor = actor.answer(until, memo, trace, &mut cached);
         parts.cached &= cached;
-        if !of_actor.reason.is_allow() || answer.reason == Reason::AllowPolicy {
+        let tells_more = answer.reason == Reason::AllowPolicy && caller.tie().is_none();
+        if !of_actor.reason.is_allow() || tells_more {
             answer = of_actor;
         }
     }
@@ -349,12 +361,56 @@ impl Question<'_> {
     /// What grants and policy say.
     fn answer(&self, until: Timestamp, memo: &impl Memo, trace: &mut Trace, hit: &mut bool) -> Answer {
         let covering = self.grants();
-        let route = self.route;
-        trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(&covering)));
-        let answer = self.cached(&covering, until, memo, hit);
-        let answer = answer.as_ref().map_or_else(|| self.fallback(), |known| known.answer.clone());
+        let answer = self.judge(&covering, until, memo, trace, hit);
         trace.step("policy", || format!("{} (policies: {})", answer.reason, answer.policies.join(", ")));
         answer
+    }
+
+    /// The same of a token that is good for one grant, and within its scope: no other grant counts, and without this one
+    /// nothing does, whatever policy gives to other tokens of the workload.
+    fn answer_within(
+        &self,
+        tie: &Tie,
+        until: Timestamp,
+        memo: &impl Memo,
+        trace: &mut Trace,
+        hit: &mut bool,
+    ) -> Answer {
+        let in_scope = tie.scope.iter().any(|action| **action == *self.route.action);
+        let covering = match in_scope {
+            true => self.grant(tie.grant),
+            false => Covering { active: SmallVec::new(), standing: Standing::Scope(tie.grant) },
+        };
+        let answer = match covering.active.is_empty() {
+            false => Answer { grant: Some(tie.grant), ..self.judge(&covering, until, memo, trace, hit) },
+            true => {
+                trace.step("grant", || format!("the token's own does not cover it ({:?})", covering.standing));
+                self.outside(tie.grant, covering.standing)
+            }
+        };
+        trace.step("policy", || format!("{} (policies: {})", answer.reason, answer.policies.join(", ")));
+        answer
+    }
+
+    fn judge(
+        &self,
+        covering: &Covering,
+        until: Timestamp,
+        memo: &impl Memo,
+        trace: &mut Trace,
+        hit: &mut bool,
+    ) -> Answer {
+        let route = self.route;
+        trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(covering)));
+        let answer = self.cached(covering, until, memo, hit);
+        answer.as_ref().map_or_else(|| self.fallback(), |known| known.answer.clone())
+    }
+
+    /// What is known of one grant.
+    fn grant(&self, id: GrantId) -> Covering {
+        let names = [&*self.route.resource, &*self.route.service];
+        let revoked = |id| self.snapshot.revocations.is_grant_revoked(id);
+        self.snapshot.grants.find_one(id, &self.key, names, &self.route.action, self.path, self.now, revoked)
     }
 
     fn grants(&self) -> Covering {
@@ -457,25 +513,47 @@ impl Question<'_> {
 
     /// A denial without a grant: if a grant would help, say what is known about grants, and what to ask for.
     fn without_grant(&self, inquiry: &Inquiry<'_>, plain: Outcome, standing: Standing) -> Answer {
+        if matches!(plain, Outcome::Error(_)) || !self.would_help(inquiry) {
+            return denial(plain, None);
+        }
+        let (reason, grant) = standing.reason();
+        let policies = denial(plain, None).policies;
+        let grant_request = reason.is_entitlement().then(|| self.hint());
+        Answer { reason, grant, policies, grant_request }
+    }
+
+    /// A denial because the grant that the token is tied to does not cover the request.
+    fn outside(&self, grant: GrantId, standing: Standing) -> Answer {
+        let (reason, _) = standing.reason();
+        let hint = |resource| {
+            let (method, path, host, transaction) = (self.method, self.path.as_str(), self.host, self.transaction);
+            let facts = Facts { method, path, host, transaction };
+            let inquiry = self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts);
+            self.would_help(&inquiry).then(|| self.hint())
+        };
+        let grant_request =
+            self.snapshot.routes.resource(self.route).filter(|_| reason.is_entitlement()).and_then(hint);
+        Answer { reason, grant: Some(grant), policies: no_policies(), grant_request }
+    }
+
+    /// Whether policy would allow it with a grant.
+    fn would_help(&self, inquiry: &Inquiry<'_>) -> bool {
         let hypothetical = GrantFacts {
             id: GrantId(uuid::Uuid::nil()),
             actions: Arc::from([Box::from(&*self.route.action)]),
             duration_seconds: self.route.max_grant_seconds,
         };
-        if matches!(plain, Outcome::Error(_)) || !matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_)) {
-            return denial(plain, None);
-        }
-        let (reason, grant) = standing.reason();
-        let policies = denial(plain, None).policies;
-        let grant_request = reason.is_entitlement().then(|| {
-            Arc::new(GrantHint {
-                workload: Arc::clone(&self.workload.id),
-                resource: Arc::clone(&self.route.resource),
-                actions: vec![Arc::clone(&self.route.action)],
-                max_duration_seconds: self.route.max_grant_seconds,
-            })
-        });
-        Answer { reason, grant, policies, grant_request }
+        matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_))
+    }
+
+    /// What to ask for.
+    fn hint(&self) -> Arc<GrantHint> {
+        Arc::new(GrantHint {
+            workload: Arc::clone(&self.workload.id),
+            resource: Arc::clone(&self.route.resource),
+            actions: vec![Arc::clone(&self.route.action)],
+            max_duration_seconds: self.route.max_grant_seconds,
+        })
     }
 
     fn fallback(&self) -> Answer {

@@ -17,6 +17,7 @@ mod rules;
 pub mod store;
 pub mod sweep;
 pub mod sync_server;
+pub mod token_keys;
 pub mod token_review;
 pub mod workload_identity;
 

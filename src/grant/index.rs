@@ -238,6 +238,39 @@ impl GrantIndex {
         found
     }
 
+    /// What is known of one grant of `workload` for `action` on `path` of a resource, whatever other grants there are.
+    #[expect(clippy::too_many_arguments, reason = "a question has as many parts")]
+    pub fn find_one(
+        &self,
+        id: GrantId,
+        workload: &WorkloadKey,
+        resource: [&str; 2],
+        action: &str,
+        path: &CanonicalPath<'_>,
+        now: Timestamp,
+        is_revoked: impl Fn(GrantId) -> bool,
+    ) -> Covering {
+        let mut found = Covering { active: SmallVec::new(), standing: Standing::None };
+        let leaf = self.by_workload.get(Shard::of(&workload.0));
+        let Some(leaf) = leaf.filter(|_| !self.filling) else { return found };
+        let look = Look { names: &self.names, leaf, action, path, now, apart: Apart::Id, is_revoked };
+        let resources = resource.map(|name| self.names.resources.get(name).copied());
+        // What can cover the request stands together; only a denial looks at the rest.
+        for resource in resources.iter().flatten() {
+            let [general, matching, _] = leaf.find(&workload.0, *resource, path.as_str());
+            let here = general.iter().chain(matching);
+            here.filter(|entry| entry.id == *id.0.as_bytes()).for_each(|entry| look.consider(entry, &mut found));
+            if !found.active.is_empty() {
+                found.active.truncate(1);
+                return found;
+            }
+        }
+        for entry in leaf.of(&workload.0).iter().filter(|entry| entry.id == *id.0.as_bytes()) {
+            found.standing = found.standing.max(look.standing(entry));
+        }
+        found
+    }
+
     /// What policies may know of an active grant.
     pub fn facts(&self, active: &Active) -> GrantFacts {
         let actions = self.names.action_set(active.actions);
@@ -313,6 +346,21 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
             }
         };
         found.standing = found.standing.max(standing);
+    }
+}
+
+impl<R: Fn(GrantId) -> bool> Look<'_, R> {
+    /// What can be said about a grant that does not cover the request, whatever resource it is on.
+    fn standing(&self, entry: &Entry) -> Standing {
+        let id = GrantId(uuid::Uuid::from_bytes(entry.id));
+        let revoked = entry.phase == Phase::Revoked || (self.is_revoked)(id);
+        match entry.phase {
+            _ if revoked => Standing::Over(Ended { at: entry.not_after.min(self.now), revoked, id }),
+            Phase::Pending => Standing::Pending(id),
+            _ if self.now < entry.not_before => Standing::NotYetValid(id),
+            _ if self.now >= entry.not_after => Standing::Over(Ended { at: entry.not_after, revoked, id }),
+            _ => Standing::Scope(id),
+        }
     }
 }
 

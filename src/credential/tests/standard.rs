@@ -75,7 +75,7 @@ fn a_good_token_says_who_and_until_when() {
         proof: ProofPolicy::default(),
         is_wit: false,
         bound_objects: SmallVec::new(),
-        grant: None,
+        tie: None,
         claims: None,
         kind: IssuerKind::Spiffe,
         issuer: "prod".into(),
