@@ -20,6 +20,7 @@ use crate::control::keys::Keys;
 use crate::control::operators::Operators;
 use crate::control::store::{SqliteStore, Store};
 use crate::control::sync_server::{self, SyncServerConfig, SyncServerDeps};
+use crate::control::token_keys::TokenKeys;
 use crate::control::token_review::TokenReviewSettings;
 use crate::control::{Core, CoreConfig, sweep};
 use crate::drain::Signal;
@@ -43,6 +44,7 @@ pub struct Bound {
     core: Arc<Core>,
     fleet: Arc<Fleet>,
     keys: Arc<Keys>,
+    tokens: Option<Arc<TokenKeys>>,
     metrics: Arc<ControlMetrics>,
     api: (TcpListener, SocketAddr),
     api_tls: Option<Arc<rustls::ServerConfig>>,
@@ -84,7 +86,11 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
     let fleet = Fleet::open(Arc::clone(&deps.clock), fleet_config(&config.sync, registry.clone()))
         .map_err(|e| BuildError::File { path: registry, reason: e.to_string() })?;
 
-    let api_config = ApiConfig { points: points(&config.sync), ..ApiConfig::default() };
+    let tokens = match config.tokens.clone() {
+        Some(tokens) => Some(TokenKeys::open(Arc::clone(&core), &directory, tokens.keys).await?),
+        None => None,
+    };
+    let api_config = ApiConfig { points: points(&config.sync), tokens: tokens.clone(), ..ApiConfig::default() };
     let keys = Keys::new(Arc::clone(&core), Arc::clone(&metrics), config.keys.clone());
     let api_router = api::router(Arc::clone(&core), Arc::clone(&fleet), operators, Arc::clone(&keys), api_config);
     let sync_config = SyncServerConfig {
@@ -119,6 +125,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         core,
         fleet,
         keys,
+        tokens,
         metrics,
         api,
         api_tls,
@@ -199,6 +206,9 @@ impl Bound {
         let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core))));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
+        if let Some(tokens) = self.tokens {
+            spawn.spawn(stop.clone().run_until_cancelled_owned(tokens.run()));
+        }
         spawn.spawn(stop.clone().run_until_cancelled_owned(measure(self.fleet, self.metrics)));
         drop(self.blocker);
 

@@ -528,7 +528,8 @@ impl Question<'_> {
         let hint = |resource| {
             let (method, path, host, transaction) = (self.method, self.path.as_str(), self.host, self.transaction);
             let facts = Facts { method, path, host, transaction };
-            let inquiry = self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts);
+            let inquiry =
+                self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts);
             self.would_help(&inquiry).then(|| self.hint())
         };
         let grant_request =

@@ -11,6 +11,7 @@ mod apply;
 mod args;
 mod bench;
 mod check;
+mod credential;
 mod decisions;
 mod dev;
 mod documents;
@@ -88,6 +89,8 @@ enum Command {
     #[command(subcommand)]
     Token(token::TokenCommand),
     #[command(subcommand)]
+    Credential(credential::CredentialCommand),
+    #[command(subcommand)]
     Decisions(decisions::DecisionsCommand),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -142,6 +145,7 @@ impl Command {
             Self::Operator(command) => command.run(out),
             Self::Fleet(args) => args.run(out),
             Self::Token(command) => command.run(out),
+            Self::Credential(command) => command.run(out),
             Self::Decisions(command) => command.run(out),
             Self::Bench(command) => command.run(out),
             Self::Config(command) => command.run(out),

@@ -1,7 +1,7 @@
 //! What every request passes first: its id, who asks, the limits, and a net under panics.
 //!
 //! Plane: control. Authentication comes before anything is read of the body, and before a place among the concurrent
-//! requests is taken. Nothing is answered without it, not even that a path does not exist.
+//! requests is taken. Nothing is answered without it, not even that a path does not exist, but for what is public.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use super::extract::{Caller, MAX_WAIT};
 use super::problem::Problem;
 use crate::control::principal::Principal;
 
+/// What anybody may ask for: whoever verifies a token, or asks for one with a token of its own.
+const PUBLIC: [&str; 2] = ["/.well-known/jwks.json", "/.well-known/spiffe-bundle"];
 /// The header that carries the request's id, both ways.
 const REQUEST_ID: &str = "x-request-id";
 
@@ -28,18 +30,23 @@ pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: N
     tracing::debug!(request_id = %id, %method, %path, status = response.status().as_u16(), "answered");
     let headers = response.headers_mut();
     super::respond::insert(headers, header::HeaderName::from_static(REQUEST_ID), &id);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
 async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> Result<Response, Problem> {
-    let principal = authenticate(api, request.headers())?;
+    let principal = match PUBLIC.contains(&request.uri().path()) {
+        true => None,
+        false => Some(authenticate(api, request.headers())?),
+    };
     let Ok(_place) = api.places.try_acquire() else {
         return Err(Problem::unavailable("too many requests at once"));
     };
     let waits = request.uri().query().is_some_and(|q| q.contains("wait="));
     let limit = api.config.request_timeout + if waits { MAX_WAIT } else { std::time::Duration::ZERO };
-    request.extensions_mut().insert(Caller { principal, request_id: Arc::clone(id) });
+    if let Some(principal) = principal {
+        request.extensions_mut().insert(Caller { principal, request_id: Arc::clone(id) });
+    }
     let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(limit, handled).await {
         Ok(Ok(response)) => Ok(response),

@@ -18,6 +18,7 @@ mod respond;
 mod revocations;
 mod serve;
 mod services;
+mod signing_keys;
 mod status;
 mod workloads;
 
@@ -34,6 +35,7 @@ use super::core::Core;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
 use super::operators::Operators;
+use super::token_keys::TokenKeys;
 use crate::clock::Timestamp;
 
 pub use self::serve::{ServeLimits, serve};
@@ -51,6 +53,8 @@ pub struct ApiConfig {
     pub max_concurrent_requests: usize,
     /// How long a request may take, beside what it asks to wait.
     pub request_timeout: Duration,
+    /// The keys of tokens, if the control plane issues any.
+    pub tokens: Option<Arc<TokenKeys>>,
 }
 
 /// What handlers work with.
@@ -84,7 +88,7 @@ pub fn router(
     let limited = |routes: MethodRouter<Arc<Api>>, limit: usize| {
         routes.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)))
     };
-    let routes: [(&str, MethodRouter<Arc<Api>>); 22] = [
+    let routes: [(&str, MethodRouter<Arc<Api>>); 27] = [
         ("/v1/status", get(status::show)),
         ("/v1/enforcement-points", get(status::enforcement_points)),
         ("/v1/operators", get(operators::list).post(operators::create)),
@@ -107,6 +111,11 @@ pub fn router(
         ("/v1/grants/{id}/revoke", post(grants::revoke)),
         ("/v1/revocations", get(revocations::list).post(revocations::create)),
         ("/v1/revocations/{id}", get(revocations::show)),
+        ("/v1/signing-keys", get(signing_keys::list)),
+        ("/v1/signing-keys/rotate", post(signing_keys::rotate)),
+        ("/v1/signing-keys/{kid}/revoke", post(signing_keys::revoke)),
+        ("/.well-known/jwks.json", get(signing_keys::jwks)),
+        ("/.well-known/spiffe-bundle", get(signing_keys::spiffe_bundle)),
     ];
     let mut router = Router::new().route("/v1/policies", limited(post(policies::publish), policy_body));
     for (path, methods) in routes {
@@ -127,6 +136,7 @@ impl Default for ApiConfig {
             max_policy_bytes: 24 << 20,
             max_concurrent_requests: 512,
             request_timeout: Duration::from_secs(30),
+            tokens: None,
         }
     }
 }

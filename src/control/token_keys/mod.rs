@@ -110,7 +110,12 @@ enum Ask<'a> {
 impl TokenKeys {
     /// Opens the keys in the data directory; makes the first at first start.
     pub async fn open(core: Arc<Core>, data: &Path, config: TokenKeysConfig) -> Result<Arc<Self>, TokenKeyError> {
-        let keys = Arc::new(Self { core, vault: Vault::open(&Self::directory(data))?, config, turn: tokio::sync::Mutex::default() });
+        let keys = Arc::new(Self {
+            core,
+            vault: Vault::open(&Self::directory(data))?,
+            config,
+            turn: tokio::sync::Mutex::default(),
+        });
         keys.tend().await?;
         Ok(keys)
     }

@@ -156,7 +156,8 @@ fn line(file: &File, case: &Case, name: &str, token: &str, issuers: &[Issuer]) -
         line["issuer"] = json!(issuers);
     }
     // What only a request can tell, the command line does not.
-    let of_request = matches!(case.reason.family(), "input" | "entitlement") || case.reason == Reason::CredentialAudience;
+    let of_request =
+        matches!(case.reason.family(), "input" | "entitlement") || case.reason == Reason::CredentialAudience;
     let reason = if of_request { case.alone() } else { case.reason.code() };
     let expected = (reason != "ok" && !case.reason.is_allow()).then(|| reason.to_owned());
     Line { name: name.to_owned(), text: line.to_string(), expected }
