@@ -9,13 +9,13 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::change::{Change, Prepared};
+use super::change::{Change, Parsed, Prepared};
 use super::mapping::Mappings;
 use super::revocations::Revocations;
 use super::route::{RouteMatch, RouteTable};
 use crate::credential::IssuerSet;
-use crate::grant::{GrantIndex, ShardedMap, WorkloadKey};
-use crate::object::{GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
+use crate::grant::{CompactGrant, GrantIndex, ShardedMap, WorkloadKey, compact};
+use crate::object::{FieldError, GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
 use crate::policy::{CompiledPolicies, PrincipalEntity, ResourceEntity};
 use crate::wire::Position;
 
@@ -129,14 +129,15 @@ impl Builder {
         let Prepared { kind, key, parsed } = change;
         let place = (kind, key);
         match parsed {
-            Ok(object) => {
+            Ok(parsed) => {
                 if self.next.sources.unreadable.contains(&place) {
                     Arc::make_mut(&mut self.next.sources).unreadable.remove(&place);
                     self.stale.insert(kind);
                 }
-                match object {
-                    Some(object) => self.put(object),
-                    None => self.remove(kind, &place.1),
+                match parsed {
+                    Parsed::Object(object) => self.put(object),
+                    Parsed::Grant(form) => _ = self.put_grant(&form),
+                    Parsed::Gone => self.remove(kind, &place.1),
                 }
             }
             Err(e) => {
@@ -148,6 +149,23 @@ impl Builder {
                 }
             }
         }
+    }
+
+    /// Takes in a batch of grants in their compact form, and tells how many there were. One that cannot be read fails
+    /// alone; a batch that is cut off is an error.
+    pub fn take_in_grants(&mut self, batch: &[u8]) -> Result<u64, FieldError> {
+        let mut count = 0;
+        for form in compact::split(batch) {
+            let form = form?;
+            count += 1;
+            if let Err(e) = self.put_grant(form) {
+                // Where the form has the id, if it has one.
+                let id = form.get(4..20).and_then(|id| uuid::Uuid::from_slice(id).ok()).unwrap_or_default();
+                self.remove(Kind::Grant, &id.to_string());
+                self.refuse(Kind::Grant, &id.to_string(), e.to_string());
+            }
+        }
+        Ok(count)
     }
 
     /// Compiles.
@@ -166,7 +184,6 @@ impl Builder {
         let version = self.version;
         match object {
             Object::Revocation(r) => self.next.revocations.put(&r, version),
-            Object::Grant(g) => self.next.grants.put(&g, version),
             Object::Workload(w) => {
                 let key = WorkloadKey::of(w.id.as_str());
                 let known = self.next.workloads.get(&key.0).cloned();
@@ -190,7 +207,15 @@ impl Builder {
             }
             // The control plane's own: nothing here is decided by it.
             Object::GrantPolicySet(_) | Object::Review(_) | Object::Lift(_) | Object::Idempotency(_) => {}
+            // Comes as a form.
+            Object::Grant(_) => {}
         }
+    }
+
+    fn put_grant(&mut self, form: &[u8]) -> Result<(), FieldError> {
+        let grant = CompactGrant::read(form)?;
+        self.next.grants.put(&grant, self.version);
+        Ok(())
     }
 
     fn remove(&mut self, kind: Kind, key: &str) {
