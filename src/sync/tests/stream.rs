@@ -469,7 +469,7 @@ async fn pending_revisions_merge_into_one_delta_and_big_ones_are_not_split() {
     plane.commit(vec![change]);
     // One revision larger than a delta is filled up to.
     let many: Vec<Change> =
-        (0..1500).map(|i| plane.estate.grant("ci", "payments/refunds", &["write"], None, 600 + i).1).collect();
+        (0..5000).map(|i| plane.estate.grant("ci", "payments/refunds", &["write"], None, 600 + i).1).collect();
     let big = plane.commit(many);
     let last = plane.estate.revoke(&json!({"kind": "token", "issuer": "test", "jti": "x"}));
     let tip = plane.commit(vec![last]);
@@ -488,7 +488,7 @@ async fn pending_revisions_merge_into_one_delta_and_big_ones_are_not_split() {
     assert_eq!((deltas[1].from, deltas[1].to), (big.revision.0, tip.revision.0));
     let of_grant: Vec<_> = deltas[0].objects.iter().filter(|o| o.key == grant.id.to_string()).collect();
     assert!(of_grant.len() == 1 && of_grant[0].deleted, "the last word on an object wins: {of_grant:?}");
-    assert_eq!(deltas[0].objects.len(), 1551);
+    assert_eq!(deltas[0].objects.len(), 5051);
     assert!(Revision(deltas[1].to) == tip.revision && deltas[1].objects.len() == 1);
 }
 
