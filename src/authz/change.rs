@@ -36,7 +36,7 @@ pub(super) enum Parsed {
     /// The form of a grant, which can be read.
     Grant(Bytes),
     /// Any other object.
-    Object(Object),
+    Object(Box<Object>),
 }
 
 // === impl Change ===
@@ -66,7 +66,7 @@ impl Prepared {
                 Err(e) => Err(e),
             },
             Some(body) => match Object::parse(kind, &body) {
-                Ok(object) if object.has_key(&key) => Ok(Parsed::Object(object)),
+                Ok(object) if object.has_key(&key) => Ok(Parsed::Object(Box::new(object))),
                 Ok(object) => of_another(&object.key()),
                 Err(e) => Err(e),
             },

@@ -135,7 +135,7 @@ impl Builder {
                     self.stale.insert(kind);
                 }
                 match parsed {
-                    Parsed::Object(object) => self.put(object),
+                    Parsed::Object(object) => self.put(*object),
                     Parsed::Grant(form) => _ = self.put_grant(&form),
                     Parsed::Gone => self.remove(kind, &place.1),
                 }
