@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,25 +14,28 @@ use serde_json::Value;
 use super::Api;
 use super::extract::{Caller, Name, Optional, Params};
 use super::problem::Problem;
-use super::respond::{Page, PageQuery, WaitQuery, Written, json};
+use super::respond::{Page, PageQuery, WaitQuery, Written, insert, json};
 use crate::control::store::Committed;
 use crate::control::token_keys::{Published, TokenKeyError, TokenKeys};
 use crate::object::{Kind, SigningKey};
 use crate::wire::Revision;
 
+/// What there is not where the configuration has no `tokens`.
+pub(super) const NONE: &str = "issuer of tokens here: `tokens` is not configured";
+
 /// How a key is to be followed by the next.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Rotation {
+pub(super) struct KeyRotation {
     /// Now, although not everybody may have heard of the next key yet: those deny its tokens until they have.
     #[serde(default)]
     at_once: bool,
 }
 
 /// Why a key is revoked.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Reason {
+pub(super) struct KeyRevocation {
     #[serde(default)]
     reason: String,
 }
@@ -45,7 +48,7 @@ pub(super) async fn rotate(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Params(query): Params<WaitQuery>,
-    Optional(Rotation { at_once }): Optional<Rotation>,
+    Optional(KeyRotation { at_once }): Optional<KeyRotation>,
 ) -> Result<Response, Problem> {
     let changed = keys(&api)?.rotate(&caller.intent("signing_key.rotate"), at_once).await?;
     answer(&api, changed, &query).await
@@ -56,7 +59,7 @@ pub(super) async fn revoke(
     caller: Caller,
     Name(kid): Name,
     Params(query): Params<WaitQuery>,
-    Optional(Reason { reason }): Optional<Reason>,
+    Optional(KeyRevocation { reason }): Optional<KeyRevocation>,
 ) -> Result<Response, Problem> {
     crate::object::check_text("reason", &reason, 1000)?;
     let changed = keys(&api)?.revoke(&caller.intent("signing_key.revoke"), &kid, &reason).await?;
@@ -80,26 +83,25 @@ async fn answer(
 /// The key set (RFC 7517), for whoever verifies tokens without an enforcement point.
 pub(super) async fn jwks(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let published = keys(&api)?.published();
-    Ok(public(&published, &published.jwks(), "application/jwk-set+json"))
+    Ok(public(&published, &published.jwks()))
 }
 
 /// The same as a SPIFFE trust bundle.
 pub(super) async fn spiffe_bundle(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let published = keys(&api)?.published();
-    Ok(public(&published, &published.spiffe_bundle(), "application/json"))
+    Ok(public(&published, &published.spiffe_bundle()))
 }
 
-fn public(published: &Published, body: &Value, media_type: &'static str) -> Response {
+fn public(published: &Published, body: &Value) -> Response {
     let mut response = json(StatusCode::OK, body);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    super::respond::insert(headers, header::CACHE_CONTROL, &format!("public, max-age={}", published.cache.as_secs()));
+    let cache = format!("public, max-age={}", published.cache.as_secs());
+    insert(response.headers_mut(), header::CACHE_CONTROL, &cache);
     response
 }
 
 /// The keys, if this control plane issues tokens.
 fn keys(api: &Api) -> Result<&TokenKeys, Problem> {
-    api.config.tokens.as_deref().ok_or_else(|| Problem::not_found("issuer here: `tokens` is not configured"))
+    api.config.tokens.as_deref().ok_or_else(|| Problem::not_found(NONE))
 }
 
 impl From<TokenKeyError> for Problem {
