@@ -146,7 +146,8 @@ impl Question<'_> {
     /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
     fn evaluate(&self, covering: &Covering) -> Option<Answer> {
         let resource = self.snapshot.routes.resource(self.route)?;
-        let (method, path, host, transaction) = (self.circumstances.method, self.path.as_str(), self.host, self.transaction);
+        let (method, path, host, transaction) =
+            (self.circumstances.method, self.path.as_str(), self.host, self.transaction);
         let facts = Facts { method, path, host, transaction };
         let inquiry = self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts);
         let plain = inquiry.ask(None);

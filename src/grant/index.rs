@@ -175,7 +175,10 @@ impl GrantIndex {
                 }
             }
             // Grants for other exact paths of this resource matter only to what is said.
-            if found.active.is_empty() && found.counted.is_empty() && found.standing < Standing::Scope(GrantId(uuid::Uuid::nil())) {
+            if found.active.is_empty()
+                && found.counted.is_empty()
+                && found.standing < Standing::Scope(GrantId(uuid::Uuid::nil()))
+            {
                 for entry in exact.iter().take(EXPLAIN_AT_MOST) {
                     look.consider(entry, &mut found);
                 }

@@ -148,7 +148,8 @@ impl<'a> Circumstances<'a> {
     /// not it.
     fn single_header(&self, name: &str) -> Option<&'a [u8]> {
         let same = |a: u8, b: u8| a.eq_ignore_ascii_case(&b) || (a == b'_' && b == b'-');
-        let is = |h: &&Header<'_>| h.name.len() == name.len() && h.name.iter().zip(name.bytes()).all(|(a, b)| same(*a, b));
+        let is =
+            |h: &&Header<'_>| h.name.len() == name.len() && h.name.iter().zip(name.bytes()).all(|(a, b)| same(*a, b));
         let mut found = self.headers.iter().filter(is);
         match (found.next(), found.next()) {
             (Some(header), None) if header.name.eq_ignore_ascii_case(name.as_bytes()) => Some(header.value),
