@@ -16,12 +16,15 @@ use crate::object::{ExactCall, Grant, GrantConditions, TimeWindow, Weekday};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Limits {
     networks: Box<[Network]>,
-    environments: Box<[Box<str>]>,
-    headers: Box<[(Box<str>, Box<[Box<str>]>)]>,
+    environments: Texts,
+    headers: Box<[(Box<str>, Texts)]>,
     windows: Box<[Window]>,
     call: Option<Call>,
     uses: Option<u32>,
 }
+
+/// Any of some texts.
+type Texts = Box<[Box<str>]>;
 
 /// What a request is like, as far as limits ask.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ impl Limits {
     /// Those of a grant; `None` if one of them cannot be understood.
     pub(super) fn of(grant: &Grant) -> Option<Self> {
         let GrantConditions { source_networks, environments, headers, windows } = &grant.conditions;
-        let texts = |list: &[String]| list.iter().map(|text| text.as_str().into()).collect::<Box<[Box<str>]>>();
+        let texts = |list: &[String]| list.iter().map(|text| text.as_str().into()).collect::<Texts>();
         Some(Self {
             networks: source_networks.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?,
             environments: texts(environments),

@@ -73,7 +73,7 @@ impl CheckArgs {
                 let peer = Peer { principal, certificate, address: self.peer_address };
                 let body = self.body()?;
                 let body = body.as_ref().map(String::as_bytes);
-                offline::decide(directory, key, request, (&*self.headers()?, body, peer), self.explain)?
+                offline::decide(directory, key, request, (&*self.headers()?, body), peer, self.explain)?
             }
             _ => block_on(self.ask())?,
         };

@@ -23,7 +23,8 @@ pub(super) fn decide(
     directory: &Path,
     verify_key_file: &Path,
     (method, path, host): (&str, &str, &str),
-    (headers, body, peer): (&[(String, String)], Option<&[u8]>, Peer<'_>),
+    (headers, body): (&[(String, String)], Option<&[u8]>),
+    peer: Peer<'_>,
     explain: bool,
 ) -> Result<Value, Failure> {
     let key = VerifyKey::parse(&files::read_text(verify_key_file)?)
