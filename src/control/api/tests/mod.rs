@@ -2,6 +2,8 @@
 
 mod flow;
 mod harness;
+mod idempotency;
 mod refusals;
 mod rules;
 mod serving;
+mod table;
