@@ -20,6 +20,7 @@ mod peer;
 pub mod problem;
 mod proof;
 mod question;
+mod ready;
 mod reason;
 mod request;
 mod revocations;

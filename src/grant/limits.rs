@@ -8,9 +8,10 @@ use core::net::IpAddr;
 use std::cell::OnceCell;
 use std::time::Duration;
 
+use super::compact::CompactGrant;
 use crate::authz::{Header, Network};
 use crate::clock::Timestamp;
-use crate::object::{ExactCall, Grant, GrantConditions, TimeWindow, Weekday};
+use crate::object::{ExactCall, GrantConditions, TimeWindow, Weekday};
 
 /// The limits of one grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +78,7 @@ const DAY: u64 = 24 * 60 * MINUTE;
 
 impl Limits {
     /// Those of a grant; `None` if one of them cannot be understood.
-    pub(super) fn of(grant: &Grant) -> Option<Self> {
+    pub(super) fn of(grant: &CompactGrant<'_>) -> Option<Self> {
         let GrantConditions { source_networks, environments, headers, windows } = &grant.conditions;
         let texts = |list: &[String]| list.iter().map(|text| text.as_str().into()).collect::<Texts>();
         Some(Self {

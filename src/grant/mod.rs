@@ -3,6 +3,7 @@
 //! Plane: pure; time is an argument. A look-up costs the same whatever the number of grants. An end is never moved:
 //! `not_after` is fixed at activation, and a terminal state is final.
 
+pub mod compact;
 mod covering;
 mod index;
 mod leaf;
@@ -12,6 +13,7 @@ mod rules;
 mod sharded;
 mod shards;
 
+pub use self::compact::CompactGrant;
 pub use self::covering::{Active, Apart, Covering, End, Ended, Sought, Standing};
 pub use self::index::GrantIndex;
 pub use self::limits::{Circumstances, Unmet};

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::object::Grant;
 
 /// Limits of a grant with these fields.
 fn limits(fields: Value) -> Limits {
@@ -16,7 +17,8 @@ fn limits(fields: Value) -> Limits {
     let mut grant: Grant = serde_json::from_value(document).unwrap();
     grant.digest = grant.request_digest();
     assert_eq!(crate::object::Object::Grant(Box::new(grant.clone())).check(), Ok(()));
-    Limits::of(&grant).unwrap()
+    let form = CompactGrant::encode(&grant);
+    Limits::of(&CompactGrant::read(&form).unwrap()).unwrap()
 }
 
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
@@ -108,6 +110,13 @@ fn a_document_that_slipped_through_is_no_limits() {
             "requested_by": "alice", "requested_at": Timestamp::from_secs(1), "duration_seconds": 60, "digest": "",
             "state": "pending", "conditions": conditions, "call": call,
         });
-        assert_eq!(Limits::of(&serde_json::from_value(document).unwrap()), None);
+        let grant: Grant = serde_json::from_value(document).unwrap();
+        // Neither the form nor, if it got so far, the limits.
+        assert!(CompactGrant::read(&CompactGrant::encode(&grant)).is_err());
+        let (conditions, call) = (grant.conditions.clone(), grant.call.clone());
+        let plain = Grant { conditions: GrantConditions::default(), call: None, ..grant };
+        let form = CompactGrant::encode(&plain);
+        let slipped = CompactGrant { conditions, call, ..CompactGrant::read(&form).unwrap() };
+        assert_eq!(Limits::of(&slipped), None);
     }
 }
