@@ -176,7 +176,7 @@ impl Question<'_> {
         let hypothetical = GrantFacts {
             id: GrantId(uuid::Uuid::nil()),
             actions: Arc::from([Box::from(&*self.route.action)]),
-            duration_seconds: self.route.max_grant_seconds,
+            duration_seconds: self.route.grants.max_duration_seconds,
         };
         if matches!(plain, Outcome::Error(_)) || !matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_)) {
             return denial(plain, None);
@@ -188,7 +188,7 @@ impl Question<'_> {
                 workload: Arc::clone(&self.workload.id),
                 resource: Arc::clone(&self.route.resource),
                 actions: vec![Arc::clone(&self.route.action)],
-                max_duration_seconds: self.route.max_grant_seconds,
+                terms: self.route.grants,
             })
         });
         Answer { reason, grant, policies, grant_request }
