@@ -75,9 +75,8 @@ impl Question<'_> {
         hit: &mut bool,
     ) -> Answer {
         let in_scope = tie.scope.iter().any(|action| **action == *self.route.action);
-        let found = in_scope.then(|| {
-            self.snapshot.grants.find_one(tie.grant, &self.key, &self.sought(), |id| self.is_revoked(id))
-        });
+        let found = in_scope
+            .then(|| self.snapshot.grants.find_one(tie.grant, &self.key, &self.sought(), |id| self.is_revoked(id)));
         let answer = match found {
             Some(covering) if !covering.active.is_empty() => {
                 Answer { grant: Some(tie.grant), ..self.judge(&covering, until, memo, trace, hit) }

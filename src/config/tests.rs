@@ -389,6 +389,8 @@ fn a_control_plane_that_issues_tokens_says_who_it_is_and_rotates_no_faster_than_
         ("{issuer: 'https://control.example', name: A}", "tokens.name"),
         ("{issuer: 'https://control.example', key_set_cache: 0s}", "tokens.key_set_cache"),
         ("{issuer: 'https://control.example', rotate_every: 14m}", "tokens.rotate_every"),
+        ("{issuer: 'https://control.example', per_minute: 0}", "tokens.per_minute"),
+        ("{issuer: 'https://control.example', audiences: ['']}", "tokens.audiences"),
         ("{name: x}", "issuer"),
     ] {
         let why = message(with(tokens));

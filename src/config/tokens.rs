@@ -23,6 +23,12 @@ pub struct RawTokens {
     /// Its name among the issuers.
     #[serde(default = "default_name")]
     pub name: String,
+    /// Audiences of which the tokens that workloads exchange name at least one. Empty: `issuer`.
+    #[serde(default)]
+    pub audiences: Vec<String>,
+    /// How many tokens a workload may have in a minute.
+    #[serde(default = "default_per_minute")]
+    pub per_minute: u32,
     /// How long a key signs.
     #[serde(default = "default_rotation")]
     pub rotate_every: Span,
@@ -37,10 +43,18 @@ pub struct RawTokens {
 pub struct TokensConfig {
     /// Its keys.
     pub keys: TokenKeysConfig,
+    /// Audiences of the tokens that are exchanged: at least one.
+    pub audiences: Vec<String>,
+    /// How many tokens a workload may have in a minute.
+    pub per_minute: u32,
 }
 
 fn default_name() -> String {
     "portcullis".to_owned()
+}
+
+const fn default_per_minute() -> u32 {
+    120
 }
 
 const fn default_rotation() -> Span {
@@ -57,6 +71,8 @@ impl RawTokens {
         Self {
             issuer: issuer.into(),
             name: default_name(),
+            audiences: Vec::new(),
+            per_minute: default_per_minute(),
             rotate_every: default_rotation(),
             key_set_cache: default_cache(),
         }
@@ -75,6 +91,12 @@ impl RawTokens {
         if !self.name.parse::<ResourceName>().is_ok_and(|r| r.route.is_none()) {
             return Err(ConfigError::value("tokens.name", format!("`{}` is not an issuer's name", self.name)));
         }
+        if self.audiences.iter().any(String::is_empty) {
+            return Err(ConfigError::value("tokens.audiences", "none may be empty"));
+        }
+        if !(1..=100_000).contains(&self.per_minute) {
+            return Err(ConfigError::value("tokens.per_minute", "must be 1 to 100000"));
+        }
         positive("tokens.key_set_cache", self.key_set_cache)?;
         if self.key_set_cache > Span::secs(86_400) {
             return Err(ConfigError::value("tokens.key_set_cache", "must not be longer than 1day"));
@@ -87,7 +109,10 @@ impl RawTokens {
             );
             return Err(ConfigError::value("tokens.rotate_every", why));
         }
+        let audiences = if self.audiences.is_empty() { vec![self.issuer.clone()] } else { self.audiences };
         Ok(TokensConfig {
+            audiences,
+            per_minute: self.per_minute,
             keys: TokenKeysConfig {
                 name: self.name,
                 issuer: self.issuer,

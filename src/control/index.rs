@@ -5,6 +5,8 @@
 //! Each logged change carries whom its versions before and after concern ([`Audience`]), so that the sync server can
 //! tell a sidecar that something of its own went away without telling it of anything that was never its own.
 
+mod by_workload;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -12,7 +14,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use self::by_workload::ByWorkload;
 use crate::clock::Timestamp;
+use crate::credential::SpiffeId;
 use crate::object::{Grant, GrantId, Kind, Object, Target};
 use crate::wire::{Epoch, Position, Revision};
 
@@ -89,6 +93,7 @@ struct Inner {
     revision: Revision,
     live: Live,
     grants: ByService,
+    workloads: ByWorkload,
     ring: VecDeque<Arc<Logged>>,
 }
 
@@ -221,9 +226,13 @@ impl Index {
     ) -> Self {
         let live: Live = live.into_iter().map(|s| ((s.kind, Arc::clone(&s.key)), s)).collect();
         let mut grants = ByService::default();
-        live.values().for_each(|stored| grants.add(stored));
+        let mut workloads = ByWorkload::default();
+        live.values().for_each(|stored| {
+            grants.add(stored);
+            workloads.add(stored);
+        });
         let (tip, _) = watch::channel(revision);
-        let inner = RwLock::new(Inner { revision, live, grants, ring: VecDeque::new() });
+        let inner = RwLock::new(Inner { revision, live, grants, workloads, ring: VecDeque::new() });
         Self { epoch, ring_capacity, inner, tip }
     }
 
@@ -250,8 +259,10 @@ impl Index {
                 };
                 if let Some(old) = old {
                     inner.grants.remove(&old);
+                    inner.workloads.remove(&old);
                 }
                 inner.grants.add(stored);
+                inner.workloads.add(stored);
             }
             let changes = commit.changes.iter().zip(before).map(|(stored, before)| Change {
                 stored: Arc::clone(stored),
@@ -340,6 +351,13 @@ impl Index {
         let inner = self.read();
         let page = inner.live.range(from).take_while(|((k, _), _)| *k == kind);
         page.take(limit).map(|(_, s)| Arc::clone(s)).collect()
+    }
+
+    /// The grants and requests of a workload, by key.
+    pub fn grants_of(&self, workload: &SpiffeId) -> Vec<Arc<Stored>> {
+        let inner = self.read();
+        let keys = inner.workloads.of(workload);
+        keys.filter_map(|key| inner.live.get(&(Kind::Grant, Arc::clone(key)))).cloned().collect()
     }
 
     /// The live objects of one kind, by key.

@@ -7,6 +7,7 @@ mod agenda;
 pub mod api;
 mod commit;
 mod core;
+pub mod exchange;
 pub mod fleet;
 pub mod index;
 mod key_book;

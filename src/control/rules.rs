@@ -184,7 +184,8 @@ pub(super) fn grantable(index: &Index, grant: &Grant) -> Result<Vec<Arc<Stored>>
     Ok(services)
 }
 
-fn actions_of(route: &Route) -> impl Iterator<Item = &str> {
+/// The actions that requests for a route can mean.
+pub(super) fn actions_of(route: &Route) -> impl Iterator<Item = &str> {
     let defaults = if route.action.is_none() && route.methods.is_empty() { &Route::DEFAULT_ACTIONS[..] } else { &[] };
     let by_method = if route.action.is_none() { route.methods.as_slice() } else { &[] };
     route
@@ -210,7 +211,7 @@ pub(super) fn live_grants_on(index: &Index, service: &str, routes: Option<&BTree
 
 /// The live grants and requests of a workload.
 pub(super) fn live_grants_of(index: &Index, workload: &SpiffeId) -> Vec<Arc<Stored>> {
-    let mut grants = index.list(Kind::Grant);
-    grants.retain(|stored| as_grant(stored).is_some_and(|g| !g.state.is_terminal() && g.workload == *workload));
+    let mut grants = index.grants_of(workload);
+    grants.retain(|stored| as_grant(stored).is_some_and(|g| !g.state.is_terminal()));
     grants
 }

@@ -39,6 +39,8 @@ pub struct VerifiedToken {
     pub actors: SmallVec<[Actor; 1]>,
     /// What the token is bound to (`cnf`): without a proof, a bound token does not count.
     pub confirmation: Option<Confirmation>,
+    /// Who may act for the subject (RFC 8693, section 4.4), if it says.
+    pub may_act: Option<Arc<Value>>,
     /// What its issuer demands of proofs.
     pub proof: ProofPolicy,
     /// Whether it is a WIMSE workload identity token.
@@ -235,6 +237,7 @@ fn verified(
         workload: profiled.workload,
         actors: profiled.actors,
         confirmation,
+        may_act: claims.may_act.map(Arc::new),
         proof: issuer.proof,
         is_wit,
         bound_objects: profiled.bound_objects,

@@ -2,18 +2,24 @@
 //!
 //! Plane: composition, a client of the control plane's API.
 
+mod exchange;
 mod keys;
 
 use clap::Subcommand;
 
+use self::exchange::ExchangeArgs;
 use self::keys::{KeysArgs, RevokeKeyArgs, RotateArgs};
 use super::failure::Outcome;
 use super::output::Out;
 
 /// Short-lived tokens of the control plane, and the keys that it signs them with.
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Example:\n  portcullis credential keys\n  portcullis credential rotate")]
+#[command(
+    after_help = "Example:\n  portcullis credential exchange --subject-token-file agent.jwt --audience payments --scope write\n  portcullis credential keys"
+)]
 pub(super) enum CredentialCommand {
+    #[command(visible_alias = "issue")]
+    Exchange(ExchangeArgs),
     Keys(KeysArgs),
     Rotate(RotateArgs),
     RevokeKey(RevokeKeyArgs),
@@ -22,6 +28,7 @@ pub(super) enum CredentialCommand {
 impl CredentialCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
+            Self::Exchange(args) => args.run(out),
             Self::Keys(args) => args.run(out),
             Self::Rotate(args) => args.run(out),
             Self::RevokeKey(args) => args.run(out),

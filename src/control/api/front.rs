@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::Api;
-use super::extract::{Caller, MAX_WAIT};
+use super::extract::{Caller, MAX_WAIT, RequestId};
 use super::operation::Route;
 use super::problem::Problem;
 use crate::control::principal::Principal;
@@ -41,6 +41,7 @@ async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> 
         _ => Some(Caller { principal: authenticate(api, request.headers())?, request_id: Arc::clone(id) }),
     };
     let extensions = request.extensions_mut();
+    extensions.insert(RequestId(Arc::clone(id)));
     if let Some(route) = route {
         extensions.insert(route);
     }

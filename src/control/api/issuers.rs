@@ -59,7 +59,7 @@ pub(super) async fn put(
 /// The control plane's own issuer is kept by its keys.
 fn not_our_own(api: &Api, name: &str) -> Result<(), Problem> {
     match &api.config.tokens {
-        Some(tokens) if tokens.name() == name => {
+        Some(tokens) if tokens.keys().name() == name => {
             let why = format!("`{name}` is this control plane itself; see `portcullis credential keys`");
             Err(Problem::conflict(why))
         }

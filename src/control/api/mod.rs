@@ -4,6 +4,7 @@
 //! commit the plan, and answers. Every write records the operator as its author. Rules that span objects hold at
 //! commit, because plans carry guards for what they rested on. Fails closed: no token, no answer.
 
+mod exchange;
 mod extract;
 mod front;
 mod grants;
@@ -35,10 +36,10 @@ use tokio::sync::Semaphore;
 use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
 use super::core::Core;
+use super::exchange::Exchange;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
 use super::operators::Operators;
-use super::token_keys::TokenKeys;
 use crate::clock::Timestamp;
 
 pub use self::openapi::openapi;
@@ -58,8 +59,8 @@ pub struct ApiConfig {
     pub max_concurrent_requests: usize,
     /// How long a request may take, beside what it asks to wait.
     pub request_timeout: Duration,
-    /// The keys of tokens, if the control plane issues any.
-    pub tokens: Option<Arc<TokenKeys>>,
+    /// The exchange of tokens, if the control plane issues any.
+    pub tokens: Option<Arc<Exchange>>,
 }
 
 /// What handlers work with.
@@ -75,6 +76,9 @@ struct Api {
     /// What is served, as the front door knows it.
     routes: Vec<Route>,
 }
+
+/// The largest form: two tokens, each byte of which may take three.
+const MAX_FORM: usize = 64 << 10;
 
 /// The body limit of a route, for the message.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +103,7 @@ pub fn router(
         let limit = match operation.limit() {
             Limit::Document => document,
             Limit::Policies => policies,
+            Limit::Form => MAX_FORM,
         };
         let limited = operation.handler.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)));
         router = router.route(operation.route.path, limited);

@@ -3,6 +3,7 @@
 //! Plane: control. To add one: a line here with its action and its types; its problems follow from what it takes, and
 //! `docs/openapi.json` is made anew as its test says. Rows are in the order of the document.
 
+use super::exchange::{self, TokenAnswer, TokenForm, TokenRefused};
 use super::grants::{self, GrantQuery, Reason};
 use super::issuers::{self, KeysShown};
 use super::openapi;
@@ -233,6 +234,18 @@ fn revocations() -> Vec<Operation> {
 
 fn tokens() -> Vec<Operation> {
     vec![
+        post("/v1/token", "token.exchange", "Exchange a workload's token for a short-lived one", exchange::exchange)
+            .about(
+                "Token exchange (RFC 8693). Anybody may ask: who asks is said by the tokens in the form. Errors are those of \
+                 OAuth; `access_denied` for want of a grant carries a `grant_request` to post.",
+            )
+            .public()
+            .form::<TokenForm>()
+            .answers::<TokenAnswer>(200, "The token")
+            .refuses::<TokenRefused>(400, "No token, and why")
+            .refuses::<TokenRefused>(429, "This workload has had as many as it may have in this time")
+            .refuses::<TokenRefused>(503, "No token can be issued now")
+            .problem(404),
         get("/v1/signing-keys", "signing_key.list", "List the keys that tokens are signed with", signing_keys::list)
             .query::<PageQuery>()
             .answers::<Listed<SigningKey>>(200, "A page of keys, by id"),

@@ -101,7 +101,7 @@ fn public(published: &Published, body: &Value) -> Response {
 
 /// The keys, if this control plane issues tokens.
 fn keys(api: &Api) -> Result<&TokenKeys, Problem> {
-    api.config.tokens.as_deref().ok_or_else(|| Problem::not_found(NONE))
+    api.config.tokens.as_ref().map(|exchange| &**exchange.keys()).ok_or_else(|| Problem::not_found(NONE))
 }
 
 impl From<TokenKeyError> for Problem {

@@ -72,6 +72,7 @@ fn a_good_token_says_who_and_until_when() {
         workload: Some(SpiffeId::parse("spiffe://prod.example/ns/shop/sa/storefront").unwrap()),
         actors: SmallVec::new(),
         confirmation: None,
+        may_act: None,
         proof: ProofPolicy::default(),
         is_wit: false,
         bound_objects: SmallVec::new(),
