@@ -21,8 +21,8 @@ const TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:jwt";
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  portcullis credential exchange --subject-token-file agent.jwt --audience payments --scope write\n\n\
-    Without a grant the answer is no (exit 1). With --output json it says what to ask for:\n  \
-    portcullis credential exchange ... --output json | portcullis grant request --from-denial -"
+    Without a grant the answer is no (exit 1). With --output json it says what to ask for, and\n\
+    `portcullis grant request --from-denial FILE` takes that."
 )]
 pub(in crate::cli) struct ExchangeArgs {
     /// The control plane's API.
