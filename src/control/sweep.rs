@@ -44,7 +44,7 @@ pub async fn sweep(core: &Core) -> Result<usize, CommitError> {
         if keys.is_empty() {
             return Ok(total);
         }
-        let intent = Intent { author: Arc::from("system"), action: "grant.sweep", request_id: Arc::from("") };
+        let intent = Intent::system("system", "grant.sweep");
         let result = core.transact(&intent, |index| Ok::<_, CommitError>(plan(core, index, &keys, now))).await;
         match result {
             Ok((_, count)) => total += count,

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use crate::control::audit::Author;
 use crate::control::core::Intent;
 use crate::control::index::Stored;
 use crate::control::principal::Principal;
@@ -66,7 +67,7 @@ impl Caller {
 
     /// What is being done, for the log.
     pub(super) fn intent(&self, action: &'static str) -> Intent {
-        Intent { author: Arc::clone(&self.principal.name), action, request_id: Arc::clone(&self.request_id) }
+        Intent { author: Author::from(&self.principal), action, request_id: Arc::clone(&self.request_id) }
     }
 }
 

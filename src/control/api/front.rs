@@ -6,7 +6,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -16,24 +16,52 @@ use uuid::Uuid;
 use super::Api;
 use super::extract::{Caller, MAX_WAIT};
 use super::problem::Problem;
+use crate::control::audit::{Author, Event};
 use crate::control::principal::Principal;
 
 /// The header that carries the request's id, both ways.
 const REQUEST_ID: &str = "x-request-id";
 
+/// Successful reads that are recorded, by the route's path.
+const RECORDED_READS: [&str; 1] = ["/v1/audit"];
+
 pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = guarded(&api, request, next, &id).await.unwrap_or_else(IntoResponse::into_response);
-    tracing::debug!(request_id = %id, %method, %path, status = response.status().as_u16(), "answered");
+    let call = Call::of(&request);
+    let mut author = Author::unknown();
+    let mut response =
+        guarded(&api, request, next, &id, &mut author).await.unwrap_or_else(IntoResponse::into_response);
+    let status = response.status().as_u16();
+    tracing::debug!(request_id = %id, author = %author.name, call = %call.object, status, "answered");
+    if call.is_recorded(status) {
+        api.core.audit().note(Event::done(author, call.action, &call.object, &id).answered(status));
+    }
     let headers = response.headers_mut();
     super::respond::insert(headers, header::HeaderName::from_static(REQUEST_ID), &id);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> Result<Response, Problem> {
+/// What was called, for the audit trail.
+#[derive(Debug)]
+struct Call {
+    /// Method and path.
+    object: String,
+    /// Method and the route's path.
+    action: String,
+    is_read: bool,
+    is_recorded_read: bool,
+}
+
+async fn guarded(
+    api: &Api,
+    mut request: Request,
+    next: Next,
+    id: &Arc<str>,
+    author: &mut Author,
+) -> Result<Response, Problem> {
     let principal = authenticate(api, request.headers())?;
+    *author = Author::from(&principal);
     let Ok(_place) = api.places.try_acquire() else {
         return Err(Problem::unavailable("too many requests at once"));
     };
@@ -50,6 +78,30 @@ async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> 
         Err(_elapsed) => Err(Problem::unavailable(
             "the request took too long; whether a change was made is not known, so look before trying again",
         )),
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    fn of(request: &Request) -> Self {
+        let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        Self {
+            object: format!("{} {}", request.method(), request.uri().path()),
+            action: format!("{} {route}", request.method()).trim_end().to_owned(),
+            is_read: request.method().is_safe(),
+            is_recorded_read: RECORDED_READS.contains(&route),
+        }
+    }
+
+    /// Whether the answer is a record of its own: refusals and failures, except of reads that somebody may make. A
+    /// change that was made is recorded with its commit.
+    fn is_recorded(&self, status: u16) -> bool {
+        match status {
+            401 | 403 | 429 | 500 => true,
+            400.. => !self.is_read,
+            _ => self.is_recorded_read,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! commit the plan, and answers. Every write records the operator as its author. Rules that span objects hold at
 //! commit, because plans carry guards for what they rested on. Fails closed: no token, no answer.
 
+mod audit;
 mod extract;
 mod front;
 mod grants;
@@ -84,7 +85,9 @@ pub fn router(
     let limited = |routes: MethodRouter<Arc<Api>>, limit: usize| {
         routes.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)))
     };
-    let routes: [(&str, MethodRouter<Arc<Api>>); 22] = [
+    let routes: [(&str, MethodRouter<Arc<Api>>); 24] = [
+        ("/v1/audit", get(audit::list)),
+        ("/v1/audit/checkpoint", get(audit::checkpoint)),
         ("/v1/status", get(status::show)),
         ("/v1/enforcement-points", get(status::enforcement_points)),
         ("/v1/operators", get(operators::list).post(operators::create)),

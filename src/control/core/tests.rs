@@ -195,17 +195,39 @@ impl Store for Faulty {
     fn operators(&self) -> BoxFuture<'_, Result<Vec<OperatorRow>, StoreError>> {
         self.inner.operators()
     }
-    fn add_operator<'a>(&'a self, row: &'a OperatorRow) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.inner.add_operator(row)
+    fn add_operator<'a>(
+        &'a self,
+        row: &'a OperatorRow,
+        event: &'a Event,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.inner.add_operator(row, event)
     }
+
     fn revoke_operator<'a>(
         &'a self,
         name: &'a str,
-        by: &'a str,
+        event: &'a Event,
         at: Timestamp,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.inner.revoke_operator(name, by, at)
+        self.inner.revoke_operator(name, event, at)
     }
+
+    fn audit<'a>(&'a self, events: &'a [(Timestamp, Event)]) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.inner.audit(events)
+    }
+
+    fn audit_tip(&self) -> BoxFuture<'_, Result<Tip, StoreError>> {
+        self.inner.audit_tip()
+    }
+
+    fn audit_since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>> {
+        self.inner.audit_since(after, limit)
+    }
+
+    fn audit_before(&self, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>> {
+        self.inner.audit_before(before, limit)
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         self.inner.close()
     }
