@@ -23,11 +23,11 @@ use futures_util::future::BoxFuture;
 use hdrhistogram::Histogram;
 use portcullis::clock::{SharedClock, SystemClock, Timestamp};
 use portcullis::control::api::{ApiConfig, ServeLimits, router, serve};
+use portcullis::control::audit::{Event, Tip};
 use portcullis::control::fleet::{Fleet, FleetConfig};
 use portcullis::control::keys::{Keys, KeysConfig};
 use portcullis::control::operators::Operators;
 use portcullis::control::principal::OperatorKind;
-use portcullis::control::audit::{Event, Tip};
 use portcullis::control::store::{
     AuditRow, Committed, Conflict, Expect, Loaded, LogCommit, OperatorRow, SqliteStore, Store, StoreError, Unit, Write,
 };
@@ -166,8 +166,7 @@ impl Plane {
         let by = Intent::system("bench", "operator.create");
         let mut tokens = [String::new(), String::new()];
         for (name, token) in ["alice", "bob"].into_iter().zip(&mut tokens) {
-            *token =
-                operators.create(name, OperatorKind::Person, &by).await.expect("an operator").1.to_string();
+            *token = operators.create(name, OperatorKind::Person, &by).await.expect("an operator").1.to_string();
         }
         let fleet = FleetConfig {
             points: Vec::new(),
@@ -286,11 +285,7 @@ impl Store for Counted {
         self.store.operators()
     }
 
-    fn add_operator<'a>(
-        &'a self,
-        row: &'a OperatorRow,
-        event: &'a Event,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+    fn add_operator<'a>(&'a self, row: &'a OperatorRow, event: &'a Event) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.store.add_operator(row, event)
     }
 

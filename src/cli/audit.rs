@@ -29,10 +29,14 @@ const PAGE: usize = 1000;
 #[command(after_help = "Example:\n  portcullis audit verify --expect-file checkpoint")]
 pub(super) enum AuditCommand {
     /// List records, the newest first.
-    #[command(after_help = "Example:\n  portcullis audit list --action grant --outcome refused --since 2026-01-31T12:00:00Z")]
+    #[command(
+        after_help = "Example:\n  portcullis audit list --action grant --outcome refused --since 2026-01-31T12:00:00Z"
+    )]
     List(ListArgs),
     /// Print records as JSON, one a line, the oldest first. What is printed can be verified on its own.
-    #[command(after_help = "Example:\n  portcullis audit export > audit.jsonl && portcullis audit verify --file audit.jsonl")]
+    #[command(
+        after_help = "Example:\n  portcullis audit export > audit.jsonl && portcullis audit verify --file audit.jsonl"
+    )]
     Export {
         /// Only the records after this number.
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
@@ -54,7 +58,9 @@ pub(super) enum AuditCommand {
     },
     /// Verify the chain: nothing changed, nothing missing. With `--database`, also that all that the database holds is
     /// what the records say. Exit status: 0 whole; 1 not; 2 it cannot be told.
-    #[command(after_help = "Example:\n  portcullis audit verify --database /var/lib/portcullis/control --expect-file checkpoints")]
+    #[command(
+        after_help = "Example:\n  portcullis audit verify --database /var/lib/portcullis/control --expect-file checkpoints"
+    )]
     Verify(VerifyArgs),
 }
 
@@ -128,7 +134,11 @@ impl AuditCommand {
                 }
                 Self::Checkpoint { database: None, api } => {
                     let answer = api.connect()?.get(&["audit", "checkpoint"], &[]).await?;
-                    if out.is_json() { out.json(&answer)? } else { out.line(cell(&answer, "checkpoint"))? }
+                    if out.is_json() {
+                        out.json(&answer)?
+                    } else {
+                        out.line(cell(&answer, "checkpoint"))?
+                    }
                     Ok(Answer::Yes)
                 }
                 Self::Verify(args) => args.run(out).await,
@@ -175,7 +185,8 @@ impl ListArgs {
                 status if status.is_empty() => cell(record, "outcome"),
                 status => format!("{} ({status})", cell(record, "outcome")),
             };
-            let [seq, at, author, action, object] = ["seq", "at", "author", "action", "object"].map(|n| cell(record, n));
+            let [seq, at, author, action, object] =
+                ["seq", "at", "author", "action", "object"].map(|n| cell(record, n));
             table.row([seq, at, if author.is_empty() { "?".to_owned() } else { author }, action, object, outcome]);
         }
         out.table(&table, "no records")?;

@@ -164,13 +164,7 @@ impl Operators {
         })
     }
 
-    async fn add(
-        &self,
-        name: &str,
-        kind: OperatorKind,
-        by: &Intent,
-        token: &str,
-    ) -> Result<Operator, OperatorError> {
+    async fn add(&self, name: &str, kind: OperatorKind, by: &Intent, token: &str) -> Result<Operator, OperatorError> {
         let row = OperatorRow {
             name: name.to_owned(),
             kind,

@@ -29,8 +29,7 @@ pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: N
     let id = request_id(request.headers());
     let call = Call::of(&request);
     let mut author = Author::unknown();
-    let mut response =
-        guarded(&api, request, next, &id, &mut author).await.unwrap_or_else(IntoResponse::into_response);
+    let mut response = guarded(&api, request, next, &id, &mut author).await.unwrap_or_else(IntoResponse::into_response);
     let status = response.status().as_u16();
     tracing::debug!(request_id = %id, author = %author.name, call = %call.object, status, "answered");
     if call.is_recorded(status) {

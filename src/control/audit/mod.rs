@@ -167,7 +167,8 @@ fn bounded(text: &str) -> String {
     if text.len() <= LONGEST {
         return text.to_owned();
     }
-    let mut cut: String = text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= LONGEST).map(|(_, c)| c).collect();
+    let mut cut: String =
+        text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= LONGEST).map(|(_, c)| c).collect();
     cut.push('…');
     cut
 }

@@ -111,7 +111,12 @@ async fn write(store: Arc<dyn Store>, clock: SharedClock, mut queue: mpsc::Recei
             events.push((clock.now().wall, Event::done(Author::system("system"), "audit.lost", &object, "")));
         }
         match store.audit(&events).await {
-            Ok(()) => waiting.into_iter().for_each(|written| drop(written.send(()))),
+            Ok(()) => {
+                for written in waiting {
+                    // Whoever waited may have gone.
+                    let _ = written.send(());
+                }
+            }
             Err(error) => {
                 // Whoever waits is told by the channel that goes.
                 lost.fetch_add(missed.saturating_add(events.len() as u64), Ordering::Relaxed);

@@ -98,8 +98,7 @@ impl Verdict {
 impl Verifier {
     /// With the checkpoints that the chain has to agree with.
     pub const fn new(expected: Vec<Tip>) -> Self {
-        let (last, first, findings) = (None, None, Vec::new());
-        Self { genesis: None, expected, last, first, records: 0, findings, more: 0 }
+        Self { genesis: None, expected, last: None, first: None, records: 0, findings: Vec::new(), more: 0 }
     }
 
     /// The chain has to be there from its beginning.
@@ -128,7 +127,8 @@ impl Verifier {
         }
         self.follow(seq, record.as_ref());
         if let Some(tip) = self.expected.iter().find(|tip| tip.seq == seq && tip.hash != sealed.hash).copied() {
-            let detail = format!("record {seq} was written anew: its hash is {}, the checkpoint says {}", sealed.hash, tip.hash);
+            let detail =
+                format!("record {seq} was written anew: its hash is {}, the checkpoint says {}", sealed.hash, tip.hash);
             self.find(seq, What::Rewritten, detail);
         }
         self.first.get_or_insert(seq);
@@ -140,7 +140,11 @@ impl Verifier {
         let Some(last) = self.last else { return };
         let due = last.seq.saturating_add(1);
         if seq > due {
-            let detail = if due + 1 == seq { format!("record {due} is missing") } else { format!("records {due} to {} are missing", seq - 1) };
+            let detail = if due + 1 == seq {
+                format!("record {due} is missing")
+            } else {
+                format!("records {due} to {} are missing", seq - 1)
+            };
             self.find(due, What::Missing, detail);
         } else if seq < due {
             self.find(seq, What::Misplaced, format!("record {seq} stands after record {}", last.seq));

@@ -11,6 +11,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
+use crate::control::audit::{Event, Tip};
+use crate::control::store::AuditRow;
 use crate::control::store::conformance::{put, unit};
 use crate::control::store::{Conflict, Expect, Loaded, LogCommit, OperatorRow, SqliteStore};
 use crate::control::sweep::sweep;
@@ -35,7 +37,7 @@ fn delete(name: &str) -> Write {
 }
 
 fn system() -> Intent {
-    Intent { author: Arc::from("alice"), action: "test", request_id: Arc::from("r") }
+    Intent { author: "alice".into(), action: "test", request_id: Arc::from("r") }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,11 +197,7 @@ impl Store for Faulty {
     fn operators(&self) -> BoxFuture<'_, Result<Vec<OperatorRow>, StoreError>> {
         self.inner.operators()
     }
-    fn add_operator<'a>(
-        &'a self,
-        row: &'a OperatorRow,
-        event: &'a Event,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+    fn add_operator<'a>(&'a self, row: &'a OperatorRow, event: &'a Event) -> BoxFuture<'a, Result<bool, StoreError>> {
         self.inner.add_operator(row, event)
     }
 

@@ -282,8 +282,7 @@ pub(crate) async fn audit(site: &dyn Site) {
 
     let rows = store.audit_since(0, usize::MAX).await.unwrap();
     let mut verifier = Verifier::new(Vec::new()).from_beginning(Tip::genesis(store.epoch()));
-    let records: Vec<_> =
-        rows.iter().map(|row| verifier.record(Some(row.seq), &row.sealed).unwrap()).collect();
+    let records: Vec<_> = rows.iter().map(|row| verifier.record(Some(row.seq), &row.sealed).unwrap()).collect();
     assert_eq!(verifier.tip(), Some(store.audit_tip().await.unwrap()));
     assert_eq!(verifier.finish().findings, Vec::<Finding>::new());
     let said: Vec<(&str, &str, Option<u64>)> =

@@ -51,11 +51,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn operators(&self) -> BoxFuture<'_, Result<Vec<OperatorRow>, StoreError>>;
 
     /// Adds an operator; `false` when the name has been used before. `event` goes into the audit trail with it.
-    fn add_operator<'a>(
-        &'a self,
-        row: &'a OperatorRow,
-        event: &'a Event,
-    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+    fn add_operator<'a>(&'a self, row: &'a OperatorRow, event: &'a Event) -> BoxFuture<'a, Result<bool, StoreError>>;
 
     /// Revokes an operator; `false` when there is no active one of that name, or it is the last. `event` says who.
     fn revoke_operator<'a>(
@@ -232,7 +228,11 @@ impl OperatorRow {
             let _infallible = fmt::Write::write_fmt(&mut token, format_args!("{byte:02x}"));
         }
         let document = serde_json::json!([
-            self.name, self.kind.name(), token, self.created_at, self.created_by,
+            self.name,
+            self.kind.name(),
+            token,
+            self.created_at,
+            self.created_by,
             self.revoked.as_ref().map(|(at, by)| (at, by)),
         ]);
         let sha256 = Hash::of(document.to_string().as_bytes());

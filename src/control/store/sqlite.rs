@@ -120,11 +120,7 @@ impl Store for SqliteStore {
         async move { self.answer(read::operators(&mut *self.connection().await?).await) }.boxed()
     }
 
-    fn add_operator<'a>(
-        &'a self,
-        row: &'a OperatorRow,
-        event: &'a Event,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+    fn add_operator<'a>(&'a self, row: &'a OperatorRow, event: &'a Event) -> BoxFuture<'a, Result<bool, StoreError>> {
         async move { self.answer(write::add_operator(&mut *self.connection().await?, self.epoch, row, event).await) }
             .boxed()
     }

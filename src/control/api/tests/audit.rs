@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::harness::{Site, catalog, workload, workload_path, STOREFRONT};
+use super::harness::{STOREFRONT, Site, catalog, workload, workload_path};
 use crate::control::audit::{Sealed, Tip, Verifier};
 
 impl Site {
@@ -82,10 +82,11 @@ async fn the_trail_is_listed_by_page_and_by_filter_and_verifies_as_it_is_answere
         let request = site.request(&site.token, "GET", &format!("/v1/audit?limit=2&after={after}"), None);
         let (text, next) = site.text(request).await;
         // The bytes of each item, not what a parser makes of them.
-        for line in text.split("{\"seq\"").skip(1) {
-            let end = line.rfind("\"}").unwrap();
-            let line = format!("{{\"seq\"{}", line.get(..end + 2).unwrap());
-            verifier.record(None, &Sealed::of_line(&line).unwrap_or_else(|| panic!("{line}")));
+        let page: std::collections::BTreeMap<String, Box<serde_json::value::RawValue>> =
+            serde_json::from_str(&text).unwrap();
+        let items: Vec<Box<serde_json::value::RawValue>> = serde_json::from_str(page["items"].get()).unwrap();
+        for line in items {
+            verifier.record(None, &Sealed::of_line(line.get()).unwrap_or_else(|| panic!("{line}")));
         }
         let Some(next) = next else { break };
         after = next;

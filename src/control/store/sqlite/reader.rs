@@ -9,8 +9,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, Row, query};
 
 use super::{DATABASE, audit, failed, verify};
-use crate::control::audit::verify::Verdict;
 use crate::control::audit::Tip;
+use crate::control::audit::verify::Verdict;
 use crate::control::store::{AuditRow, StoreError};
 use crate::wire::{Epoch, Revision};
 

@@ -9,8 +9,8 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Row, query};
 
-use super::read::{kind, millis, operators, revision};
 use super::audit;
+use super::read::{kind, millis, operators, revision};
 use crate::control::audit::verify::{Verdict, What};
 use crate::control::audit::{Changed, Hash, Record, Tip, Verifier};
 use crate::wire::{Epoch, Revision};
@@ -57,13 +57,18 @@ async fn records(
         let seq = stored.seq;
         let column = row.try_get::<Option<i64>, _>(3)?.map(|_some| revision(&row, 3)).transpose()?;
         if column != record.revision {
-            verifier.find(seq, What::Contradicted, format!("record {seq} is filed under another revision than its own"));
+            verifier.find(
+                seq,
+                What::Contradicted,
+                format!("record {seq} is filed under another revision than its own"),
+            );
         }
         if let Some(revision) = record.revision {
             missing(verifier, last, revision.0.saturating_sub(1));
             last = last.max(revision);
             if !is_of(&row, &record)? {
-                let detail = format!("revision {revision} has another author, action, time or request than record {seq} says");
+                let detail =
+                    format!("revision {revision} has another author, action, time or request than record {seq} says");
                 verifier.find(seq, What::Contradicted, detail);
             }
         }
