@@ -8,8 +8,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::Api;
@@ -17,48 +17,78 @@ use super::extract::Params;
 use super::problem::Problem;
 use super::respond;
 use crate::clock::Timestamp;
-use crate::control::audit::{Outcome, Record};
+use crate::control::audit::{Hash, Outcome, Record};
 use crate::control::store::AuditRow;
 use crate::object::FieldError;
+use crate::wire::Epoch;
 
 /// How many records are read at once, and how many for one page.
 const STEP: usize = 1000;
 const MOST: usize = 20_000;
 
 /// Which records.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuditQuery {
+    /// How many at most; 100 unless given.
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<usize>,
-    /// Number of the last record of the page before; the newest first when `order` says so.
+    /// The `next` of the page before: a record's number.
     after: Option<u64>,
+    /// Which records come first.
     #[serde(default)]
     order: Order,
+    /// Who did it.
     author: Option<String>,
     /// An action, as in `grant.approve`, or a family of them, as in `grant`.
     action: Option<String>,
+    /// What became of it.
     outcome: Option<Outcome>,
     /// What was written or, of a refusal, asked for: an object, as in `grant/ID`, or the beginning of one.
     object: Option<String>,
+    /// In which request.
     request_id: Option<String>,
+    /// Not before this time.
     since: Option<Timestamp>,
+    /// Not after this time.
     until: Option<Timestamp>,
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+/// Which records come first.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "AuditOrder")]
 #[serde(rename_all = "snake_case")]
 enum Order {
+    /// The oldest.
     #[default]
     Oldest,
+    /// The newest.
     Newest,
 }
 
-#[derive(Debug, Serialize)]
-struct Listed {
+/// A page of records.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct AuditRecords {
+    /// Records with their hashes, each as it was written.
+    #[schemars(with = "Vec<Record>")]
     items: Vec<Box<RawValue>>,
     /// What to pass as `after` for what follows; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
+}
+
+/// How far the audit trail has come.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Checkpoint {
+    /// `HASH:SEQ`, as `audit verify --expect` takes it.
+    checkpoint: String,
+    /// Number of the last record; zero for none.
+    seq: u64,
+    /// Its hash.
+    hash: Hash,
+    /// Of the store: the first record follows its hash.
+    epoch: Epoch,
+    time: Timestamp,
 }
 
 pub(super) async fn list(State(api): State<Arc<Api>>, Params(query): Params<AuditQuery>) -> Result<Response, Problem> {
@@ -89,15 +119,18 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Params(query): Params<Audi
 }
 
 fn page(items: Vec<Box<RawValue>>, next: Option<u64>) -> Response {
-    respond::json(StatusCode::OK, &Listed { items, next: next.map(|seq| seq.to_string()) })
+    respond::json(StatusCode::OK, &AuditRecords { items, next: next.map(|seq| seq.to_string()) })
 }
 
 pub(super) async fn checkpoint(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
     let tip = api.core.store().audit_tip().await?;
-    let body = json!({
-        "checkpoint": tip.to_string(), "seq": tip.seq, "hash": tip.hash,
-        "epoch": api.core.index().position().epoch, "time": api.core.clock().now().wall,
-    });
+    let body = Checkpoint {
+        checkpoint: tip.to_string(),
+        seq: tip.seq,
+        hash: tip.hash,
+        epoch: api.core.index().position().epoch,
+        time: api.core.clock().now().wall,
+    };
     Ok(respond::json(StatusCode::OK, &body))
 }
 

@@ -1,8 +1,10 @@
 //! What every request passes first: its id, who asks, the limits, and a net under panics.
 //!
 //! Plane: control. Authentication comes before anything is read of the body, and before a place among the concurrent
-//! requests is taken. Nothing is answered without it, not even that a path does not exist.
+//! requests is taken. Nothing is answered without it, not even that a path does not exist; but for operations that are
+//! public. A request that is for an operation has its [`Route`] in its extensions from here on.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::extract::{Caller, MAX_WAIT};
+use super::operation::Route;
 use super::problem::Problem;
 use crate::control::audit::{Author, Event};
 use crate::control::principal::Principal;
@@ -22,18 +25,28 @@ use crate::control::principal::Principal;
 /// The header that carries the request's id, both ways.
 const REQUEST_ID: &str = "x-request-id";
 
-/// Successful reads that are recorded, by the route's path.
-const RECORDED_READS: [&str; 1] = ["/v1/audit"];
+/// Actions whose success is recorded although they change nothing.
+const RECORDED_READS: [&str; 1] = ["audit.list"];
+
+/// What was called and by whom, for the audit trail.
+#[derive(Debug)]
+struct Call {
+    author: Author,
+    /// The operation's action; the method where there is no such operation.
+    action: Cow<'static, str>,
+    /// Method and path.
+    object: String,
+    is_read: bool,
+}
 
 pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let call = Call::of(&request);
-    let mut author = Author::unknown();
-    let mut response = guarded(&api, request, next, &id, &mut author).await.unwrap_or_else(IntoResponse::into_response);
+    let mut call = Call::of(&request);
+    let mut response = guarded(&api, request, next, &id, &mut call).await.unwrap_or_else(IntoResponse::into_response);
     let status = response.status().as_u16();
-    tracing::debug!(request_id = %id, author = %author.name, call = %call.object, status, "answered");
+    tracing::debug!(request_id = %id, author = %call.author.name, call = %call.object, status, "answered");
     if call.is_recorded(status) {
-        api.core.audit().note(Event::done(author, call.action, &call.object, &id).answered(status));
+        api.core.audit().note(Event::done(call.author, call.action, &call.object, &id).answered(status));
     }
     let headers = response.headers_mut();
     super::respond::insert(headers, header::HeaderName::from_static(REQUEST_ID), &id);
@@ -41,32 +54,34 @@ pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: N
     response
 }
 
-/// What was called, for the audit trail.
-#[derive(Debug)]
-struct Call {
-    /// Method and path.
-    object: String,
-    /// Method and the route's path.
-    action: String,
-    is_read: bool,
-    is_recorded_read: bool,
-}
-
 async fn guarded(
     api: &Api,
     mut request: Request,
     next: Next,
     id: &Arc<str>,
-    author: &mut Author,
+    call: &mut Call,
 ) -> Result<Response, Problem> {
-    let principal = authenticate(api, request.headers())?;
-    *author = Author::from(&principal);
+    let route = request.extensions().get::<MatchedPath>().and_then(|m| api.route(request.method(), m.as_str()));
+    if let Some(route) = route {
+        call.action = Cow::Borrowed(route.action);
+    }
+    let caller = match route {
+        Some(Route { public: true, .. }) => None,
+        _ => Some(Caller { principal: authenticate(api, request.headers())?, request_id: Arc::clone(id) }),
+    };
+    let extensions = request.extensions_mut();
+    if let Some(route) = route {
+        extensions.insert(route);
+    }
+    if let Some(caller) = caller {
+        call.author = Author::from(&caller.principal);
+        extensions.insert(caller);
+    }
     let Ok(_place) = api.places.try_acquire() else {
         return Err(Problem::unavailable("too many requests at once"));
     };
     let waits = request.uri().query().is_some_and(|q| q.contains("wait="));
     let limit = api.config.request_timeout + if waits { MAX_WAIT } else { std::time::Duration::ZERO };
-    request.extensions_mut().insert(Caller { principal, request_id: Arc::clone(id) });
     let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(limit, handled).await {
         Ok(Ok(response)) => Ok(response),
@@ -84,12 +99,11 @@ async fn guarded(
 
 impl Call {
     fn of(request: &Request) -> Self {
-        let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
         Self {
+            author: Author::unknown(),
+            action: Cow::Owned(request.method().to_string()),
             object: format!("{} {}", request.method(), request.uri().path()),
-            action: format!("{} {route}", request.method()).trim_end().to_owned(),
             is_read: request.method().is_safe(),
-            is_recorded_read: RECORDED_READS.contains(&route),
         }
     }
 
@@ -99,7 +113,7 @@ impl Call {
         match status {
             401 | 403 | 429 | 500 => true,
             400.. => !self.is_read,
-            _ => self.is_recorded_read,
+            _ => RECORDED_READS.contains(&&*self.action),
         }
     }
 }

@@ -35,8 +35,9 @@ pub struct Tip {
 }
 
 /// One record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "AuditRecord", extend("additionalProperties" = true))]
 pub struct Record {
     /// Its number; the first is 1, and none is left out.
     pub seq: u64,
@@ -116,6 +117,16 @@ impl fmt::Display for Hash {
 impl fmt::Debug for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl schemars::JsonSchema for Hash {
+    fn schema_name() -> Cow<'static, str> {
+        Cow::Borrowed("Sha256")
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^[0-9a-f]{64}$" })
     }
 }
 

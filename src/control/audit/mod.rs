@@ -50,7 +50,7 @@ pub enum Outcome {
 }
 
 /// What became of one object: the document's digest, or nothing when it was deleted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Changed {
     /// Its kind, or `operator`.

@@ -3,6 +3,8 @@
 mod audit;
 mod flow;
 mod harness;
+mod idempotency;
 mod refusals;
 mod rules;
 mod serving;
+mod table;
