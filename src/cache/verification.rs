@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use super::turns::{Source, Turns};
 use crate::authz::Deferred;
 
+/// After this long without a break a queue is no burst any more.
+const STANDING: Duration = Duration::from_millis(100);
 /// How many proofs in a row may go before a token that waits.
 const PROOFS_IN_A_ROW: usize = 4;
 
@@ -26,7 +28,8 @@ pub struct VerificationLimits {
     pub threads: usize,
     /// Jobs of a kind that may wait for one: never more.
     pub queue: usize,
-    /// No more may wait than can be verified in this time. Without, only `queue` counts.
+    /// No more may wait than can be verified in this time, and of a queue that stands none longer than this. Without, only
+    /// `queue` counts.
     pub wait: Option<Duration>,
     /// How long a job may wait before it is too late.
     pub max_wait: Duration,
@@ -64,6 +67,8 @@ struct Queue {
     usual: UsualTime,
     /// Proofs that went before a token that waited, since a token last had its turn.
     proofs_in_a_row: usize,
+    /// Since when something has waited without a break.
+    standing: Option<Instant>,
     closed: bool,
 }
 
@@ -114,7 +119,9 @@ impl VerificationPool {
             Deferred::Proof => &mut queue.proofs,
         };
         let job = Job { since: Instant::now(), run: Box::new(job) };
+        let since = job.since;
         let pushed = waiting.push(source, job, room);
+        queue.standing.get_or_insert(since);
         drop(queue);
         let made_room = pushed.map_err(|_refused| QueueFull)?;
         self.0.changed.notify_one();
@@ -170,8 +177,13 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            if let Some(next) = queue.pop(self.limits.max_wait) {
-                return Some(next);
+            let patience = queue.patience(&self.limits, Instant::now());
+            let next = queue.pop(patience);
+            if queue.tokens.is_empty() && queue.proofs.is_empty() {
+                queue.standing = None;
+            }
+            if next.is_some() {
+                return next;
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -181,6 +193,15 @@ impl Shared {
 // === impl Queue ===
 
 impl Queue {
+    /// How long a job may have waited. Of a queue that stands, no longer than it should be: those that came first would
+    /// all be too late soon, and so would everybody after them.
+    fn patience(&self, limits: &VerificationLimits, now: Instant) -> Duration {
+        match (self.standing, limits.wait) {
+            (Some(since), Some(wait)) if now.saturating_duration_since(since) >= STANDING => wait.min(limits.max_wait),
+            _ => limits.max_wait,
+        }
+    }
+
     /// A proof, or a token once enough proofs have gone before one; of a kind, sources take turns.
     fn pop(&mut self, max_wait: Duration) -> Option<(Job, Turn)> {
         let is_turn_of_token = self.proofs_in_a_row >= PROOFS_IN_A_ROW && !self.tokens.is_empty();
@@ -322,6 +343,32 @@ mod tests {
         assert_eq!(pop(LONG), Some((Turn::Now, 0, 1)), "the next token, before any proof");
         assert_eq!(pop(LONG), Some((Turn::Now, 0, 0)));
         assert_eq!(pop(LONG), None);
+    }
+
+    #[test]
+    fn of_a_queue_that_stands_none_waits_longer_than_it_should_be() {
+        let (start, wait) = (Instant::now(), Duration::from_millis(20));
+        let limits = VerificationLimits { threads: 1, queue: 256, wait: Some(wait), max_wait: LONG };
+        let queue = Queue { standing: Some(start), ..Queue::default() };
+        assert_eq!(queue.patience(&limits, start + STANDING / 2), LONG, "a burst may take its time");
+        assert_eq!(queue.patience(&limits, start + STANDING), wait);
+        assert_eq!(Queue::default().patience(&limits, start + STANDING), LONG, "nothing waits");
+        let fixed = VerificationLimits { wait: None, ..limits };
+        assert_eq!(queue.patience(&fixed, start + STANDING), LONG);
+    }
+
+    #[test]
+    fn a_queue_that_was_empty_once_does_not_stand() {
+        let pool = pool(2, LONG);
+        let standing = || pool.0.lock().standing.is_some();
+        let release = occupy(&pool);
+        assert!(!standing(), "its only job has its turn");
+        let (told, heard) = mpsc::channel();
+        pool.submit(Deferred::Token, ANY, move |_| told.send(()).unwrap()).unwrap();
+        assert!(standing());
+        drop(release);
+        heard.recv().unwrap();
+        assert!(!standing());
     }
 
     #[test]
