@@ -193,10 +193,12 @@ async fn the_trail_cannot_be_changed_by_mistake() {
     }
 }
 
+type Place = (Option<u64>, What);
+
 #[tokio::test]
 async fn tampering_with_the_database_is_found_and_located() {
     use What::{Broken, Contradicted, Edited, Misplaced, Missing, Unreadable};
-    let cases: &[(&str, &[(Option<u64>, What)], &str)] = &[
+    let cases: &[(&str, &[Place], &str)] = &[
         (
             "UPDATE audit SET record = replace(record, '\"alice\"', '\"mallo\"') WHERE seq = 13",
             &[(Some(13), Edited)],
