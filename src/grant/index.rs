@@ -292,6 +292,8 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
             _ if !in_scope => Standing::None,
             _ if revoked => Standing::Over(Ended { at: entry.not_after.min(now), revoked, id }),
             Phase::Pending => Standing::Pending(id),
+            // INVARIANT: what has ended is over, whatever a clock says that is behind.
+            Phase::Over => Standing::Over(Ended { at: entry.not_after.min(now), revoked, id }),
             _ if now < entry.not_before => Standing::NotYetValid(id),
             _ if now >= entry.not_after => Standing::Over(Ended { at: entry.not_after, revoked, id }),
             _ => {
@@ -350,7 +352,7 @@ fn phase(grant: &Grant) -> Option<(Phase, Timestamp, Timestamp)> {
         _ if grant.is_limited() => None,
         GrantState::Scheduled | GrantState::Active => Some((Phase::Granted, grant.not_before?, grant.not_after?)),
         GrantState::Ended | GrantState::Exhausted => {
-            Some((Phase::Granted, grant.not_before?, ended(grant.ended.as_ref()?.at)))
+            Some((Phase::Over, grant.not_before?, ended(grant.ended.as_ref()?.at)))
         }
         GrantState::Revoked => Some((Phase::Revoked, start, ended(grant.ended.as_ref()?.at))),
         GrantState::Denied | GrantState::Withdrawn | GrantState::ExpiredUnapproved => None,

@@ -45,6 +45,8 @@ pub(super) struct Entry {
 pub(super) enum Phase {
     Pending,
     Granted,
+    /// Ended, or dropped before its end.
+    Over,
     Revoked,
 }
 

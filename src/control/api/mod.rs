@@ -8,6 +8,8 @@ mod extract;
 mod front;
 mod grants;
 mod issuers;
+mod lifecycle;
+mod lifts;
 mod named;
 mod operators;
 mod policies;
@@ -84,7 +86,7 @@ pub fn router(
     let limited = |routes: MethodRouter<Arc<Api>>, limit: usize| {
         routes.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)))
     };
-    let routes: [(&str, MethodRouter<Arc<Api>>); 22] = [
+    let routes: [(&str, MethodRouter<Arc<Api>>); 28] = [
         ("/v1/status", get(status::show)),
         ("/v1/enforcement-points", get(status::enforcement_points)),
         ("/v1/operators", get(operators::list).post(operators::create)),
@@ -93,7 +95,9 @@ pub fn router(
         ("/v1/issuers/{name}", get(issuers::show).put(issuers::put).delete(issuers::delete)),
         ("/v1/issuers/{name}/keys", get(issuers::keys)),
         ("/v1/workloads", get(workloads::list)),
-        ("/v1/workloads/{id}", get(workloads::show).put(workloads::put).delete(workloads::retire)),
+        ("/v1/workloads/{id}", get(workloads::show).put(workloads::put).delete(lifecycle::retire)),
+        ("/v1/workloads/{id}/suspend", post(lifecycle::suspend)),
+        ("/v1/workloads/{id}/resume", post(lifecycle::resume)),
         ("/v1/services", get(services::list)),
         ("/v1/services/{name}", put(services::put).get(services::show).delete(services::delete)),
         ("/v1/policies/current", get(policies::current)),
@@ -104,9 +108,13 @@ pub fn router(
         ("/v1/grant-requests/{id}/withdraw", post(requests::withdraw)),
         ("/v1/grants", get(grants::list)),
         ("/v1/grants/{id}", get(grants::show)),
+        ("/v1/grants/{id}/drop", post(grants::drop_early)),
         ("/v1/grants/{id}/revoke", post(grants::revoke)),
         ("/v1/revocations", get(revocations::list).post(revocations::create)),
         ("/v1/revocations/{id}", get(revocations::show)),
+        ("/v1/revocations/{id}/lift", post(lifts::create)),
+        ("/v1/lifts", get(lifts::list)),
+        ("/v1/lifts/{id}", get(lifts::show)),
     ];
     let mut router = Router::new().route("/v1/policies", limited(post(policies::publish), policy_body));
     for (path, methods) in routes {

@@ -91,6 +91,21 @@ impl<T: Serialize> Written<T> {
         }
     }
 
+    /// The answer to a step that may have been taken before, then: who lost the first answer gets the same receipt by
+    /// asking again.
+    pub(super) async fn step(
+        api: &Api,
+        committed: Option<Committed>,
+        before: (Revision, Timestamp),
+        object: Option<T>,
+        wait: Option<Duration>,
+    ) -> Self {
+        let (revision, at) = before;
+        let epoch = api.core.index().position().epoch;
+        let (position, at) = committed.map_or((Position { epoch, revision }, at), |c| (c.position, c.at));
+        Self::new(api, committed, revision, object).wait(api, position, at, wait).await
+    }
+
     /// With one more member.
     pub(super) fn with(mut self, name: &str, value: impl Serialize) -> Self {
         self.more.insert(name.to_owned(), serde_json::to_value(value).unwrap_or_default());

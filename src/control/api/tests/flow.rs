@@ -157,7 +157,7 @@ async fn retiring_a_workload_ends_everything_it_holds_in_one_revision() {
     site.get(&workload_path(STOREFRONT)).await.expect(404);
     site.call("PUT", &workload_path(STOREFRONT), workload(STOREFRONT)).await.expect(409);
     let refused = site.call("POST", "/v1/grant-requests", refund_request()).await.expect(422);
-    refused.names("workload", "is not registered");
+    refused.names("workload", "has been retired");
 }
 
 #[tokio::test]

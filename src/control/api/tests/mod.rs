@@ -2,6 +2,7 @@
 
 mod flow;
 mod harness;
+mod lifecycle;
 mod refusals;
 mod rules;
 mod serving;
