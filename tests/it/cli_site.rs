@@ -209,7 +209,10 @@ async fn workloads(alice: &Operator<'_>) {
     alice.mistyped(&["workload", "put", &id, "--delegator"], &["--delegator", "SPIFFE_ID"]).await;
     let acting = [&put[..], &["--delegator", "spiffe://x/*", "--actor", &nobody]].concat();
     let acting = alice.json(&acting).await;
-    assert_eq!((&acting["object"]["delegators"], &acting["object"]["actors"]), (&json!(["spiffe://x/*"]), &json!([nobody])));
+    assert_eq!(
+        (&acting["object"]["delegators"], &acting["object"]["actors"]),
+        (&json!(["spiffe://x/*"]), &json!([nobody]))
+    );
     lifecycle(alice, &id, &nobody).await;
     alice.refused(&put, &[&id, "retired"]).await;
 }

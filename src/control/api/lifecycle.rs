@@ -164,12 +164,8 @@ fn suspension(
     }
     let now = api.core.clock().now().wall;
     let revocation = ending(workload, caller, reason, now);
-    let suspended = Suspension {
-        revocation: revocation.id,
-        by: caller.name().to_owned(),
-        at: now,
-        reason: reason.to_owned(),
-    };
+    let suspended =
+        Suspension { revocation: revocation.id, by: caller.name().to_owned(), at: now, reason: reason.to_owned() };
     let workload = Workload { suspended: Some(suspended), ..workload.clone() };
     let writes = [
         Write::put(&Object::Revocation(revocation), Expect::Absent),

@@ -80,9 +80,9 @@ fn plan(
 fn may_be_lifted(index: &Index, stored: &Stored) -> Result<Vec<Guard>, Problem> {
     let revocation = rules::as_revocation(stored).ok_or_else(Problem::internal)?;
     match &revocation.target {
-        Target::Grant { grant } => Err(Problem::conflict(format!(
-            "grant `{grant}` is over and stays so: ask for a new one"
-        ))),
+        Target::Grant { grant } => {
+            Err(Problem::conflict(format!("grant `{grant}` is over and stays so: ask for a new one")))
+        }
         Target::Workload { workload } => {
             let retired = || Problem::conflict(format!("`{workload}` has been retired, and stays so"));
             let registered = index.get(Kind::Workload, workload.as_str()).ok_or_else(retired)?;

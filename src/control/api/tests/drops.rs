@@ -59,7 +59,8 @@ async fn a_workload_gives_back_its_own_and_no_other() {
     let plan = |caller: &Caller| dropping(site.core.index(), id, caller, "", site.clock.now().wall);
     assert!(plan(&as_workload("spiffe://test.example/other")).is_err());
     // A person of that name is no workload.
-    let person = Caller { principal: Principal::new(STOREFRONT, PrincipalKind::Person, Via::Oidc), ..as_workload(STOREFRONT) };
+    let person =
+        Caller { principal: Principal::new(STOREFRONT, PrincipalKind::Person, Via::Oidc), ..as_workload(STOREFRONT) };
     assert!(plan(&person).is_err());
     let (dropped, _) = plan(&as_workload(STOREFRONT)).unwrap().answer;
     assert_eq!((dropped.state, &*dropped.ended.unwrap().by), (GrantState::Ended, STOREFRONT));

@@ -54,7 +54,7 @@ async fn a_suspension_is_a_revocation_until_the_workload_is_resumed() {
     let refused = site.call("POST", &lift, json!({ "reason": "x" })).await.expect(409);
     assert!(refused.body["detail"].as_str().unwrap().contains("resume the workload"), "{}", refused.body);
 
-    site.call("POST", &resume, Value::Null).await.expect(415);
+    site.call("POST", &resume, Value::Null).await.expect(400);
     site.call("POST", &resume, json!({ "reason": " " })).await.expect(422).names("reason", "for a reason");
     let resumed = site.call_as(&bob, "POST", &resume, json!({ "reason": "false alarm" })).await.expect(200);
     assert_eq!(last_changes(&site), [Kind::Lift, Kind::Revocation, Kind::Workload], "one revision");
@@ -67,7 +67,6 @@ async fn a_suspension_is_a_revocation_until_the_workload_is_resumed() {
     assert_eq!(site.revision(), before, "it is in service already");
     site.call_as(&bob, "POST", &approve, vote).await.expect(200);
 }
-
 
 #[tokio::test]
 async fn a_revocation_that_is_no_suspension_outlasts_a_resumption() {
@@ -195,7 +194,8 @@ async fn lifting_a_revocation_leaves_a_record() {
         json!({ "kind": "certificate", "serial": "a1b2c" }),
         json!({ "kind": "delegator", "workload": STOREFRONT }),
     ] {
-        let made = site.call("POST", "/v1/revocations", json!({ "target": target, "reason": "leak" })).await.expect(201);
+        let made =
+            site.call("POST", "/v1/revocations", json!({ "target": target, "reason": "leak" })).await.expect(201);
         let (made, id) = (made.body["object"].clone(), made.body["object"]["id"].as_str().unwrap().to_owned());
         let (path, lift) = (format!("/v1/revocations/{id}"), format!("/v1/revocations/{id}/lift?wait=1s"));
         site.call("POST", &lift, json!({ "reason": "" })).await.expect(422).names("reason", "for a reason");

@@ -4,6 +4,7 @@ mod drops;
 mod flow;
 mod harness;
 mod lifecycle;
+mod model;
 mod refusals;
 mod rules;
 mod serving;
