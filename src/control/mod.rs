@@ -9,6 +9,7 @@ mod commit;
 mod core;
 pub mod fleet;
 pub mod index;
+mod key_book;
 pub mod keys;
 pub mod operators;
 pub mod principal;

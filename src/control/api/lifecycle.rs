@@ -10,6 +10,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -22,33 +23,38 @@ use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};
 use crate::control::rules;
-use crate::control::store::{Committed, Expect, Guard, Write};
+use crate::control::store::{Expect, Guard, Write};
 use crate::grant;
 use crate::object::{FieldError, GrantId, Kind, Object, Revocation, Suspension, Target, Workload, check_text};
 use crate::wire::Revision;
 
 /// Why a workload is suspended.
-#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SuspendBody {
     /// Why.
     #[serde(default)]
+    #[schemars(length(max = 1000))]
     reason: String,
 }
 
 /// Why a workload is resumed.
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ResumeBody {
     /// Why: for the record of the lifted revocation.
+    #[schemars(length(min = 1, max = 1000))]
     reason: String,
 }
 
 /// Query of a retirement.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RetireQuery {
+    /// For the record.
+    #[schemars(length(max = 1000))]
     reason: Option<String>,
+    /// How long to wait for the receipt, `1s` to `60s`; without it there is none.
     wait: Option<String>,
 }
 
@@ -56,6 +62,8 @@ pub(super) struct RetireQuery {
 #[derive(Debug)]
 struct Stepped {
     workload: Workload,
+    /// The revision that wrote the document before this step.
+    revision: Revision,
     /// Where and when it was taken, if it had been before.
     before: (Revision, Timestamp),
     /// Revocations that still end the workload, after it was resumed.
@@ -79,9 +87,9 @@ pub(super) async fn suspend(
             suspension(&api, index, &caller, &stored, &reason)
         })
         .await?;
-    let Stepped { workload, before, .. } = stepped;
+    let Stepped { workload, revision, before, .. } = stepped;
     let written = Written::step(&api, committed, before, Some(workload), wait).await;
-    Ok(tagged(written.respond(StatusCode::OK), committed))
+    Ok(tagged(written.respond(StatusCode::OK), committed.map_or(revision, |c| c.position.revision)))
 }
 
 pub(super) async fn resume(
@@ -100,10 +108,10 @@ pub(super) async fn resume(
             resumption(&api, index, &caller, &stored, &reason)
         })
         .await?;
-    let Stepped { workload, before, left } = stepped;
+    let Stepped { workload, revision, before, left } = stepped;
     let written = Written::step(&api, committed, before, Some(workload), wait).await;
     let written = if left.is_empty() { written } else { written.with("still_revoked_by", left) };
-    Ok(tagged(written.respond(StatusCode::OK), committed))
+    Ok(tagged(written.respond(StatusCode::OK), committed.map_or(revision, |c| c.position.revision)))
 }
 
 pub(super) async fn retire(
@@ -130,11 +138,9 @@ pub(super) async fn retire(
     Ok(written.respond(StatusCode::OK))
 }
 
-/// With the new entity tag of the workload, when it has one.
-fn tagged(mut response: Response, committed: Option<Committed>) -> Response {
-    if let Some(committed) = committed {
-        insert(response.headers_mut(), header::ETAG, &etag(committed.position.revision));
-    }
+/// With the entity tag of the workload.
+fn tagged(mut response: Response, revision: Revision) -> Response {
+    insert(response.headers_mut(), header::ETAG, &etag(revision));
     response
 }
 
@@ -157,10 +163,11 @@ fn suspension(
     reason: &str,
 ) -> Result<Plan<Stepped>, Problem> {
     let Some(workload) = rules::as_workload(stored) else { return Err(Problem::internal()) };
+    let revision = stored.revision;
     if let Some(suspended) = &workload.suspended {
         let by = index.get(Kind::Revocation, &suspended.revocation.to_string());
-        let before = (by.map_or(stored.revision, |by| by.revision), suspended.at);
-        return Ok(Plan::new(Stepped { workload: workload.clone(), before, left: Vec::new() }));
+        let before = (by.map_or(revision, |by| by.revision), suspended.at);
+        return Ok(Plan::new(Stepped { workload: workload.clone(), revision, before, left: Vec::new() }));
     }
     let now = api.core.clock().now().wall;
     let revocation = ending(workload, caller, reason, now);
@@ -171,7 +178,7 @@ fn suspension(
         Write::put(&Object::Revocation(revocation), Expect::Absent),
         Write::put(&Object::Workload(workload.clone()), Expect::Revision(stored.revision)),
     ];
-    let mut plan = Plan::new(Stepped { workload, before: (stored.revision, now), left: Vec::new() });
+    let mut plan = Plan::new(Stepped { workload, revision, before: (revision, now), left: Vec::new() });
     plan.changes.extend(writes);
     Ok(plan)
 }
@@ -189,9 +196,10 @@ fn resumption(
     let by = workload.suspended.as_ref().map(|suspended| suspended.revocation.to_string());
     let others = index.revocations_of(workload.id.as_str());
     let left = others.iter().filter(|other| by.as_deref() != Some(&*other.key)).map(|r| r.key.to_string()).collect();
-    let before = (stored.revision, index.committed_at(stored.revision).unwrap_or(now));
+    let revision = stored.revision;
+    let before = (revision, index.committed_at(revision).unwrap_or(now));
     let resumed = Workload { suspended: None, ..workload.clone() };
-    let mut plan = Plan::new(Stepped { workload: resumed.clone(), before, left });
+    let mut plan = Plan::new(Stepped { workload: resumed.clone(), revision, before, left });
     let Some(by) = by else { return Ok(plan) };
     if let Some(revocation) = index.get(Kind::Revocation, &by) {
         plan.changes.extend(lifts::lifting(&revocation, caller, reason, now)?.1);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Api;
@@ -24,10 +25,11 @@ use crate::object::{Kind, Lift, Object, Target};
 use crate::wire::Revision;
 
 /// Why a revocation is lifted.
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LiftBody {
     /// Why.
+    #[schemars(length(min = 1, max = 1000))]
     reason: String,
 }
 

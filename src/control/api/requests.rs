@@ -6,15 +6,17 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Response;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::extract::{Caller, Document, Name, Optional, Params};
 use super::grants::{GrantQuery, list_grants, one};
+use super::idempotency::{Keyed, Made};
 use super::problem::Problem;
-use super::respond::{Written, insert};
+use super::respond::Written;
 use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};
 use crate::control::rules;
@@ -24,23 +26,27 @@ use crate::object::{Grant, Kind, Object, VoteKind};
 use crate::wire::Revision;
 
 /// A vote for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Approval {
+    /// The digest of the request, to say which one was read.
     digest: String,
 }
 
 /// A vote against.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Denial {
+    /// The digest of the request, to say which one was read.
     digest: String,
+    /// For the record.
     #[serde(default)]
+    #[schemars(length(max = 1000))]
     reason: String,
 }
 
 /// Nothing, or an empty object.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
@@ -52,21 +58,18 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Params(query): Params<Gran
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Document(new): Document<NewGrantRequest>,
+    Keyed(key, new): Keyed<NewGrantRequest>,
 ) -> Result<Response, Problem> {
     let asked = grant::new_request(new, caller.name(), api.core.clock().now().wall)?;
     let object = Object::Grant(Box::new(asked.clone()));
-    let (committed, ()) = api
-        .core
-        .transact(&caller.intent("grant.request"), |index| {
+    let made = key
+        .make(&api, &caller.intent("grant.request"), |index| {
             let guards = supported(index, &asked)?;
-            Ok::<_, Problem>(Plan { guards, changes: vec![Write::put(&object, Expect::Absent)], answer: () })
+            let answer = Made::created(format!("/v1/grant-requests/{}", asked.id), asked.clone());
+            Ok(Plan { guards, changes: vec![Write::put(&object, Expect::Absent)], answer })
         })
         .await?;
-    let location = format!("/v1/grant-requests/{}", asked.id);
-    let mut response = Written::new(&api, committed, Revision(0), Some(asked)).respond(StatusCode::CREATED);
-    insert(response.headers_mut(), header::LOCATION, &location);
-    Ok(response)
+    Ok(made.respond(&api, None).await)
 }
 
 pub(super) async fn approve(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::extract::{Caller, Document, Name, Params, Precondition};
@@ -19,14 +20,21 @@ use crate::control::store::Guard;
 use crate::object::{FieldError, Kind, Object, Workload, WorkloadKind};
 
 /// Query of the list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WorkloadQuery {
+    /// Only those that this team or person answers for.
     owner: Option<String>,
+    /// Only those of this environment.
     environment: Option<String>,
+    /// Only those of this kind.
     kind: Option<WorkloadKind>,
+    /// Only those that are suspended, or that are not.
     suspended: Option<bool>,
+    /// How many at most; 100 unless given.
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<usize>,
+    /// The `next` of the page before.
     after: Option<String>,
 }
 

@@ -47,6 +47,7 @@ async fn a_suspension_is_a_revocation_until_the_workload_is_resumed() {
     site.clock.advance(Duration::from_secs(5));
     let again = site.call_as(&bob, "POST", &suspend, Value::Null).await.expect(200);
     assert_eq!(again.body["position"], suspended.body["position"]);
+    assert_eq!(again.header("etag"), suspended.header("etag"));
     assert_eq!(again.body["receipt"]["revision"], suspended.body["position"]);
     assert_eq!((&again.body["object"], standing(&site)), (&suspended.body["object"], 1));
     // Not to be lifted behind the workload's back.

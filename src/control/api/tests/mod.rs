@@ -3,8 +3,10 @@
 mod drops;
 mod flow;
 mod harness;
+mod idempotency;
 mod lifecycle;
 mod model;
 mod refusals;
 mod rules;
 mod serving;
+mod table;

@@ -1,0 +1,272 @@
+//! The table of all operations. What is not in it is not served, not documented, and not allowed to anybody.
+//!
+//! Plane: control. To add one: a line here with its action and its types; its problems follow from what it takes, and
+//! `docs/openapi.json` is made anew as its test says. Rows are in the order of the document.
+
+use super::grants::{self, GrantQuery, Reason};
+use super::issuers::{self, KeysShown};
+use super::lifecycle::{self, ResumeBody, RetireQuery, SuspendBody};
+use super::lifts::{self, LiftBody};
+use super::openapi;
+use super::operation::{Operation, delete, get, post, put};
+use super::operators::{self, NewOperator, OperatorCreated, OperatorList};
+use super::policies::{self, NewPolicySet, PolicyPublished};
+use super::requests::{self, Approval, Denial, Nothing};
+use super::respond::{Listed, PageQuery, WaitQuery, Written};
+use super::revocations::{self, NewRevocation};
+use super::services;
+use super::status::{self, PointList, Status};
+use super::workloads::{self, WorkloadQuery};
+use crate::credential::SpiffeId;
+use crate::grant::NewGrantRequest;
+use crate::object::{Grant, GrantId, Issuer, Lift, PolicySet, Revocation, Service, Workload};
+
+/// All operations.
+pub(super) fn table() -> Vec<Operation> {
+    [status(), operators(), issuers(), workloads(), services(), policies(), grants(), revocations()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// The actions that operations have, sorted, each once: what policies for operators may name.
+pub fn actions() -> Vec<&'static str> {
+    let mut actions: Vec<&str> = table().iter().map(|o| o.route.action).collect();
+    actions.sort_unstable();
+    actions.dedup();
+    actions
+}
+
+fn status() -> Vec<Operation> {
+    vec![
+        get("/openapi.json", "openapi.show", "Show this document", openapi::show)
+            .public()
+            .answers::<serde_json::Value>(200, "An OpenAPI 3.1 document"),
+        get("/v1/status", "status.show", "Where the control plane stands", status::show)
+            .answers::<Status>(200, "Its position, version and time"),
+        get("/v1/enforcement-points", "status.points", "List the enforcement points", status::enforcement_points)
+            .answers::<PointList>(200, "Every instance, with what it has applied"),
+    ]
+}
+
+fn operators() -> Vec<Operation> {
+    vec![
+        get("/v1/operators", "operator.list", "List operators", operators::list)
+            .answers::<OperatorList>(200, "All of them, also those that have been revoked"),
+        post("/v1/operators", "operator.create", "Create an operator", operators::create)
+            .body::<NewOperator>()
+            .answers::<OperatorCreated<'static>>(201, "The operator, with its token: it is never shown again")
+            .problem(409),
+        delete("/v1/operators/{name}", "operator.revoke", "Revoke an operator", operators::revoke)
+            .named::<String>("The operator's name")
+            .answers_nothing(204, "It is revoked: its token is not accepted any more")
+            .problem(409),
+    ]
+}
+
+fn issuers() -> Vec<Operation> {
+    const NAME: &str = "The issuer's name";
+    vec![
+        get("/v1/issuers", "issuer.list", "List issuers", issuers::list)
+            .query::<PageQuery>()
+            .answers::<Listed<Issuer>>(200, "A page of issuers, by name"),
+        get("/v1/issuers/{name}", "issuer.show", "Show an issuer", issuers::show)
+            .named::<String>(NAME)
+            .tagged()
+            .answers::<Issuer>(200, "The issuer"),
+        put("/v1/issuers/{name}", "issuer.put", "Trust an issuer, or change it", issuers::put)
+            .named::<String>(NAME)
+            .tagged()
+            .conditional()
+            .body::<Issuer>()
+            .answers::<Written<Issuer>>(200, "It was there; `committed_at` is absent when it was as wanted already")
+            .answers::<Written<Issuer>>(201, "It is new"),
+        delete("/v1/issuers/{name}", "issuer.delete", "Delete an issuer", issuers::delete)
+            .about("Ends every token that it has issued.")
+            .named::<String>(NAME)
+            .conditional()
+            .answers::<Written<Nothing>>(200, "It is gone"),
+        get("/v1/issuers/{name}/keys", "issuer.keys", "Show how an issuer's keys stand", issuers::keys)
+            .named::<String>(NAME)
+            .answers::<KeysShown>(200, "How many there are, and how fetching them goes"),
+    ]
+}
+
+fn workloads() -> Vec<Operation> {
+    const ID: &str = "The workload's SPIFFE ID, percent-encoded";
+    vec![
+        get("/v1/workloads", "workload.list", "List workloads", workloads::list)
+            .query::<WorkloadQuery>()
+            .answers::<Listed<Workload>>(200, "A page of workloads, by id"),
+        get("/v1/workloads/{id}", "workload.show", "Show a workload", workloads::show)
+            .named::<SpiffeId>(ID)
+            .tagged()
+            .answers::<Workload>(200, "The workload"),
+        put("/v1/workloads/{id}", "workload.put", "Register a workload, or change it", workloads::put)
+            .named::<SpiffeId>(ID)
+            .tagged()
+            .conditional()
+            .body::<Workload>()
+            .answers::<Written<Workload>>(200, "It was there; `committed_at` is absent when it was as wanted already")
+            .answers::<Written<Workload>>(201, "It is new")
+            .problem(409),
+        delete("/v1/workloads/{id}", "workload.retire", "Retire a workload", lifecycle::retire)
+            .about("Ends the workload, its grants and its requests in one revision. Its id is never registered again.")
+            .named::<SpiffeId>(ID)
+            .conditional()
+            .query::<RetireQuery>()
+            .answers::<Written<Nothing>>(200, "It is retired; `revoked_grants` has the ids of what ended with it"),
+        post("/v1/workloads/{id}/suspend", "workload.suspend", "Suspend a workload", lifecycle::suspend)
+            .about("Whatever it shows is refused everywhere until it is resumed. Suspending it again changes nothing.")
+            .named::<SpiffeId>(ID)
+            .tagged()
+            .conditional()
+            .query::<WaitQuery>()
+            .optional_body::<SuspendBody>()
+            .answers::<Written<Workload>>(200, "It is suspended")
+            .problem(409),
+        post("/v1/workloads/{id}/resume", "workload.resume", "Resume a suspended workload", lifecycle::resume)
+            .about("Lifts its suspension and no other revocation: `still_revoked_by` names those.")
+            .named::<SpiffeId>(ID)
+            .tagged()
+            .conditional()
+            .query::<WaitQuery>()
+            .body::<ResumeBody>()
+            .answers::<Written<Workload>>(200, "It is not suspended")
+            .problem(409),
+    ]
+}
+
+fn services() -> Vec<Operation> {
+    const NAME: &str = "The service's name";
+    vec![
+        get("/v1/services", "service.list", "List services", services::list)
+            .query::<PageQuery>()
+            .answers::<Listed<Service>>(200, "A page of services, by name"),
+        get("/v1/services/{name}", "service.show", "Show a service", services::show)
+            .named::<String>(NAME)
+            .tagged()
+            .answers::<Service>(200, "The service"),
+        put("/v1/services/{name}", "service.put", "Protect a service, or change it", services::put)
+            .named::<String>(NAME)
+            .tagged()
+            .conditional()
+            .body::<Service>()
+            .answers::<Written<Service>>(200, "It was there; `committed_at` is absent when it was as wanted already")
+            .answers::<Written<Service>>(201, "It is new")
+            .problem(409),
+        delete("/v1/services/{name}", "service.delete", "Delete a service", services::delete)
+            .named::<String>(NAME)
+            .conditional()
+            .answers::<Written<Nothing>>(200, "It is gone")
+            .problem(409),
+    ]
+}
+
+fn policies() -> Vec<Operation> {
+    vec![
+        get("/v1/policies/current", "policy.show", "Show the policy set in force", policies::current)
+            .tagged()
+            .answers::<PolicySet>(200, "The policy set")
+            .problem(404),
+        post("/v1/policies", "policy.publish", "Validate and publish a policy set", policies::publish)
+            .tagged()
+            .conditional()
+            .body::<NewPolicySet>()
+            .large()
+            .answers::<PolicyPublished>(200, "It is in force already, or `dry_run` was asked for")
+            .answers::<PolicyPublished>(201, "It is in force"),
+    ]
+}
+
+fn grants() -> Vec<Operation> {
+    const ID: &str = "The id of the grant and of its request";
+    vec![
+        get("/v1/grant-requests", "grant.list", "List requests that have not become grants", requests::list)
+            .called("grant_request_list")
+            .query::<GrantQuery>()
+            .answers::<Listed<Grant>>(200, "A page of requests, by id"),
+        post("/v1/grant-requests", "grant.request", "Request a grant", requests::create)
+            .about("The `grant_request` of a denial can be posted as it stands.")
+            .body::<NewGrantRequest>()
+            .located()
+            .keyed()
+            .answers::<Written<Grant>>(201, "The request"),
+        get("/v1/grant-requests/{id}", "grant.show", "Show a request", grants::show)
+            .called("grant_request_show")
+            .named::<GrantId>(ID)
+            .tagged()
+            .answers::<Grant>(200, "The request, or the grant that it has become"),
+        post("/v1/grant-requests/{id}/approve", "grant.approve", "Approve a request", requests::approve)
+            .named::<GrantId>(ID)
+            .body::<Approval>()
+            .answers::<Written<Grant>>(200, "The vote counts")
+            .problem(409),
+        post("/v1/grant-requests/{id}/deny", "grant.deny", "Deny a request", requests::deny)
+            .named::<GrantId>(ID)
+            .body::<Denial>()
+            .answers::<Written<Grant>>(200, "The request is denied")
+            .problem(409),
+        post("/v1/grant-requests/{id}/withdraw", "grant.withdraw", "Withdraw a request", requests::withdraw)
+            .named::<GrantId>(ID)
+            .optional_body::<Nothing>()
+            .answers::<Written<Grant>>(200, "The request is withdrawn")
+            .problem(409),
+        get("/v1/grants", "grant.list", "List grants and requests", grants::list)
+            .query::<GrantQuery>()
+            .answers::<Listed<Grant>>(200, "A page of grants and requests, by id"),
+        get("/v1/grants/{id}", "grant.show", "Show a grant", grants::show)
+            .named::<GrantId>(ID)
+            .tagged()
+            .answers::<Grant>(200, "The grant, or the request for it"),
+        post("/v1/grants/{id}/drop", "grant.drop", "Give a grant back before its time is over", grants::drop_early)
+            .about("For who asked for it, and for the workload whose it is.")
+            .named::<GrantId>(ID)
+            .query::<WaitQuery>()
+            .optional_body::<Reason>()
+            .answers::<Written<Grant>>(200, "The grant has ended")
+            .problem(409),
+        post("/v1/grants/{id}/revoke", "grant.revoke", "Revoke a grant", grants::revoke)
+            .about("Revoking what is revoked already succeeds, with the position at which it was.")
+            .named::<GrantId>(ID)
+            .query::<WaitQuery>()
+            .optional_body::<Reason>()
+            .answers::<Written<Grant>>(200, "The grant is revoked")
+            .problem(409),
+    ]
+}
+
+fn revocations() -> Vec<Operation> {
+    vec![
+        get("/v1/revocations", "revocation.list", "List revocations", revocations::list)
+            .query::<PageQuery>()
+            .answers::<Listed<Revocation>>(200, "A page of revocations, by id"),
+        post("/v1/revocations", "revocation.create", "Revoke", revocations::create)
+            .query::<WaitQuery>()
+            .body::<NewRevocation>()
+            .located()
+            .keyed()
+            .answers::<Written<Revocation>>(201, "The revocation")
+            .problem(409),
+        get("/v1/revocations/{id}", "revocation.show", "Show a revocation", revocations::show)
+            .named::<uuid::Uuid>("The revocation's id")
+            .tagged()
+            .answers::<Revocation>(200, "The revocation"),
+        post("/v1/revocations/{id}/lift", "revocation.lift", "Take a revocation out of force", lifts::create)
+            .about("It stays on record. Of grants, retired workloads and suspensions, none can be lifted.")
+            .named::<uuid::Uuid>("The revocation's id")
+            .query::<WaitQuery>()
+            .body::<LiftBody>()
+            .answers::<Written<Lift>>(200, "It is lifted, now or before")
+            .problem(409),
+        get("/v1/lifts", "revocation.list", "List lifted revocations", lifts::list)
+            .called("lift_list")
+            .query::<PageQuery>()
+            .answers::<Listed<Lift>>(200, "A page of records, by the id of the revocation"),
+        get("/v1/lifts/{id}", "revocation.show", "Show a lifted revocation", lifts::show)
+            .called("lift_show")
+            .named::<uuid::Uuid>("The revocation's id")
+            .tagged()
+            .answers::<Lift>(200, "The record"),
+    ]
+}
