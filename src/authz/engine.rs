@@ -20,10 +20,11 @@ use super::intake::{Intake, intake};
 use super::path::CanonicalPath;
 use super::peer::{self, KnownCertificate, Settings};
 use super::proof::{self, Challenge, Proving};
+use super::ready::Registered;
 use super::reason::Reason;
 use super::request::{Door, Request};
 use super::route::RouteMatch;
-use super::snapshot::{Registered, Snapshot};
+use super::snapshot::Snapshot;
 use super::transaction::transaction;
 use crate::clock::{Now, Timestamp};
 use crate::grant::{Active, Covering, Standing, WorkloadKey};
@@ -461,7 +462,7 @@ impl Question<'_> {
         let hypothetical = GrantFacts {
             id: GrantId(uuid::Uuid::nil()),
             actions: Arc::from([Box::from(&*self.route.action)]),
-            duration_seconds: self.route.max_grant_seconds,
+            duration_seconds: self.route.grants.max_duration_seconds,
         };
         if matches!(plain, Outcome::Error(_)) || !matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_)) {
             return denial(plain, None);
@@ -473,7 +474,7 @@ impl Question<'_> {
                 workload: Arc::clone(&self.workload.id),
                 resource: Arc::clone(&self.route.resource),
                 actions: vec![Arc::clone(&self.route.action)],
-                max_duration_seconds: self.route.max_grant_seconds,
+                terms: self.route.grants,
             })
         });
         Answer { reason, grant, policies, grant_request }

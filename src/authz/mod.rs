@@ -19,6 +19,7 @@ mod path;
 mod peer;
 pub mod problem;
 mod proof;
+mod ready;
 mod reason;
 mod request;
 mod revocations;

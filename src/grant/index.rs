@@ -13,11 +13,12 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
+use super::compact::CompactGrant;
 use super::leaf::{Entry, Ids, Leaf, Phase};
 use super::shards::{Shard, Shards, WorkloadKey};
-use crate::authz::{CanonicalPath, Template};
+use crate::authz::CanonicalPath;
 use crate::clock::Timestamp;
-use crate::object::{Grant, GrantId, GrantState};
+use crate::object::{GrantId, GrantState};
 use crate::policy::GrantFacts;
 
 /// How many grants that do not cover a request are looked at to find out what to say about them.
@@ -102,12 +103,16 @@ struct Look<'a, R> {
     is_revoked: R,
 }
 
+/// The numbers of a grant's resources.
+type Numbers = SmallVec<[u32; 4]>;
+
 /// Names that entries refer to by number; there are few of them.
 #[derive(Debug, Clone, Default)]
 struct Names {
     resources: HashMap<Box<str>, u32, RandomState>,
     resource_names: Vec<Box<str>>,
-    action_sets: HashMap<Arc<[Box<str>]>, u32, RandomState>,
+    /// By the names as [`CompactGrant`] has them.
+    action_sets: HashMap<Box<[u8]>, u32, RandomState>,
     action_set_names: Vec<Arc<[Box<str>]>>,
 }
 
@@ -158,17 +163,11 @@ impl GrantIndex {
     }
 
     /// Puts a grant in place of its earlier version. One that was never granted and no longer can be is left out.
-    pub fn put(&mut self, grant: &Grant, version: u64) {
+    pub fn put(&mut self, grant: &CompactGrant<'_>, version: u64) {
         self.remove(grant.id, version);
         let Some((phase, not_before, not_after)) = phase(grant) else { return };
-        // A template that does not parse never gets this far; if it did, the grant would cover nothing.
-        let path = match grant.path.as_deref().map(Template::parse) {
-            None => None,
-            Some(Ok(template)) => Some(template),
-            Some(Err(_)) => return,
-        };
         let (resources, actions) = self.numbers(grant);
-        let workload = WorkloadKey::of(grant.workload.as_str());
+        let workload = grant.workload;
         let id = *grant.id.0.as_bytes();
         let shard = Shard::of(&workload.0);
         let Some(ids) = self.by_id.edit(Shard::of(&id), version) else { return };
@@ -178,8 +177,8 @@ impl GrantIndex {
         let entry = Entry::new(workload.0, id, [not_before, not_after], phase);
         for resource in resources {
             match self.filling {
-                true => leaf.append(entry.on(resource, actions), path.as_ref()),
-                false => leaf.insert(entry.on(resource, actions), path.as_ref()),
+                true => leaf.append(entry.on(resource, actions), grant.path),
+                false => leaf.insert(entry.on(resource, actions), grant.path),
             }
         }
     }
@@ -261,19 +260,13 @@ impl GrantIndex {
     }
 
     /// The numbers of a grant's resources and action set; the table is copied only when a name is new.
-    fn numbers(&mut self, grant: &Grant) -> (Vec<u32>, u32) {
-        let mut resources: Vec<String> = grant.resources.iter().map(ToString::to_string).collect();
-        resources.sort_unstable();
-        resources.dedup();
-        let mut actions: Vec<Box<str>> = grant.actions.iter().map(|a| a.as_str().into()).collect();
-        actions.sort_unstable();
-        actions.dedup();
-        if let Some(numbers) = self.names.numbers(&resources, &actions) {
+    fn numbers(&mut self, grant: &CompactGrant<'_>) -> (Numbers, u32) {
+        if let Some(numbers) = self.names.numbers(grant) {
             return numbers;
         }
         let names = Arc::make_mut(&mut self.names);
-        names.learn(&resources, &actions);
-        names.numbers(&resources, &actions).unwrap_or_default()
+        names.learn(grant);
+        names.numbers(grant).unwrap_or_default()
     }
 }
 
@@ -343,18 +336,16 @@ impl Active {
 }
 
 /// Phase, start and end of a grant; `None` when it never was and never will be in force.
-fn phase(grant: &Grant) -> Option<(Phase, Timestamp, Timestamp)> {
-    let start = grant.not_before.unwrap_or(grant.requested_at);
+fn phase(grant: &CompactGrant<'_>) -> Option<(Phase, Timestamp, Timestamp)> {
+    let start = grant.not_before.unwrap_or_default();
     let ended = |at: Timestamp| grant.not_after.map_or(at, |end| end.min(at));
     match grant.state {
         GrantState::Pending => Some((Phase::Pending, start, Timestamp::MAX)),
         // What nobody judges yet must not be ignored.
         _ if grant.is_limited() => None,
         GrantState::Scheduled | GrantState::Active => Some((Phase::Granted, grant.not_before?, grant.not_after?)),
-        GrantState::Ended | GrantState::Exhausted => {
-            Some((Phase::Over, grant.not_before?, ended(grant.ended.as_ref()?.at)))
-        }
-        GrantState::Revoked => Some((Phase::Revoked, start, ended(grant.ended.as_ref()?.at))),
+        GrantState::Ended | GrantState::Exhausted => Some((Phase::Over, grant.not_before?, ended(grant.ended_at?))),
+        GrantState::Revoked => Some((Phase::Revoked, start, ended(grant.ended_at?))),
         GrantState::Denied | GrantState::Withdrawn | GrantState::ExpiredUnapproved => None,
     }
 }
@@ -372,24 +363,24 @@ impl Names {
     }
 
     /// The numbers of a grant's resources and action set, if all are known.
-    fn numbers(&self, resources: &[String], actions: &[Box<str>]) -> Option<(Vec<u32>, u32)> {
-        let resources: Option<Vec<u32>> = resources.iter().map(|r| self.resources.get(r.as_str()).copied()).collect();
-        Some((resources?, *self.action_sets.get(actions)?))
+    fn numbers(&self, grant: &CompactGrant<'_>) -> Option<(Numbers, u32)> {
+        let resources: Option<Numbers> = grant.resources.iter().map(|r| self.resources.get(r).copied()).collect();
+        Some((resources?, *self.action_sets.get(grant.actions.as_bytes())?))
     }
 
-    fn learn(&mut self, resources: &[String], actions: &[Box<str>]) {
-        for resource in resources {
+    fn learn(&mut self, grant: &CompactGrant<'_>) {
+        for resource in grant.resources.iter() {
             let next = u32::try_from(self.resource_names.len()).unwrap_or(u32::MAX);
-            if !self.resources.contains_key(resource.as_str()) {
-                self.resources.insert(resource.as_str().into(), next);
-                self.resource_names.push(resource.as_str().into());
+            if !self.resources.contains_key(resource) {
+                self.resources.insert(resource.into(), next);
+                self.resource_names.push(resource.into());
             }
         }
+        let actions = grant.actions.as_bytes();
         if !self.action_sets.contains_key(actions) {
             let next = u32::try_from(self.action_set_names.len()).unwrap_or(u32::MAX);
-            let set: Arc<[Box<str>]> = Arc::from(actions);
-            self.action_sets.insert(Arc::clone(&set), next);
-            self.action_set_names.push(set);
+            self.action_sets.insert(actions.into(), next);
+            self.action_set_names.push(grant.actions.iter().map(Box::from).collect());
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use super::shards::{Key, Shard};
-use crate::authz::{CanonicalPath, Template, matches_pattern};
+use crate::authz::{CanonicalPath, matches_pattern};
 use crate::clock::Timestamp;
 
 /// So much of texts is never tidied up.
@@ -71,8 +71,8 @@ pub(super) struct Ids(Vec<(Key, Shard)>);
 // === impl Leaf ===
 
 impl Leaf {
-    /// Adds a grant on one resource, for the paths of `path`. Nothing happens if there is no room for its text.
-    pub(super) fn insert(&mut self, entry: Entry, path: Option<&Template>) {
+    /// Adds a grant on one resource, for the paths of a pattern. Nothing happens if there is no room for its text.
+    pub(super) fn insert(&mut self, entry: Entry, path: Option<&str>) {
         let (kind, text) = PathKind::of(path);
         let exact = (kind == PathKind::Exact).then_some(text);
         let order = (&entry.workload, entry.resource, exact, Reverse(entry.not_after), &entry.id);
@@ -84,8 +84,12 @@ impl Leaf {
 
     /// Adds a grant behind the others, in no order: [`settle`](Self::settle) sorts. Moving kilobytes for each of a million
     /// grants takes longer than parsing them.
-    pub(super) fn append(&mut self, entry: Entry, path: Option<&Template>) {
+    pub(super) fn append(&mut self, entry: Entry, path: Option<&str>) {
         let (kind, text) = PathKind::of(path);
+        if self.entries.len() == self.entries.capacity() {
+            // Larger steps than for one insertion; `settle` gives back what is left.
+            self.entries.reserve_exact((self.entries.len() / 4).max(8));
+        }
         let shared = self.entries.iter().rev().take(4).find(|e| self.text(e) == text).map(|e| e.text_at);
         self.place(self.entries.len(), shared, kind, text, entry);
     }
@@ -235,11 +239,12 @@ impl Entry {
 // === impl PathKind ===
 
 impl PathKind {
-    fn of(path: Option<&Template>) -> (Self, &str) {
+    /// In a pattern `*` is always an operator.
+    fn of(path: Option<&str>) -> (Self, &str) {
         match path {
             None => (Self::Any, ""),
-            Some(template) if template.literal().is_some() => (Self::Exact, template.pattern()),
-            Some(template) => (Self::Pattern, template.pattern()),
+            Some(pattern) if !pattern.contains('*') => (Self::Exact, pattern),
+            Some(pattern) => (Self::Pattern, pattern),
         }
     }
 }
@@ -249,17 +254,25 @@ impl PathKind {
 impl Ids {
     /// In which leaf a grant is.
     pub(super) fn find(&self, id: &Key) -> Option<Shard> {
+        if self.is_last(id) {
+            return None;
+        }
         let place = self.0.binary_search_by(|(known, _)| known.cmp(id)).ok()?;
         self.0.get(place).map(|(_, shard)| *shard)
     }
 
     /// Adds a grant, which is not there.
     pub(super) fn insert(&mut self, id: Key, shard: Shard) {
-        let place = self.0.partition_point(|(known, _)| *known < id);
+        let place = if self.is_last(&id) { self.0.len() } else { self.0.partition_point(|(known, _)| *known < id) };
         if self.0.len() == self.0.capacity() {
             self.0.reserve_exact(self.0.len() / 8 + 1);
         }
         self.0.insert(place, (id, shard));
+    }
+
+    /// Whether it comes after all that are there, as each grant of a snapshot does.
+    fn is_last(&self, id: &Key) -> bool {
+        self.0.last().is_none_or(|(known, _)| known < id)
     }
 
     /// Removes a grant.
@@ -273,6 +286,7 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authz::Template;
 
     #[test]
     fn texts_of_grants_that_are_gone_are_dropped_and_the_others_still_read() {
@@ -284,7 +298,7 @@ mod tests {
             Entry::new([0; 16], n.to_be_bytes(), times, Phase::Granted)
         };
         for n in 0..2_000 {
-            leaf.insert(entry(n), Some(&template(n)));
+            leaf.insert(entry(n), Some(template(n).pattern()));
             if n >= 10 {
                 leaf.remove(&(n - 10).to_be_bytes());
             }
@@ -300,10 +314,9 @@ mod tests {
     #[test]
     fn one_text_serves_neighbours() {
         let mut leaf = Leaf::default();
-        let refunds = Template::parse("/refunds/{*}").unwrap();
         for n in 0..100_u128 {
             let times = [Timestamp::from_secs(1), Timestamp::from_secs(2)];
-            leaf.insert(Entry::new([0; 16], n.to_be_bytes(), times, Phase::Granted), Some(&refunds));
+            leaf.insert(Entry::new([0; 16], n.to_be_bytes(), times, Phase::Granted), Some("/refunds/*"));
         }
         assert_eq!(leaf.texts, "/refunds/*");
     }

@@ -3,6 +3,7 @@
 //! Plane: pure; time is an argument. A look-up costs the same whatever the number of grants. An end is never moved:
 //! `not_after` is fixed at activation, and a terminal state is final.
 
+pub mod compact;
 mod index;
 mod leaf;
 pub mod policy;
@@ -10,6 +11,7 @@ mod rules;
 mod sharded;
 mod shards;
 
+pub use self::compact::CompactGrant;
 pub use self::index::{Active, Apart, Covering, Ended, GrantIndex, Standing};
 pub use self::rules::{
     Ballot, MAX_AHEAD, MAX_BREAK_GLASS_SECONDS, NewGrantRequest, RuleError, activate, barred, cast, check_renewal,

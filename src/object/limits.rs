@@ -89,7 +89,7 @@ impl GrantConditions {
             && self.windows.is_empty()
     }
 
-    pub(super) fn check(&self) -> Result<(), FieldError> {
+    pub(crate) fn check(&self) -> Result<(), FieldError> {
         let sizes = [
             ("conditions.source_networks", self.source_networks.len()),
             ("conditions.environments", self.environments.len()),
@@ -161,7 +161,7 @@ fn minute_of_day(text: &str) -> Option<u16> {
 // === impl ExactCall ===
 
 impl ExactCall {
-    pub(super) fn check(&self) -> Result<(), FieldError> {
+    pub(crate) fn check(&self) -> Result<(), FieldError> {
         if !self.path.starts_with('/') || self.path.len() > 8192 || !self.path.bytes().all(|b| b.is_ascii_graphic()) {
             let message = format!("`{}` is not a path: it starts with `/`, in visible ASCII", self.path);
             return Err(FieldError::new("call.path", message));

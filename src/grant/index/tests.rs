@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::authz::Template;
 use crate::credential::SpiffeId;
-use crate::object::{GrantConditions, Party};
+use crate::object::{Grant, GrantConditions, Party};
 
 fn grant(n: u128, workload: &str, resource: &str, path: Option<&str>, from: u64, to: u64) -> Grant {
     let mut grant = Grant {
@@ -42,6 +43,10 @@ fn grant(n: u128, workload: &str, resource: &str, path: Option<&str>, from: u64,
     grant
 }
 
+fn put(index: &mut GrantIndex, grant: &Grant, version: u64) {
+    index.put(&CompactGrant::read(&CompactGrant::encode(grant)).unwrap(), version);
+}
+
 fn find(index: &GrantIndex, workload: &str, resource: [&str; 2], action: &str, path: &str, now: u64) -> Covering {
     let key = WorkloadKey::of(&format!("spiffe://a/{workload}"));
     let path = CanonicalPath::parse(path).unwrap();
@@ -54,7 +59,7 @@ const REFUNDS: [&str; 2] = ["payments/refunds", "payments"];
 fn a_grant_covers_its_workload_resource_action_path_and_time_and_nothing_else() {
     let mut index = GrantIndex::new(1);
     let g = grant(1, "w", "payments/refunds", Some("/refunds/{*}"), 10, 20);
-    index.put(&g, 2);
+    put(&mut index, &g, 2);
     let standing = |workload, resource, action, path, now| {
         let found = find(&index, workload, resource, action, path, now);
         if found.active.is_empty() { Err(found.standing) } else { Ok(found.active[0].id) }
@@ -72,7 +77,7 @@ fn a_grant_covers_its_workload_resource_action_path_and_time_and_nothing_else() 
 #[test]
 fn a_grant_on_a_service_covers_its_routes() {
     let mut index = GrantIndex::new(1);
-    index.put(&grant(1, "w", "payments", None, 10, 20), 2);
+    put(&mut index, &grant(1, "w", "payments", None, 10, 20), 2);
     assert_eq!(find(&index, "w", REFUNDS, "write", "/refunds/7", 15).active.len(), 1);
     assert!(find(&index, "w", ["catalog/items", "catalog"], "write", "/refunds/7", 15).active.is_empty());
 }
@@ -82,11 +87,11 @@ fn later_versions_replace_earlier_ones_and_the_most_telling_wins() {
     let mut index = GrantIndex::new(1);
     let mut g = grant(1, "w", "payments/refunds", None, 10, 20);
     let key = WorkloadKey::of("spiffe://a/w");
-    index.put(&g, 2);
+    put(&mut index, &g, 2);
     assert_eq!(index.version(&key), 2);
     g.state = GrantState::Revoked;
     g.ended = Some(crate::object::Ending { by: "bob".to_owned(), at: Timestamp::from_secs(12), reason: String::new() });
-    index.put(&g, 3);
+    put(&mut index, &g, 3);
     assert_eq!((index.len(), index.version(&key)), (1, 3));
     let found = find(&index, "w", REFUNDS, "write", "/refunds/7", 15);
     assert_eq!((found.active.len(), found.standing), (0, over(12, true, g.id)));
@@ -95,7 +100,7 @@ fn later_versions_replace_earlier_ones_and_the_most_telling_wins() {
     asked.state = GrantState::Pending;
     asked.not_before = None;
     asked.not_after = None;
-    index.put(&asked, 4);
+    put(&mut index, &asked, 4);
     let found = find(&index, "w", REFUNDS, "write", "/refunds/7", 15);
     assert_eq!(found.standing, Standing::Pending(asked.id), "a new request tells more than an old end");
     index.remove(asked.id, 5);
@@ -121,7 +126,7 @@ fn what_has_ended_is_over_even_when_the_clock_is_behind() {
 fn revocations_end_a_grant_that_is_still_listed() {
     let mut index = GrantIndex::new(1);
     let g = grant(1, "w", "payments/refunds", None, 10, 20);
-    index.put(&g, 2);
+    put(&mut index, &g, 2);
     let path = CanonicalPath::parse("/refunds/7").unwrap();
     let now = Timestamp::from_secs(15);
     let found =
@@ -136,9 +141,9 @@ fn of_two_that_are_over_the_later_end_is_told() {
     revoked.state = GrantState::Revoked;
     let at = Timestamp::from_secs(12);
     revoked.ended = Some(crate::object::Ending { by: "bob".to_owned(), at, reason: String::new() });
-    index.put(&revoked, 2);
+    put(&mut index, &revoked, 2);
     let expired = grant(2, "w", "payments/refunds", None, 14, 18);
-    index.put(&expired, 3);
+    put(&mut index, &expired, 3);
     assert_eq!(find(&index, "w", REFUNDS, "write", "/refunds/7", 19).standing, over(18, false, expired.id));
 }
 
@@ -166,7 +171,7 @@ proptest! {
                 index.remove(g.id, 2);
                 list.remove(&g.id);
             } else {
-                index.put(&g, 2);
+                put(&mut index, &g, 2);
                 list.insert(g.id, g);
             }
         }
@@ -175,8 +180,8 @@ proptest! {
             // A snapshot that has a grant twice means the later one.
             let mut earlier = g.clone();
             earlier.path = Some("/refunds/9".to_owned());
-            rebuilt.put(&earlier, 1);
-            rebuilt.put(g, 1);
+            put(&mut rebuilt, &earlier, 1);
+            put(&mut rebuilt, g, 1);
         }
         rebuilt.settle();
         prop_assert_eq!(index.canonical(), rebuilt.canonical());
