@@ -116,7 +116,7 @@ fn what_has_ended_is_over_even_when_the_clock_is_behind() {
         dropped.state = GrantState::Ended;
         let at_end = Timestamp::from_secs(ended);
         dropped.ended = Some(crate::object::Ending { by: "w".to_owned(), at: at_end, reason: String::new() });
-        index.put(&dropped, 2);
+        put(&mut index, &dropped, 2);
         let found = find(&index, "w", REFUNDS, "write", "/refunds/7", now);
         assert_eq!((found.active.len(), found.standing), (0, over(at, false, dropped.id)), "at {now}");
     }

@@ -20,7 +20,7 @@ use crate::authz::CanonicalPath;
 use crate::clock::{Clock, Timestamp};
 use crate::control::rules;
 use crate::control::sweep::sweep;
-use crate::grant::{Apart, GrantIndex, WorkloadKey};
+use crate::grant::{Apart, CompactGrant, GrantIndex, WorkloadKey};
 use crate::object::{Grant, GrantState, Kind, VoteKind};
 
 /// People, one of whom answers for a workload, and a program.
@@ -270,7 +270,9 @@ impl World {
     /// What a sidecar that has all of this lets through, by a clock that is right and by one that is behind.
     fn enforced(&self, now: Timestamp) {
         let mut grants = GrantIndex::new(1);
-        self.seen.iter().flatten().for_each(|grant| grants.put(grant, 1));
+        for grant in self.seen.iter().flatten() {
+            grants.put(&CompactGrant::read(&CompactGrant::encode(grant)).unwrap(), 1);
+        }
         let path = CanonicalPath::parse("/refunds/7").unwrap();
         let find = |n: usize, now| {
             let key = WorkloadKey::of(&spiffe(n));
