@@ -1,11 +1,14 @@
 //! The grants of one shard of the index, in two allocations: sorted entries of 64 bytes, and the texts of their paths.
+//! A third, mostly empty, has the limits of those that have any.
 //!
 //! Pure. Entries are plain bytes, so that copying a leaf is two copies of memory, and freeing a million grants is freeing a
 //! few thousand leaves. Ordered by workload, resource, exact path, end (latest first), id: a look-up bisects, and what has
 //! ended sorts behind what has not. Texts that nothing refers to are dropped before they outweigh the others.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
+use super::limits::Limits;
 use super::shards::{Key, Shard};
 use crate::authz::{CanonicalPath, matches_pattern};
 use crate::clock::Timestamp;
@@ -20,6 +23,8 @@ pub(super) struct Leaf {
     texts: String,
     /// What the texts of the entries come to, those counted twice that share one.
     texts_used: usize,
+    /// The limits of those grants that have some, by id. Few do.
+    limits: Vec<(Key, Arc<Limits>)>,
 }
 
 /// One grant on one resource.
@@ -45,6 +50,10 @@ pub(super) struct Entry {
 pub(super) enum Phase {
     Pending,
     Granted,
+    /// Granted, and it has [`Limits`].
+    Limited,
+    /// Its last use has been spent.
+    Exhausted,
     /// Ended, or dropped before its end.
     Over,
     Revoked,
@@ -111,10 +120,25 @@ impl Leaf {
             dropped += if stays { 0 } else { usize::from(e.text_len) };
             stays
         });
+        if let Ok(place) = self.limits.binary_search_by(|(known, _)| known.cmp(id)) {
+            self.limits.remove(place);
+        }
         self.texts_used = self.texts_used.saturating_sub(dropped);
         if self.texts.len() > TEXTS_MIN + 2 * self.texts_used {
             self.tidy();
         }
+    }
+
+    /// Keeps the limits of a grant, which has none here yet.
+    pub(super) fn limit(&mut self, id: Key, limits: Arc<Limits>) {
+        let place = self.limits.partition_point(|(known, _)| *known < id);
+        self.limits.insert(place, (id, limits));
+    }
+
+    /// The limits of a grant.
+    pub(super) fn limits(&self, id: &Key) -> Option<&Limits> {
+        let place = self.limits.binary_search_by(|(known, _)| known.cmp(id)).ok()?;
+        self.limits.get(place).map(|(_, limits)| &**limits)
     }
 
     /// The grants of a workload on a resource: those whose paths have to be matched, and those for the exact path `path`.

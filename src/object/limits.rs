@@ -117,6 +117,10 @@ impl GrantConditions {
                 return Err(FieldError::new(field, format!("1 to {MAX_VALUES} values are needed")));
             }
             values.iter().try_for_each(|value| check_text(&field, value, 200))?;
+            if values.iter().any(|value| value.contains(',')) {
+                let message = "a value has a comma, with which a proxy may join two headers";
+                return Err(FieldError::new(field, message));
+            }
         }
         for (i, window) in self.windows.iter().enumerate() {
             window.check(&format!("conditions.windows[{i}]"))?;
@@ -191,6 +195,7 @@ mod tests {
             (json!({ "headers": { "X-Run": ["1"] } }), "conditions.headers.X-Run"),
             (json!({ "headers": { "x_run": ["1"] } }), "conditions.headers.x_run"),
             (json!({ "headers": { "x-run": [] } }), "conditions.headers.x-run"),
+            (json!({ "headers": { "x-run": ["1,2"] } }), "conditions.headers.x-run"),
             (json!({ "windows": [{ "from": "8:00", "to": "18:00" }] }), "conditions.windows[0].from"),
             (json!({ "windows": [{ "from": "08:00", "to": "24:01" }] }), "conditions.windows[0].to"),
             (json!({ "windows": [{ "from": "22:00", "to": "06:00" }] }), "conditions.windows[0].to"),

@@ -192,7 +192,7 @@ impl Oracle {
             let from = time(grant, "not_before").unwrap_or(Timestamp::from_secs(0));
             let ends = time(grant, "not_after").into_iter().chain(time(&grant["ended"], "at")).min();
             let to = ends.unwrap_or(Timestamp::MAX);
-            let ended = matches!(text(grant, "state"), "ended" | "exhausted");
+            let ended = text(grant, "state") == "ended";
             let in_force = !pends && !revoked && !ended && from <= self.now && self.now < to;
             let covers = list(grant, "actions").contains(&action)
                 && grant["path"].as_str().is_none_or(|template| matches(template, path));

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::super::limits::Circumstances;
 use super::*;
-use crate::authz::Template;
+use crate::authz::{CanonicalPath, Template};
 use crate::credential::SpiffeId;
 use crate::object::{Grant, GrantConditions, Party};
 
@@ -50,7 +51,10 @@ fn put(index: &mut GrantIndex, grant: &Grant, version: u64) {
 fn find(index: &GrantIndex, workload: &str, resource: [&str; 2], action: &str, path: &str, now: u64) -> Covering {
     let key = WorkloadKey::of(&format!("spiffe://a/{workload}"));
     let path = CanonicalPath::parse(path).unwrap();
-    index.find(&key, resource, action, &path, Timestamp::from_secs(now), Apart::Id, |_| false)
+    let request = &Circumstances::new(("POST", "/"), &[], None, None);
+    let now = Timestamp::from_secs(now);
+    let sought = Sought { resource, action, path: &path, environment: "production", request, now };
+    index.find(&key, &sought, Apart::Id, |_| false)
 }
 
 const REFUNDS: [&str; 2] = ["payments/refunds", "payments"];
@@ -129,8 +133,10 @@ fn revocations_end_a_grant_that_is_still_listed() {
     put(&mut index, &g, 2);
     let path = CanonicalPath::parse("/refunds/7").unwrap();
     let now = Timestamp::from_secs(15);
-    let found =
-        index.find(&WorkloadKey::of("spiffe://a/w"), REFUNDS, "write", &path, now, Apart::Nothing, |id| id == g.id);
+    let request = &Circumstances::new(("POST", "/"), &[], None, None);
+    let (resource, action, environment) = (REFUNDS, "write", "production");
+    let sought = Sought { resource, action, path: &path, environment, request, now };
+    let found = index.find(&WorkloadKey::of("spiffe://a/w"), &sought, Apart::Nothing, |id| id == g.id);
     assert_eq!((found.active.len(), found.standing), (0, over(15, true, g.id)));
 }
 
@@ -148,7 +154,8 @@ fn of_two_that_are_over_the_later_end_is_told() {
 }
 
 fn over(at: u64, revoked: bool, id: GrantId) -> Standing {
-    Standing::Over(Ended { at: Timestamp::from_secs(at), revoked, id })
+    let by = if revoked { End::Revoked } else { End::Expired };
+    Standing::Over(Ended { at: Timestamp::from_secs(at), by, id })
 }
 
 const PATHS: [Option<&str>; 5] = [None, Some("/refunds/{*}"), Some("/refunds/7"), Some("/refunds/8"), Some("/{**}")];

@@ -20,7 +20,7 @@ use crate::authz::CanonicalPath;
 use crate::clock::{Clock, Timestamp};
 use crate::control::rules;
 use crate::control::sweep::sweep;
-use crate::grant::{Apart, CompactGrant, GrantIndex, WorkloadKey};
+use crate::grant::{Apart, Circumstances, CompactGrant, GrantIndex, Sought, WorkloadKey};
 use crate::object::{Grant, GrantState, Kind, VoteKind};
 
 /// People, one of whom answers for a workload, and a program.
@@ -274,9 +274,17 @@ impl World {
             grants.put(&CompactGrant::read(&CompactGrant::encode(grant)).unwrap(), 1);
         }
         let path = CanonicalPath::parse("/refunds/7").unwrap();
+        let request = Circumstances::new(("POST", "/refunds/7"), &[], None, None);
         let find = |n: usize, now| {
-            let key = WorkloadKey::of(&spiffe(n));
-            let found = grants.find(&key, ["payments/refunds", "payments"], "write", &path, now, Apart::Id, |_| false);
+            let sought = Sought {
+                resource: ["payments/refunds", "payments"],
+                action: "write",
+                path: &path,
+                environment: "test",
+                request: &request,
+                now,
+            };
+            let found = grants.find(&WorkloadKey::of(&spiffe(n)), &sought, Apart::Id, |_| false);
             found.active.iter().map(|a| a.id.to_string()).collect::<BTreeSet<_>>()
         };
         for n in 0..WORKLOADS {
