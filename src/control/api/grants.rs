@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::Api;
 use super::extract::{Caller, Name, Optional, Params};
 use super::problem::Problem;
-use super::respond::{Page, WaitQuery, Written, document};
+use super::respond::{Page, Taken, WaitQuery, Written, document};
 use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};
@@ -25,7 +25,6 @@ use crate::control::store::{Expect, Write};
 use crate::credential::SpiffeId;
 use crate::grant;
 use crate::object::{Grant, GrantState, Kind, Object, Revocation, Target};
-use crate::wire::Revision;
 
 /// Query of the lists of grants and requests.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -59,7 +58,7 @@ pub(super) struct Revoked {
     /// `None` when it was revoked before.
     pub(super) revocation: Option<Revocation>,
     /// The revision of the stored grant, and when it ended: what counts when it was revoked before.
-    pub(super) before: (Revision, Timestamp),
+    pub(super) before: Taken,
 }
 
 /// Grants and requests alike: a request is the first part of a grant's life.
@@ -133,7 +132,7 @@ pub(super) fn dropping(
     caller: &Caller,
     reason: &str,
     now: Timestamp,
-) -> Result<Plan<(Grant, (Revision, Timestamp))>, Problem> {
+) -> Result<Plan<(Grant, Taken)>, Problem> {
     crate::object::check_text("reason", reason, 1000)?;
     let stored = one(index, id)?;
     let grant = rules::as_grant(&stored).ok_or_else(Problem::internal)?;

@@ -18,7 +18,7 @@ use super::Api;
 use super::extract::{self, Caller, Document, Name, Optional, Params, Precondition, etag};
 use super::lifts;
 use super::problem::Problem;
-use super::respond::{WaitQuery, Written, insert};
+use super::respond::{Taken, WaitQuery, Written, insert};
 use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};
@@ -65,7 +65,7 @@ struct Stepped {
     /// The revision that wrote the document before this step.
     revision: Revision,
     /// Where and when it was taken, if it had been before.
-    before: (Revision, Timestamp),
+    before: Taken,
     /// Revocations that still end the workload, after it was resumed.
     left: Vec<String>,
 }
@@ -209,7 +209,7 @@ fn resumption(
 }
 
 /// Where and when a workload was retired, if it was.
-fn retired_before(index: &Index, id: &str) -> Option<(Revision, Timestamp)> {
+fn retired_before(index: &Index, id: &str) -> Option<Taken> {
     if !rules::is_retired(index, id) {
         return None;
     }
@@ -225,7 +225,7 @@ fn retirement(
     caller: &Caller,
     stored: &Stored,
     reason: &str,
-) -> Result<Plan<(Vec<GrantId>, (Revision, Timestamp))>, Problem> {
+) -> Result<Plan<(Vec<GrantId>, Taken)>, Problem> {
     let now = api.core.clock().now().wall;
     // Before the grants are read: one that comes in meanwhile makes the plan void.
     let since = index.position().revision;

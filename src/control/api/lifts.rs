@@ -15,14 +15,13 @@ use serde::Deserialize;
 use super::Api;
 use super::extract::{Caller, Document, Name, Params};
 use super::problem::Problem;
-use super::respond::{Page, PageQuery, WaitQuery, Written, document};
+use super::respond::{Page, PageQuery, Taken, WaitQuery, Written, document};
 use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};
 use crate::control::rules;
 use crate::control::store::{Expect, Guard, Write};
 use crate::object::{Kind, Lift, Object, Target};
-use crate::wire::Revision;
 
 /// Why a revocation is lifted.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -65,7 +64,7 @@ fn plan(
     caller: &Caller,
     reason: &str,
     now: Timestamp,
-) -> Result<Plan<(Lift, (Revision, Timestamp))>, Problem> {
+) -> Result<Plan<(Lift, Taken)>, Problem> {
     if let Some(stored) = index.get(Kind::Lift, id)
         && let Some(Object::Lift(lift)) = &stored.object
     {

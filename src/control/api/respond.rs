@@ -46,6 +46,9 @@ pub(super) struct Written<T> {
     pub(super) receipt: Option<Receipt>,
 }
 
+/// Where in the log, and when, a step was taken.
+pub(super) type Taken = (Revision, Timestamp);
+
 /// Query of requests that may wait for a receipt.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -105,7 +108,7 @@ impl<T: Serialize> Written<T> {
     pub(super) async fn step(
         api: &Api,
         committed: Option<Committed>,
-        before: (Revision, Timestamp),
+        before: Taken,
         object: Option<T>,
         wait: Option<Duration>,
     ) -> Self {
