@@ -284,7 +284,7 @@ async fn no_request_slips_past_a_suspension() {
     let log = site.core.index().since(Revision(0), usize::MAX).unwrap();
     let changed = |kind: Kind| log.iter().filter(move |l| l.commit.changes.iter().any(|c| c.kind == kind));
     let suspended = changed(Kind::Revocation).map(|l| l.commit.revision).next().unwrap();
-    let last = changed(Kind::Grant).map(|l| l.commit.revision).last();
+    let last = changed(Kind::Grant).map(|l| l.commit.revision).next_back();
     assert!(last.is_none_or(|last| last < suspended), "{last:?} after {suspended}");
     let Some(Object::Workload(workload)) = &site.core.index().list(Kind::Workload)[0].object else { panic!() };
     assert!(workload.suspended.is_some());
