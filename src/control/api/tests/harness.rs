@@ -49,13 +49,13 @@ pub(super) struct Answer {
 
 impl Site {
     pub(super) async fn new() -> Self {
-        Self::at(TempDir::new().unwrap()).await
+        Self::at(TempDir::new().unwrap(), NOW).await
     }
 
-    async fn at(directory: TempDir) -> Self {
-        let clock = Arc::new(ManualClock::new(NOW));
+    async fn at(directory: TempDir, wall: Timestamp) -> Self {
+        let clock = Arc::new(ManualClock::new(wall));
         let shared: SharedClock = Arc::clone(&clock) as SharedClock;
-        let store = Arc::new(SqliteStore::open(directory.path(), NOW).await.unwrap());
+        let store = Arc::new(SqliteStore::open(directory.path(), wall).await.unwrap());
         let core = Core::open(store, Arc::clone(&shared), CoreConfig::default()).await.unwrap();
         let file = directory.path().join("bootstrap-token");
         let operators = Operators::open(Arc::clone(core.store()), Arc::clone(&shared), &file).await.unwrap();
@@ -80,10 +80,15 @@ impl Site {
 
     /// Stops and starts the control plane.
     pub(super) async fn restart(self) -> Self {
+        self.restart_at(NOW).await
+    }
+
+    /// The same, on a machine whose wall clock stands at `wall`.
+    pub(super) async fn restart_at(self, wall: Timestamp) -> Self {
         let Self { directory, core, router, .. } = self;
         core.close().await;
         drop((core, router));
-        Self::at(directory).await
+        Self::at(directory, wall).await
     }
 
     pub(super) fn router(&self) -> Router {
