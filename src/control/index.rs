@@ -6,6 +6,7 @@
 //! tell a sidecar that something of its own went away without telling it of anything that was never its own.
 
 mod by_workload;
+mod revoked;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use self::by_workload::ByWorkload;
+use self::revoked::RevokedWorkloads;
 use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
 use crate::object::{Grant, GrantId, Kind, Object, Target};
@@ -94,6 +96,7 @@ struct Inner {
     live: Live,
     grants: ByService,
     workloads: ByWorkload,
+    revoked: RevokedWorkloads,
     ring: VecDeque<Arc<Logged>>,
 }
 
@@ -227,12 +230,14 @@ impl Index {
         let live: Live = live.into_iter().map(|s| ((s.kind, Arc::clone(&s.key)), s)).collect();
         let mut grants = ByService::default();
         let mut workloads = ByWorkload::default();
-        live.values().for_each(|stored| {
+        let mut revoked = RevokedWorkloads::default();
+        for stored in live.values() {
             grants.add(stored);
             workloads.add(stored);
-        });
+            revoked.add(stored);
+        }
         let (tip, _) = watch::channel(revision);
-        let inner = RwLock::new(Inner { revision, live, grants, workloads, ring: VecDeque::new() });
+        let inner = RwLock::new(Inner { revision, live, grants, workloads, revoked, ring: VecDeque::new() });
         Self { epoch, ring_capacity, inner, tip }
     }
 
@@ -260,9 +265,11 @@ impl Index {
                 if let Some(old) = old {
                     inner.grants.remove(&old);
                     inner.workloads.remove(&old);
+                    inner.revoked.remove(&old);
                 }
                 inner.grants.add(stored);
                 inner.workloads.add(stored);
+                inner.revoked.add(stored);
             }
             let changes = commit.changes.iter().zip(before).map(|(stored, before)| Change {
                 stored: Arc::clone(stored),
@@ -343,6 +350,11 @@ impl Index {
     /// One live object.
     pub fn get(&self, kind: Kind, key: &str) -> Option<Arc<Stored>> {
         self.read().live.get(&(kind, Arc::from(key))).cloned()
+    }
+
+    /// The revocations that end a workload, in force now.
+    pub fn revocations_of(&self, workload: &str) -> Vec<Arc<Stored>> {
+        self.read().revoked.of(workload)
     }
 
     /// Up to `limit` live objects of one kind, by key, whose keys come after `after`.

@@ -29,8 +29,10 @@ pub use self::form::{Asked, Destination, Secret};
 use self::possession::Proofs;
 use self::rate::Rate;
 pub use self::refusal::Refused;
+use super::audit::{Author, Event};
 use super::core::Core;
 use super::keys::Keys;
+use super::principal::Via;
 use super::rules::{self, as_grant, as_service};
 use super::token_keys::{MAX_TOKEN_LIFETIME, TokenKeys};
 use super::token_review::TokenReviewSettings;
@@ -289,10 +291,12 @@ impl Exchange {
             tracing::error!(%error, "a token could not be signed");
             Refused::unavailable("the token could not be signed")
         })?;
-        tracing::info!(
-            request_id = %shown.request_id, workload = %subject.workload, bearer, service, grant = %grant.id,
-            scope, jti = id, kid = signer.kid(), expires_at, "token issued"
-        );
+        // INVARIANT: the record is durable before anybody has the token. Records go into the trail in groups.
+        let author = Author { name: Arc::from(bearer), kind: "workload".into(), via: Some(Via::Workload) };
+        let what = format!("token {id}: grant {}, {service}, {scope}, for {}", grant.id, subject.workload);
+        let event = Event::done(author, "token.issue", &what, &shown.request_id);
+        let recorded = self.core.audit().record(event).await;
+        recorded.map_err(|error| Refused::unavailable(error.to_string()))?;
         Ok(Issued {
             token: Secret::new(token),
             issued_token_type,

@@ -81,7 +81,7 @@ impl Site {
     }
 
     async fn put(&self, object: &Object) {
-        let intent = Intent { author: Arc::from("test"), action: "test", request_id: Arc::from("r") };
+        let intent = Intent::system("test", "test");
         let plan = |_: &Index| Ok::<_, CommitError>(Plan::new(()).write(Write::put(object, Expect::Any)));
         self.core.transact(&intent, plan).await.unwrap();
     }
@@ -151,6 +151,14 @@ async fn a_token_is_for_one_grant_one_service_some_actions_and_five_minutes() {
     assert!(!format!("{issued:?}").contains(issued.token.reveal()));
     let by_url = site.ask(&subject, "resource=https://pay.example/refunds/7").await.unwrap();
     assert_eq!(by_url.scope, "read write", "without a scope, what the grant gives");
+    // Each is in the audit trail by the time it is handed out, and none of them can be read there.
+    let trail = site.core.store().audit_since(0, 1000).await.unwrap();
+    let records: Vec<&str> = trail.iter().map(|row| &*row.sealed.text).filter(|r| r.contains("token.issue")).collect();
+    assert_eq!(records.len(), 2);
+    let jti = token.jti.as_deref().unwrap();
+    assert!(records[0].contains(jti) && records[0].contains(&grant.id.to_string()), "{}", records[0]);
+    assert!(records[0].contains(&format!(r#""author":"{}""#, Estate::id("agent"))), "{}", records[0]);
+    assert!(!records.iter().any(|record| record.contains(issued.token.reveal())));
     // What was exchanged buys nothing more.
     assert_eq!(site.refused(issued.token.reveal(), "audience=payments").await, ("invalid_request", "credential"));
 }
@@ -295,7 +303,7 @@ async fn a_workload_gets_so_many_a_minute_and_nobody_any_without_a_key() {
     let user = site.token("user", json!({}));
     site.ask(&user, "audience=payments").await.unwrap();
     let kid = site.exchange.keys().signer().unwrap().kid().to_owned();
-    let intent = Intent { author: Arc::from("test"), action: "test", request_id: Arc::from("r") };
+    let intent = Intent::system("test", "test");
     site.exchange.keys().revoke(&intent, &kid, "").await.unwrap();
     let refused = site.ask(&user, "audience=payments").await.unwrap_err();
     assert_eq!((refused.status, refused.error), (503, "temporarily_unavailable"));

@@ -145,7 +145,7 @@ impl TokenKeys {
     /// Does what is due, and destroys what is over.
     pub async fn tend(&self) -> Result<(), TokenKeyError> {
         let _one_at_a_time = self.turn.lock().await;
-        let intent = Intent { author: Arc::from(AUTHOR), action: "signing_key.tend", request_id: Arc::from("") };
+        let intent = Intent::system(AUTHOR, "signing_key.tend");
         self.change(&intent, Ask::Nothing).await?;
         let stored = self.core.index().list(Kind::SigningKey);
         let kept: Vec<&str> =
@@ -223,7 +223,7 @@ impl TokenKeys {
         // The position is read first: what is guarded is at least as old as what was seen.
         let since = index.position().revision;
         let now = self.core.clock().now().wall;
-        let by = &*intent.author;
+        let by = &*intent.author.name;
         let stored = index.list(Kind::SigningKey);
         let before: Vec<SigningKey> = stored.iter().filter_map(|s| as_key(s)).cloned().collect();
         let mut next = life::due(&before, self.terms(), now, |kid| self.vault.signer(kid).is_some());

@@ -80,7 +80,7 @@ fn claims(now: u64) -> Value {
 }
 
 fn intent() -> Intent {
-    Intent { author: Arc::from("alice"), action: "test", request_id: Arc::from("r") }
+    Intent::system("alice", "test")
 }
 
 #[tokio::test]
