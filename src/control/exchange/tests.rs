@@ -64,7 +64,7 @@ impl Site {
                 }),
             ),
             (Kind::Workload, workload("agent", json!({}))),
-            (Kind::Workload, workload("user", json!({"actors": [Estate::id("agent")]}))),
+            (Kind::Workload, workload("user", json!({"actors": [Estate::id("agent"), Estate::id("loner")]}))),
             (Kind::Workload, workload("loner", json!({}))),
             (
                 Kind::Service,
