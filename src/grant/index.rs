@@ -244,7 +244,7 @@ impl GrantIndex {
     ) -> Covering {
         let mut found = Covering { active: SmallVec::new(), counted: Vec::new(), standing: Standing::None };
         let leaf = self.by_workload.get(Shard::of(&workload.0));
-        let Some(leaf) = leaf.filter(|_| !self.filling) else { return found };
+        let Some(leaf) = leaf.filter(|_| self.filling.is_none()) else { return found };
         let look = Look { names: &self.names, leaf, sought, apart: Apart::Id, is_revoked };
         // What can cover the request stands together; only a denial looks at the rest.
         for resource in sought.resource {
