@@ -14,7 +14,7 @@ use crate::control::keys::KeysConfig;
 use crate::control::store::{Expect, SqliteStore, Write};
 use crate::control::token_keys::TokenKeysConfig;
 use crate::control::{CommitError, CoreConfig};
-use crate::credential::{IssuerSet, VerifiedToken, verify};
+use crate::credential::{IssuerSet, TokenSigner, VerifiedToken, verify};
 use crate::object::Object;
 use crate::telemetry::ControlMetrics;
 use crate::testing::{Estate, KeyHolder, changed};
@@ -215,7 +215,9 @@ async fn only_the_good_token_of_a_workload_in_use_is_exchanged() {
     let elsewhere = site.token("agent", json!({"aud": ["a"]}));
     let expired = site.token("agent", json!({"exp": site.now() - 1}));
     let stranger = site.token("stranger", json!({}));
-    for token in [&*elsewhere, &expired, &stranger, "a.b.c", &good[..good.len() - 2]] {
+    let claims = changed(site.estate.claims("agent"), &json!({ "aud": [HERE] }));
+    let forged = TokenSigner::generate_es256("key-1").unwrap().sign(&claims).unwrap();
+    for token in [&*elsewhere, &expired, &stranger, "a.b.c", &forged] {
         assert_eq!(site.refused(token, "audience=payments").await, ("invalid_request", "credential"), "{token}");
     }
     let revoked = json!({"id": Uuid::new_v4(), "target": {"kind": "token", "issuer": "test", "jti": "jti-agent"},
