@@ -246,6 +246,10 @@ fn header_parameters(operation: &Operation) -> Vec<Value> {
         let absent = "Only if there is no such object.";
         parameters.push(parameter("If-None-Match", absent, json!({ "const": "*" })));
     }
+    if operation.streams {
+        let about = "The `id` of the last event that was seen; the stream goes on after it.";
+        parameters.push(parameter("Last-Event-ID", about, json!({ "type": "string" })));
+    }
     if operation.keyed {
         let about = "Sent again with the same key, path and body within a day, the request does nothing more and is answered \
                      as before, with `Idempotency-Replayed: true`. With another path or body the key is refused. Best a \

@@ -84,6 +84,8 @@ pub(super) struct Operation {
     pub(super) tagged: bool,
     /// Says where what it has made is.
     pub(super) located: bool,
+    /// Takes `Last-Event-ID`.
+    pub(super) streams: bool,
     /// Takes `If-Match` and `If-None-Match: *`.
     pub(super) conditional: bool,
     /// Takes `Idempotency-Key`.
@@ -148,6 +150,7 @@ impl Operation {
             problems: Vec::new(),
             id: None,
             tagged: false,
+            streams: false,
             located: false,
             conditional: false,
             keyed: false,
@@ -212,6 +215,15 @@ impl Operation {
     pub(super) fn answers<T: JsonSchema>(mut self, status: u16, description: &'static str) -> Self {
         self.answers.push(Answer { status, description, content: vec![("application/json", schema_of::<T>)] });
         self
+    }
+
+    /// The answer before can also be had as a stream of events.
+    pub(super) fn streams(mut self, nothing_more: &'static str) -> Self {
+        if let Some(answer) = self.answers.last_mut() {
+            answer.content.push(("text/event-stream", schema_of::<String>));
+        }
+        self.streams = true;
+        self.answers_nothing(204, nothing_more)
     }
 
     /// Succeeds without a body.

@@ -174,6 +174,20 @@ impl Page {
     }
 }
 
+impl Page {
+    /// The part of `all` that is on this page, by `key`. For lists that are short, and are not of the log.
+    pub(super) fn of<T: Serialize>(self, api: &Api, all: Vec<T>, key: impl Fn(&T) -> String) -> Response {
+        let mut keyed: Vec<(String, T)> = all.into_iter().map(|item| (key(&item), item)).collect();
+        keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
+        keyed.retain(|(key, _)| *key > self.after);
+        let more = keyed.len() > self.limit;
+        keyed.truncate(self.limit);
+        let next = keyed.last().filter(|_| more).map(|(key, _)| key.clone());
+        let items = keyed.into_iter().map(|(_, item)| item).collect();
+        json(StatusCode::OK, &Listed { items, next, position: api.core.index().position().to_string() })
+    }
+}
+
 impl TryFrom<PageQuery> for Page {
     type Error = Problem;
 

@@ -7,14 +7,17 @@ use super::grants::{self, GrantQuery, Reason};
 use super::issuers::{self, KeysShown};
 use super::openapi;
 use super::operation::{Operation, delete, get, post, put};
-use super::operators::{self, NewOperator, OperatorCreated, OperatorList};
+use super::operators::{self, NewOperator, OperatorCreated};
 use super::policies::{self, NewPolicySet, PolicyPublished};
 use super::requests::{self, Approval, Denial, Nothing};
 use super::respond::{Listed, PageQuery, WaitQuery, Written};
 use super::revocations::{self, NewRevocation};
 use super::services;
-use super::status::{self, PointList, Status};
+use super::status::{self, Status};
+use super::watch::WatchQuery;
 use super::workloads::{self, RetireQuery};
+use crate::control::fleet::EnforcementPoint;
+use crate::control::operators::Operator;
 use crate::credential::SpiffeId;
 use crate::grant::NewGrantRequest;
 use crate::object::{Grant, GrantId, Issuer, PolicySet, Revocation, Service, Workload};
@@ -43,14 +46,16 @@ fn status() -> Vec<Operation> {
         get("/v1/status", "status.show", "Where the control plane stands", status::show)
             .answers::<Status>(200, "Its position, version and time"),
         get("/v1/enforcement-points", "status.points", "List the enforcement points", status::enforcement_points)
-            .answers::<PointList>(200, "Every instance, with what it has applied"),
+            .query::<PageQuery>()
+            .answers::<Listed<EnforcementPoint>>(200, "A page of instances, each with what it has applied"),
     ]
 }
 
 fn operators() -> Vec<Operation> {
     vec![
         get("/v1/operators", "operator.list", "List operators", operators::list)
-            .answers::<OperatorList>(200, "All of them, also those that have been revoked"),
+            .query::<PageQuery>()
+            .answers::<Listed<Operator>>(200, "A page of operators, by name, also those that have been revoked"),
         post("/v1/operators", "operator.create", "Create an operator", operators::create)
             .body::<NewOperator>()
             .answers::<OperatorCreated<'static>>(201, "The operator, with its token: it is never shown again")
@@ -161,6 +166,9 @@ fn policies() -> Vec<Operation> {
 
 fn grants() -> Vec<Operation> {
     const ID: &str = "The id of the grant and of its request";
+    const WAITING: &str = "With `wait` the answer comes when what `until` says has come, or after that time with the state as \
+        it is then. With `Accept: text/event-stream` every state is an event (`event: state`, the grant as `data`) until \
+        that has come; a stream that was cut off goes on after `Last-Event-ID`, and 204 says that nothing more will come.";
     vec![
         get("/v1/grant-requests", "grant.list", "List requests that have not become grants", requests::list)
             .called("grant_request_list")
@@ -172,11 +180,14 @@ fn grants() -> Vec<Operation> {
             .located()
             .keyed()
             .answers::<Written<Grant>>(201, "The request"),
-        get("/v1/grant-requests/{id}", "grant.show", "Show a request", grants::show)
+        get("/v1/grant-requests/{id}", "grant.show", "Show a request, or wait for it", grants::show)
             .called("grant_request_show")
+            .about(WAITING)
             .named::<GrantId>(ID)
             .tagged()
-            .answers::<Grant>(200, "The request, or the grant that it has become"),
+            .query::<WatchQuery>()
+            .answers::<Grant>(200, "The request, or the grant that it has become")
+            .streams("The stream that `Last-Event-ID` is of has nothing more to tell"),
         post("/v1/grant-requests/{id}/approve", "grant.approve", "Approve a request", requests::approve)
             .named::<GrantId>(ID)
             .body::<Approval>()
@@ -195,10 +206,13 @@ fn grants() -> Vec<Operation> {
         get("/v1/grants", "grant.list", "List grants and requests", grants::list)
             .query::<GrantQuery>()
             .answers::<Listed<Grant>>(200, "A page of grants and requests, by id"),
-        get("/v1/grants/{id}", "grant.show", "Show a grant", grants::show)
+        get("/v1/grants/{id}", "grant.show", "Show a grant, or wait for it", grants::show)
+            .about(WAITING)
             .named::<GrantId>(ID)
             .tagged()
-            .answers::<Grant>(200, "The grant, or the request for it"),
+            .query::<WatchQuery>()
+            .answers::<Grant>(200, "The grant, or the request for it")
+            .streams("The stream that `Last-Event-ID` is of has nothing more to tell"),
         post("/v1/grants/{id}/revoke", "grant.revoke", "Revoke a grant", grants::revoke)
             .about("Revoking what is revoked already succeeds, with the position at which it was.")
             .named::<GrantId>(ID)

@@ -7,3 +7,4 @@ mod refusals;
 mod rules;
 mod serving;
 mod table;
+mod watching;
