@@ -84,6 +84,8 @@ pub(super) struct Operation {
     pub(super) tagged: bool,
     /// Says where what it has made is.
     pub(super) located: bool,
+    /// The operations that what it has made is for, and where in the answer their part of the path is.
+    pub(super) links: Vec<(&'static str, &'static str)>,
     /// Takes `Last-Event-ID`.
     pub(super) streams: bool,
     /// Takes `If-Match` and `If-None-Match: *`.
@@ -150,6 +152,7 @@ impl Operation {
             problems: Vec::new(),
             id: None,
             tagged: false,
+            links: Vec::new(),
             streams: false,
             located: false,
             conditional: false,
@@ -241,6 +244,12 @@ impl Operation {
     /// Answers with an entity tag.
     pub(super) const fn tagged(mut self) -> Self {
         self.tagged = true;
+        self
+    }
+
+    /// What it has made is for these operations (by their names in the document): `pointer` leads to its name in the answer.
+    pub(super) fn leads_to(mut self, pointer: &'static str, operations: &[&'static str]) -> Self {
+        self.links.extend(operations.iter().map(|id| (*id, pointer)));
         self
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Api;
-use super::extract::{self, etag};
+use super::extract::{self, WAIT, etag};
 use super::problem::Problem;
 use crate::clock::Timestamp;
 use crate::control::fleet::Receipt;
@@ -51,6 +51,7 @@ pub(super) struct Written<T> {
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
     /// How long to wait for the receipt, `1s` to `60s`; without it there is none.
+    #[schemars(regex(pattern = WAIT))]
     wait: Option<String>,
 }
 

@@ -58,6 +58,7 @@ fn operators() -> Vec<Operation> {
             .answers::<Listed<Operator>>(200, "A page of operators, by name, also those that have been revoked"),
         post("/v1/operators", "operator.create", "Create an operator", operators::create)
             .body::<NewOperator>()
+            .leads_to("/object/name", &["operator_revoke"])
             .answers::<OperatorCreated<'static>>(201, "The operator, with its token: it is never shown again")
             .problem(409),
         delete("/v1/operators/{name}", "operator.revoke", "Revoke an operator", operators::revoke)
@@ -82,6 +83,7 @@ fn issuers() -> Vec<Operation> {
             .tagged()
             .conditional()
             .body::<Issuer>()
+            .leads_to("/object/name", &["issuer_show", "issuer_keys", "issuer_delete"])
             .answers::<Written<Issuer>>(200, "It was there; `committed_at` is absent when it was as wanted already")
             .answers::<Written<Issuer>>(201, "It is new"),
         delete("/v1/issuers/{name}", "issuer.delete", "Delete an issuer", issuers::delete)
@@ -110,6 +112,7 @@ fn workloads() -> Vec<Operation> {
             .tagged()
             .conditional()
             .body::<Workload>()
+            .leads_to("/object/id", &["workload_show", "workload_retire"])
             .answers::<Written<Workload>>(200, "It was there; `committed_at` is absent when it was as wanted already")
             .answers::<Written<Workload>>(201, "It is new")
             .problem(409),
@@ -137,6 +140,7 @@ fn services() -> Vec<Operation> {
             .tagged()
             .conditional()
             .body::<Service>()
+            .leads_to("/object/name", &["service_show", "service_delete"])
             .answers::<Written<Service>>(200, "It was there; `committed_at` is absent when it was as wanted already")
             .answers::<Written<Service>>(201, "It is new")
             .problem(409),
@@ -177,6 +181,8 @@ fn grants() -> Vec<Operation> {
         post("/v1/grant-requests", "grant.request", "Request a grant", requests::create)
             .about("The `grant_request` of a denial can be posted as it stands.")
             .body::<NewGrantRequest>()
+            .leads_to("/object/id", &["grant_request_show", "grant_approve", "grant_deny", "grant_withdraw"])
+            .leads_to("/object/id", &["grant_show", "grant_revoke"])
             .located()
             .keyed()
             .answers::<Written<Grant>>(201, "The request"),
@@ -231,6 +237,7 @@ fn revocations() -> Vec<Operation> {
         post("/v1/revocations", "revocation.create", "Revoke", revocations::create)
             .query::<WaitQuery>()
             .body::<NewRevocation>()
+            .leads_to("/object/id", &["revocation_show"])
             .located()
             .keyed()
             .answers::<Written<Revocation>>(201, "The revocation")

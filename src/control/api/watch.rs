@@ -43,7 +43,7 @@ const STEP: usize = 1024;
 #[serde(deny_unknown_fields)]
 pub(super) struct WatchQuery {
     /// How long to wait, `1s` to `60s`; without it the answer comes at once, and a stream lasts ten minutes.
-    #[schemars(regex(pattern = r"^([1-9]|[1-5][0-9]|60)s$"))]
+    #[schemars(regex(pattern = extract::WAIT))]
     wait: Option<String>,
     /// What to wait for; `decided` unless given.
     until: Option<Until>,

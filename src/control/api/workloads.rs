@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::extract::{self, Caller, Document, Name, Params, Precondition};
+use super::extract::{self, Caller, Document, Name, Params, Precondition, WAIT};
 use super::problem::Problem;
 use super::respond::{Page, PageQuery, Written, document};
 use super::{Api, named};
@@ -32,6 +32,7 @@ pub(super) struct RetireQuery {
     #[schemars(length(max = 1000))]
     reason: Option<String>,
     /// How long to wait for the receipt, `1s` to `60s`; without it there is none.
+    #[schemars(regex(pattern = WAIT))]
     wait: Option<String>,
 }
 
