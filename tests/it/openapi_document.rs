@@ -66,25 +66,45 @@ async fn schemathesis_finds_no_failure_and_nothing_undocumented() {
         status.bearer_auth(token.trim()).send().await.unwrap().error_for_status().unwrap().json().await.unwrap()
     };
     let before = status().await["revision"].as_u64().unwrap();
-    let mut calls = process::Command::new("python3");
-    calls
-        .env("PYTHONPATH", &place)
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .arg(place.join("bin/schemathesis"))
-        .args(["--config-file", &site.path("schemathesis.toml"), "run", &format!("{url}/openapi.json"), "--url", &url])
-        .args(["--header", &format!("Authorization: Bearer {}", token.trim())])
-        .args(["--checks", "all", "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "8"])
-        .args(["--seed", "1", "--workers", "1", "--max-time", "75", "--request-timeout", "20", "--continue-on-failure"])
-        .args(["--suppress-health-check", "all", "--generation-database", "none", "--no-color"])
-        .current_dir(site.dir.path())
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(LIMIT, calls.output()).await.expect("it ends in time").expect("python3 runs");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-
-    // It did reach what is behind the checks of form: the operator is still one, and things were written.
+    let calls = async |more: &[&str]| -> String {
+        let mut calls = process::Command::new("python3");
+        calls
+            .env("PYTHONPATH", &place)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .arg(place.join("bin/schemathesis"))
+            .args(["--config-file", &site.path("schemathesis.toml"), "run", &format!("{url}/openapi.json")])
+            .args(["--url", &url, "--header", &format!("Authorization: Bearer {}", token.trim())])
+            .args([
+                "--checks",
+                "all",
+                "--max-examples",
+                "8",
+                "--seed",
+                "1",
+                "--workers",
+                "1",
+                "--request-timeout",
+                "20",
+            ])
+            .args(["--suppress-health-check", "all", "--generation-database", "none", "--no-color"])
+            .arg("--continue-on-failure")
+            .args(more)
+            .current_dir(site.dir.path())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(LIMIT, calls.output()).await.expect("it ends in time").expect("python3 runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+        said
+    };
+    // It remembers the names that it has seen, and must not revoke the operator that it calls as: that operation is called
+    // apart, with other names.
+    let phases = ["--phases", "examples,coverage,fuzzing,stateful", "--max-time", "70"];
+    let said = calls(&[&phases[..], &["--exclude-operation-id", "operator_revoke"]].concat()).await;
     assert!(said.contains("Coverage") && said.contains("Stateful"), "{said}");
+    // It did reach what is behind the checks of form: things were written.
     let after = status().await["revision"].as_u64().unwrap();
     assert!(after > before + 20, "only {} changes were made: {said}", after - before);
+    calls(&["--phases", "coverage,fuzzing", "--max-time", "10", "--include-operation-id", "operator_revoke"]).await;
+    assert!(status().await["revision"].as_u64() >= Some(after));
     site.control.stop().await;
 }
