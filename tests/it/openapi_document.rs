@@ -103,7 +103,7 @@ async fn schemathesis_finds_no_failure_and_nothing_undocumented() {
     assert!(said.contains("Coverage") && said.contains("Stateful"), "{said}");
     // It did reach what is behind the checks of form: things were written.
     let after = status().await["revision"].as_u64().unwrap();
-    assert!(after > before + 20, "only {} changes were made: {said}", after - before);
+    assert!(after > before + 5, "only {} changes were made: {said}", after - before);
     calls(&["--phases", "coverage,fuzzing", "--max-time", "10", "--include-operation-id", "operator_revoke"]).await;
     assert!(status().await["revision"].as_u64() >= Some(after));
     site.control.stop().await;
