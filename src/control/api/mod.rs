@@ -5,6 +5,7 @@
 //! commit, because plans carry guards for what they rested on. Fails closed: no token, no answer.
 
 mod audit;
+mod exchange;
 mod extract;
 mod front;
 mod grants;
@@ -24,6 +25,7 @@ mod revocations;
 mod routes;
 mod serve;
 mod services;
+mod signing_keys;
 mod status;
 mod watch;
 mod workloads;
@@ -38,6 +40,7 @@ use tokio::sync::Semaphore;
 use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
 use super::core::Core;
+use super::exchange::Exchange;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
 use super::operators::Operators;
@@ -62,6 +65,8 @@ pub struct ApiConfig {
     pub max_watchers: usize,
     /// How long a request may take, beside what it asks to wait.
     pub request_timeout: Duration,
+    /// The exchange of tokens, if the control plane issues any.
+    pub tokens: Option<Arc<Exchange>>,
 }
 
 /// What handlers work with.
@@ -79,6 +84,9 @@ struct Api {
     /// What is served, as the front door knows it.
     routes: Vec<Route>,
 }
+
+/// The largest form: two tokens, each byte of which may take three.
+const MAX_FORM: usize = 64 << 10;
 
 /// The body limit of a route, for the message.
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +112,7 @@ pub fn router(
         let limit = match operation.limit() {
             Limit::Document => document,
             Limit::Policies => policies,
+            Limit::Form => MAX_FORM,
         };
         let limited = operation.handler.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)));
         router = router.route(operation.route.path, limited);
@@ -132,6 +141,7 @@ impl Default for ApiConfig {
             max_concurrent_requests: 512,
             max_watchers: 256,
             request_timeout: Duration::from_secs(30),
+            tokens: None,
         }
     }
 }
