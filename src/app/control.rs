@@ -21,6 +21,7 @@ use crate::control::operators::Operators;
 use crate::control::store::{SqliteStore, Store};
 use crate::control::sync_server::{self, SyncServerConfig, SyncServerDeps};
 use crate::control::token_review::TokenReviewSettings;
+use crate::control::uses::{self, Uses};
 use crate::control::{Core, CoreConfig, sweep};
 use crate::drain::Signal;
 use crate::readiness::{Blocker, Readiness};
@@ -43,6 +44,7 @@ pub struct Bound {
     core: Arc<Core>,
     fleet: Arc<Fleet>,
     keys: Arc<Keys>,
+    uses: Arc<Uses>,
     metrics: Arc<ControlMetrics>,
     api: (TcpListener, SocketAddr),
     api_tls: Option<Arc<rustls::ServerConfig>>,
@@ -101,6 +103,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         max_snapshots: config.sync.max_snapshots,
         ..SyncServerConfig::default()
     };
+    let uses = Uses::new(Arc::clone(&core), uses::LEASE);
     let sync_deps = SyncServerDeps {
         index: Arc::clone(core.index()),
         fleet: Arc::clone(&fleet),
@@ -108,6 +111,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         clock: Arc::clone(&deps.clock),
         metrics: Arc::clone(&metrics),
         keys: Some(Arc::clone(&keys)),
+        uses: Some(Arc::clone(&uses)),
     };
     let admin_router = admin::router(admin::Common {
         readiness: readiness.clone(),
@@ -119,6 +123,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         core,
         fleet,
         keys,
+        uses,
         metrics,
         api,
         api_tls,
@@ -198,6 +203,7 @@ impl Bound {
         let mut sync = spawn.spawn(sync);
         let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core))));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(self.uses.run()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(measure(self.fleet, self.metrics)));
         drop(self.blocker);

@@ -38,6 +38,12 @@ pub(super) struct Answer {
     pub(super) grant_request: Option<Arc<GrantHint>>,
 }
 
+/// An answer, and the grants of one of which it takes a use, if it is an allow that does.
+pub(super) struct Said {
+    pub(super) answer: Answer,
+    pub(super) counted: Vec<GrantId>,
+}
+
 /// What policy is asked.
 #[derive(Clone, Copy)]
 pub(super) struct Question<'a> {
@@ -55,14 +61,59 @@ pub(super) struct Question<'a> {
 
 impl Question<'_> {
     /// What grants and policy say.
-    pub(super) fn answer(&self, until: Timestamp, memo: &impl Memo, trace: &mut Trace, hit: &mut bool) -> Answer {
+    pub(super) fn answer(&self, until: Timestamp, memo: &impl Memo, trace: &mut Trace, hit: &mut bool) -> Said {
         let covering = self.grants();
         let route = self.route;
         trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(&covering)));
         let answer = self.cached(&covering, until, memo, hit);
         let answer = answer.as_ref().map_or_else(|| self.fallback(), |known| known.answer.clone());
-        trace.step("policy", || format!("{} (policies: {})", answer.reason, answer.policies.join(", ")));
-        answer
+        let mut said = Said { answer, counted: Vec::new() };
+        // Only what is not allowed otherwise spends a use. Never from the cache, and never kept in it.
+        if !covering.counted.is_empty()
+            && !said.answer.reason.is_allow()
+            && let Some(counted) = self.counted(&covering)
+        {
+            (said, *hit) = (counted, false);
+        }
+        let Answer { reason, policies, .. } = &said.answer;
+        trace.step("policy", || format!("{reason} (policies: {})", policies.join(", ")));
+        said
+    }
+
+    /// The answer with the grants whose uses are counted; `None` if that without them tells more.
+    fn counted(&self, covering: &Covering) -> Option<Said> {
+        let inquiry = self.inquiry()?;
+        let apart = self.snapshot.policies.reads().grants_apart();
+        let (mut allowed, mut policies, mut first_denied) = (Vec::new(), None, None);
+        let mut asked: Vec<(&Active, bool)> = Vec::new();
+        for active in &covering.counted {
+            let allows = match asked.iter().find(|(other, _)| active.is_like(other, apart)) {
+                Some((_, allows)) => *allows,
+                None => {
+                    let allows = match inquiry.ask(Some(&self.snapshot.grants.facts(active))) {
+                        Outcome::Allow(ids) => {
+                            policies.get_or_insert(ids);
+                            true
+                        }
+                        denied => {
+                            first_denied = first_denied.or(Some((active, denied)));
+                            false
+                        }
+                    };
+                    asked.push((active, allows));
+                    allows
+                }
+            };
+            allowed.extend(allows.then_some(active.id));
+        }
+        let answer = match (policies, first_denied) {
+            (Some(policies), _) => {
+                Answer { reason: Reason::AllowGrant, grant: allowed.first().copied(), policies, grant_request: None }
+            }
+            (None, Some((active, denied))) if covering.active.is_empty() => denial(denied, Some(active.id)),
+            _ => return None,
+        };
+        Some(Said { answer, counted: allowed })
     }
 
     fn grants(&self) -> Covering {
@@ -144,13 +195,17 @@ impl Question<'_> {
         key
     }
 
+    /// What policy is asked about. `None` when the route has no resource.
+    fn inquiry(&self) -> Option<Inquiry<'_>> {
+        let resource = self.snapshot.routes.resource(self.route)?;
+        let (method, transaction) = (self.circumstances.method, self.transaction);
+        let facts = Facts { method, path: self.path.as_str(), host: self.host, transaction };
+        Some(self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts))
+    }
+
     /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
     fn evaluate(&self, covering: &Covering) -> Option<Answer> {
-        let resource = self.snapshot.routes.resource(self.route)?;
-        let (method, path, host, transaction) =
-            (self.circumstances.method, self.path.as_str(), self.host, self.transaction);
-        let facts = Facts { method, path, host, transaction };
-        let inquiry = self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts);
+        let inquiry = self.inquiry()?;
         let plain = inquiry.ask(None);
         if let Outcome::Allow(policies) = plain {
             return Some(Answer { reason: Reason::AllowPolicy, grant: None, policies, grant_request: None });
@@ -183,15 +238,18 @@ impl Question<'_> {
         }
         let (reason, grant) = standing.reason();
         let policies = denial(plain, None).policies;
-        let grant_request = reason.is_entitlement().then(|| {
-            Arc::new(GrantHint {
-                workload: Arc::clone(&self.workload.id),
-                resource: Arc::clone(&self.route.resource),
-                actions: vec![Arc::clone(&self.route.action)],
-                terms: self.route.grants,
-            })
-        });
+        let grant_request = reason.is_entitlement().then(|| self.hint());
         Answer { reason, grant, policies, grant_request }
+    }
+
+    /// What to ask for.
+    pub(super) fn hint(&self) -> Arc<GrantHint> {
+        Arc::new(GrantHint {
+            workload: Arc::clone(&self.workload.id),
+            resource: Arc::clone(&self.route.resource),
+            actions: vec![Arc::clone(&self.route.action)],
+            terms: self.route.grants,
+        })
     }
 
     fn fallback(&self) -> Answer {
@@ -216,7 +274,7 @@ pub(super) fn no_policies() -> Arc<[Box<str>]> {
 }
 
 fn describe(covering: &Covering) -> String {
-    match covering.active.first() {
+    match covering.active.first().or_else(|| covering.counted.first()) {
         Some(Active { id, not_after, .. }) => format!("grant {id} covers it until {not_after}"),
         None => format!("no active grant covers it ({:?})", covering.standing),
     }

@@ -19,6 +19,7 @@ pub mod store;
 pub mod sweep;
 pub mod sync_server;
 pub mod token_review;
+pub mod uses;
 pub mod workload_identity;
 
 pub use self::agenda::Retention;
