@@ -5,6 +5,8 @@
 //! INVARIANT: what was ever spent and given back never exceeds what was ever given. A lock is held for a few instructions,
 //! and only by requests that have to spend.
 
+mod account;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use uuid::Uuid;
 
+use self::account::Account;
 use super::ledger::{UseAnswer, UseReport};
 use super::signal::Signal;
 use crate::clock::Monotonic;
@@ -46,31 +49,6 @@ struct Inner {
     /// The number of the last request.
     number: u64,
     counts: UseCounts,
-}
-
-/// What was given of one grant.
-#[derive(Debug)]
-struct Account {
-    id: Uuid,
-    granted: u32,
-    spent: u32,
-    returned: u32,
-    /// When what is left is given back.
-    until: Monotonic,
-    /// Checks that wait for a use.
-    waiting: u32,
-    /// When one last found none, or few.
-    wanted: Option<Monotonic>,
-    /// How many are asked for beyond what checks wait for: more each time that all were spent.
-    appetite: u32,
-    /// Whether the last use of the grant is known to be spent.
-    exhausted: bool,
-    /// Whether something was spent or given back that the control plane should know now.
-    tell: bool,
-    /// The request that is under way: its number, and when it was made.
-    asked: Option<(u64, Monotonic)>,
-    /// When there was nothing to be had.
-    dry: Option<Monotonic>,
 }
 
 /// What was given to this process and spent by it, since its start.
@@ -172,19 +150,12 @@ impl Purse {
     /// What there is to tell now, each once until it is answered or [`Self::reconnected`].
     pub fn messages(&self, now: Monotonic) -> Vec<Message> {
         let mut inner = self.lock();
-        let Inner { accounts, number, closed } = &mut *inner;
+        let Inner { accounts, number, closed, .. } = &mut *inner;
         let mut messages = Vec::new();
         accounts.retain(|grant, account| {
-            account.give_back_if_over(*closed, now);
-            let wants = account.wants(now) && !*closed;
-            if wants || account.tell {
+            if let Some(report) = account.say(*number + 1, *closed, now) {
                 *number += 1;
-                account.tell = false;
-                if wants {
-                    account.asked = Some((*number, now));
-                    account.wanted = None;
-                }
-                messages.push(Message { grant: *grant, number: *number, report: account.report(wants) });
+                messages.push(Message { grant: *grant, number: *number, report });
             }
             !account.is_done(now)
         });
@@ -211,10 +182,7 @@ impl Purse {
 
     /// A new stream: what was told may not have arrived.
     pub fn reconnected(&self) {
-        for account in self.lock().accounts.values_mut() {
-            account.asked = None;
-            account.tell = account.granted > 0;
-        }
+        self.lock().accounts.values_mut().for_each(Account::repeat);
     }
 
     /// Gives back what is held of grants that are not `in_force` any more.
@@ -270,7 +238,7 @@ impl Inner {
         let nil = GrantId(Uuid::nil());
         let account = |grant: &GrantId| self.accounts.get(grant);
         let over = |grant: &&GrantId| account(grant).is_some_and(|a| a.exhausted);
-        let dry = |grant: &&GrantId| account(grant).is_some_and(|a| a.dry.is_some());
+        let dry = |grant: &&GrantId| account(grant).is_some_and(Account::is_dry);
         let first = grants.iter().find(|g| !over(g) && !dry(g)).or_else(|| grants.iter().find(|g| !over(g)));
         let Some(grant) = first.copied() else {
             return Lacking::Exhausted(grants.first().copied().unwrap_or(nil));
@@ -279,134 +247,6 @@ impl Inner {
             self.accounts.entry(grant).or_insert_with(|| Account::new(now)).wanted = Some(now);
         }
         Lacking::Awaited(grant)
-    }
-}
-
-// === impl Account ===
-
-impl Account {
-    fn new(now: Monotonic) -> Self {
-        Self {
-            id: Uuid::new_v4(),
-            granted: 0,
-            spent: 0,
-            returned: 0,
-            until: now,
-            waiting: 0,
-            wanted: None,
-            appetite: 1,
-            exhausted: false,
-            tell: false,
-            asked: None,
-            dry: None,
-        }
-    }
-
-    /// What is left of what was given.
-    const fn left(&self) -> u32 {
-        self.granted.saturating_sub(self.returned).saturating_sub(self.spent)
-    }
-
-    /// What may be spent now.
-    fn held(&self, now: Monotonic) -> u32 {
-        if now < self.until { self.left() } else { 0 }
-    }
-
-    /// Spends one, and tells whether that is news.
-    fn spend(&mut self, now: Monotonic) -> bool {
-        self.spent = self.spent.saturating_add(1);
-        let left = self.left();
-        self.tell |= left == 0;
-        // While many are spent, more are asked for before there is none.
-        let few = self.appetite >= 8 && left <= self.appetite / 4 && self.wanted.is_none() && self.asked.is_none();
-        if few {
-            self.wanted = Some(now);
-        }
-        self.tell || few
-    }
-
-    /// Takes an answer in, and tells how many more were given.
-    fn answered(&mut self, number: u64, answer: UseAnswer, lease: Duration, now: Monotonic) -> u32 {
-        let granted = match answer {
-            UseAnswer::Closed => {
-                self.begin_anew(now);
-                return 0;
-            }
-            UseAnswer::Exhausted(granted) | UseAnswer::Given(granted) => granted,
-        };
-        self.exhausted |= matches!(answer, UseAnswer::Exhausted(_));
-        let Some((_, at)) = self.asked.filter(|(asked, _)| *asked == number) else { return 0 };
-        self.asked = None;
-        self.dry = (granted <= self.granted).then_some(now);
-        let more = granted.saturating_sub(self.granted);
-        if more > 0 {
-            self.granted = granted;
-            self.appetite = self.appetite.saturating_mul(2).min(MAX_APPETITE);
-            // From when it was asked for, so that it is over here before it is over for the control plane.
-            self.until =
-                Monotonic::from_nanos(at.as_nanos().saturating_add(u64::try_from(lease.as_nanos()).unwrap_or(0)));
-        }
-        more
-    }
-
-    fn is_wanted(&self, now: Monotonic) -> bool {
-        let lately = self.wanted.is_some_and(|at| now.since(at) < WANTED_FOR);
-        (lately || self.waiting > self.left()) && !self.exhausted
-    }
-
-    /// Whether something is to be asked for now.
-    fn wants(&self, now: Monotonic) -> bool {
-        let under_way = self.asked.is_some_and(|(_, at)| now.since(at) < ASK_AGAIN);
-        let dry = self.dry.is_some_and(|at| now.since(at) < DRY_FOR);
-        self.is_wanted(now) && !under_way && !dry
-    }
-
-    fn report(&self, wants: bool) -> UseReport {
-        let Self { id: account, granted, spent, returned, .. } = *self;
-        let more = self.waiting.max(self.left().saturating_add(self.appetite));
-        let wanted = if wants { spent.saturating_add(returned).saturating_add(more) } else { 0 };
-        UseReport { account, granted, spent, returned, wanted }
-    }
-
-    fn give_back(&mut self) {
-        if self.left() > 0 {
-            (self.tell, self.appetite) = (true, 1);
-            self.returned = self.returned.saturating_add(self.left());
-        }
-    }
-
-    fn give_back_if_over(&mut self, closed: bool, now: Monotonic) {
-        if closed || now >= self.until {
-            self.give_back();
-        }
-    }
-
-    /// What it held is lost; whoever waits goes on waiting.
-    fn begin_anew(&mut self, now: Monotonic) {
-        let (waiting, exhausted) = (self.waiting, self.exhausted);
-        *self = Self { waiting, exhausted, ..Self::new(now) };
-    }
-
-    /// Whether there is nothing to remember. That a grant is exhausted is known from the state a moment later.
-    fn is_done(&self, now: Monotonic) -> bool {
-        let over = now.since(self.until) >= ASK_AGAIN;
-        let under_way = self.asked.is_some_and(|(_, at)| now.since(at) < ASK_AGAIN);
-        over && self.left() == 0 && self.waiting == 0 && !self.is_wanted(now) && !self.tell && !under_way
-    }
-
-    /// When there is something to tell, or to forget.
-    fn due(&self, now: Monotonic) -> Duration {
-        if self.tell {
-            return Duration::ZERO;
-        }
-        let lease = if self.left() > 0 { self.until.since(now) } else { WANTED_FOR };
-        let asks = match (self.asked, self.dry) {
-            _ if !self.is_wanted(now) => lease,
-            (Some((_, at)), _) => ASK_AGAIN.saturating_sub(now.since(at)),
-            (None, Some(at)) => DRY_FOR.saturating_sub(now.since(at)),
-            (None, None) => Duration::ZERO,
-        };
-        lease.min(asks)
     }
 }
 

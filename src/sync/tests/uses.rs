@@ -31,7 +31,7 @@ use crate::sync::{BackoffConfig, ControlPlane, SyncClient, SyncClientConfig, Sys
 use crate::testing::{Estate, request};
 use crate::wire::SigningKey;
 
-const LEASE: Duration = Duration::from_millis(400);
+const LEASE: Duration = Duration::from_secs(1);
 /// What the door waits.
 const WAIT: Duration = Duration::from_millis(150);
 
@@ -141,7 +141,7 @@ impl Plane {
         }
     }
 
-    fn sidecar(&self, directory: &TempDir) -> Sidecar {
+    async fn sidecar(&self, directory: &TempDir) -> Sidecar {
         let config = SyncClientConfig {
             control_plane: ControlPlane {
                 url: format!("http://{}", self.address).parse().unwrap(),
@@ -160,8 +160,16 @@ impl Plane {
             backoff: BackoffConfig { base: Duration::from_millis(5), max: Duration::from_millis(50), seed: None },
             idle_timeout: Duration::from_secs(10),
         };
-        let state = Arc::new(State::new());
-        let client = SyncClient::open(config, Arc::clone(&state), Arc::clone(&self.clock)).unwrap();
+        // Work on the disk that a killed one has begun ends by itself, and with it the lock on its directory.
+        let until = Instant::now() + Duration::from_secs(20);
+        let (state, client) = loop {
+            let state = Arc::new(State::new());
+            match SyncClient::open(config.clone(), Arc::clone(&state), Arc::clone(&self.clock)) {
+                Ok(client) => break (state, client),
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
         let stop = CancellationToken::new();
         let task = tokio::spawn(client.run(stop.clone()));
         let gate = Gate::new(state, Arc::clone(&self.clock), CacheSizes { tokens: 10, decisions: 10 });
@@ -220,7 +228,7 @@ async fn race(plane: &Arc<Plane>, id: GrantId, count: usize, kills: bool, allowe
             let (plane, allowed, token) = (Arc::clone(plane), Arc::clone(allowed), token.clone());
             tokio::spawn(async move {
                 let directory = TempDir::new().unwrap();
-                let mut sidecar = plane.sidecar(&directory);
+                let mut sidecar = plane.sidecar(&directory).await;
                 loop {
                     assert!(Instant::now() < until, "the grant is never exhausted: {:?}", plane.grant(id).state);
                     match sidecar.ask(&token).await {
@@ -234,7 +242,7 @@ async fn race(plane: &Arc<Plane>, id: GrantId, count: usize, kills: bool, allowe
                     let (dies, pause) = (rand::rng().random_ratio(1, 3), rand::rng().random_range(0..20));
                     if kills && dies {
                         sidecar.kill().await;
-                        sidecar = plane.sidecar(&directory);
+                        sidecar = plane.sidecar(&directory).await;
                     }
                     tokio::time::sleep(Duration::from_millis(pause)).await;
                 }
@@ -278,7 +286,7 @@ async fn fifty_sidecars_killed_at_random_never_allow_more_than_ten() {
 async fn a_single_use_works_at_the_first_call_and_only_once() {
     let (mut plane, id) = Plane::start(1).await;
     let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let (first, second) = (plane.sidecar(&one), plane.sidecar(&two));
+    let (first, second) = (plane.sidecar(&one).await, plane.sidecar(&two).await);
     let token = plane.estate.token("agent");
     let ready = |s: &Sidecar| s.gate.state().load().lease.is_some();
     eventually("both are ready", || ready(&first) && ready(&second)).await;
@@ -302,7 +310,7 @@ async fn a_single_use_works_at_the_first_call_and_only_once() {
 async fn cut_off_from_the_control_plane_it_answers_that_it_does_not_know() {
     let (mut plane, id) = Plane::start(3).await;
     let directory = TempDir::new().unwrap();
-    let sidecar = plane.sidecar(&directory);
+    let sidecar = plane.sidecar(&directory).await;
     let token = plane.estate.token("agent");
     eventually("it is ready", || sidecar.gate.state().load().lease.is_some()).await;
     assert_eq!(sidecar.ask(&token).await, Reason::AllowGrant);
@@ -327,7 +335,7 @@ async fn a_drained_sidecar_gives_back_and_a_killed_one_does_not() {
     for drains in [true, false] {
         let (mut plane, id) = Plane::start(1).await;
         let (one, two) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-        let (first, second) = (plane.sidecar(&one), plane.sidecar(&two));
+        let (first, second) = (plane.sidecar(&one).await, plane.sidecar(&two).await);
         let token = plane.estate.token("agent");
         let ready = |s: &Sidecar| s.gate.state().load().lease.is_some();
         eventually("both are ready", || ready(&first) && ready(&second)).await;
