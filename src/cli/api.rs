@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{Method, Url};
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -131,6 +132,17 @@ impl Api {
         self.send(Method::DELETE, path, &[], None, Duration::ZERO).await
     }
 
+    /// Deletes one object, and is told where that has been applied within `wait`.
+    pub(super) async fn delete_wait(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        wait: Option<Duration>,
+    ) -> Result<Value, Failure> {
+        let query = [query, &waiting(wait)].concat();
+        self.send(Method::DELETE, path, &query, None, wait.unwrap_or_default()).await
+    }
+
     /// Asks for something to be done.
     pub(super) async fn post(&self, path: &[&str], body: &Value) -> Result<Value, Failure> {
         self.send(Method::POST, path, &[], Some(body), Duration::ZERO).await
@@ -143,9 +155,13 @@ impl Api {
         body: &Value,
         wait: Option<Duration>,
     ) -> Result<Value, Failure> {
-        let query: Vec<_> =
-            wait.iter().map(|w| ("wait", humantime::format_duration(*w).to_string().replace(' ', ""))).collect();
-        self.send(Method::POST, path, &query, Some(body), wait.unwrap_or_default()).await
+        self.send(Method::POST, path, &waiting(wait), Some(body), wait.unwrap_or_default()).await
+    }
+
+    /// Reads, and hands the answer on byte for byte.
+    pub(super) async fn get_bytes(&self, path: &[&str], query: &[(&str, String)]) -> Result<Bytes, Failure> {
+        let (status, bytes) = self.exchange(Method::GET, path, query, None, Duration::ZERO).await?;
+        if status.is_success() { Ok(bytes) } else { answer(&self.base, status, &bytes).map(|_never| bytes) }
     }
 
     async fn send(
@@ -156,6 +172,18 @@ impl Api {
         body: Option<&Value>,
         wait: Duration,
     ) -> Result<Value, Failure> {
+        let (status, bytes) = self.exchange(method, path, query, body, wait).await?;
+        answer(&self.base, status, &bytes)
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&Value>,
+        wait: Duration,
+    ) -> Result<(reqwest::StatusCode, Bytes), Failure> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .map_err(|()| Failure::error(format!("`{}` cannot have a path", self.base)))?
@@ -174,7 +202,7 @@ impl Api {
         let response = request.send().await.map_err(|e| unreachable_server(&self.base, hint, &e))?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(|e| unreachable_server(&self.base, hint, &e))?;
-        answer(&self.base, status, &bytes)
+        Ok((status, bytes))
     }
 }
 
@@ -182,6 +210,11 @@ impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Api").field("base", &self.base.as_str()).finish_non_exhaustive()
     }
+}
+
+/// The query that asks for a receipt.
+fn waiting(wait: Option<Duration>) -> Vec<(&'static str, String)> {
+    wait.iter().map(|w| ("wait", humantime::format_duration(*w).to_string().replace(' ', ""))).collect()
 }
 
 fn answer(base: &Url, status: reqwest::StatusCode, bytes: &[u8]) -> Result<Value, Failure> {

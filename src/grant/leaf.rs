@@ -54,6 +54,8 @@ pub(super) enum Phase {
     Limited,
     /// Its last use has been spent.
     Exhausted,
+    /// Ended, or dropped before its end.
+    Over,
     Revoked,
 }
 

@@ -143,7 +143,39 @@ async fn every_verb_does_what_it_says_and_names_a_slip() {
     local(&from).await.fails(2, &["'10.0.0'", "--peer-address"]);
     local(&["decisions", "tail", "--file", "/nowhere/x.jsonl"]).await.fails(2, &["`/nowhere/x.jsonl`"]);
     local(&["decisions", "tail", "--file", &path, "-n", "few"]).await.fails(2, &["'few'"]);
+    audit(&alice).await;
+    let directory = site.path("control");
     site.control.stop().await;
+    let checkpoint = local(&["audit", "checkpoint", "--database", &directory]).await;
+    let offline = ["audit", "verify", "--database", &directory, "--expect", checkpoint.stdout.trim()];
+    local(&offline).await.says(&["records from number 1 on: whole", checkpoint.stdout.trim()]);
+}
+
+async fn audit(alice: &Operator<'_>) {
+    alice.both(&["audit", "list"], &["SEQ", "AUTHOR", "alice", "revocation.create"]).await;
+    let refused = alice.json(&["audit", "list", "--outcome", "refused", "--author", "alice", "-n", "1"]).await;
+    assert_eq!(refused["items"].as_array().map(Vec::len), Some(1), "{refused}");
+    alice.refused(&["audit", "list", "--outcome", "perhaps"], &["`outcome`", "`perhaps`"]).await;
+    alice.mistyped(&["audit", "list", "--since", "soon"], &["'soon'"]).await;
+    let checkpoint = alice.types(&["audit", "checkpoint"], &[]).await;
+    let (directory, checkpoint) = (alice.site.path("control"), checkpoint.stdout.trim().to_owned());
+    for of in [&[][..], &["--database", &directory]] {
+        let verdict = alice.types(&[&["audit", "verify", "--expect", &checkpoint], of].concat(), &[]).await;
+        verdict.says(&["records from number 1 on: whole", "checkpoint "]);
+        let file = alice.site.path("audit.jsonl");
+        let export = alice.types(&[&["audit", "export"], of].concat(), &[]).await;
+        assert!(export.stdout.lines().count() > 50, "{}", export.stdout);
+        std::fs::write(&file, &export.stdout).unwrap();
+        local(&["audit", "verify", "--file", &file, "--expect", &checkpoint]).await.says(&["whole"]);
+        // Somebody takes a line out.
+        let third = export.stdout.lines().nth(2).unwrap();
+        std::fs::write(&file, export.stdout.replace(&format!("{third}\n"), "")).unwrap();
+        let verdict = local(&["audit", "verify", "--file", &file, "--output", "json"]).await.json(1);
+        assert_eq!(verdict["findings"][0]["what"], "missing", "{verdict}");
+        assert_eq!(verdict["findings"][0]["seq"], 3, "{verdict}");
+    }
+    alice.mistyped(&["audit", "verify", "--expect", "abc"], &["'abc'", "HASH:SEQ"]).await;
+    alice.mistyped(&["audit", "verify", "--database", "/nowhere"], &["/nowhere/control.db"]).await;
 }
 
 async fn operators(alice: &Operator<'_>) {
@@ -206,9 +238,48 @@ async fn workloads(alice: &Operator<'_>) {
     alice.both(&["workload", "show", &id], &["\"team\""]).await;
     let nobody = format!("{DOMAIN}/nobody");
     alice.refused(&["workload", "show", &nobody], &[&nobody]).await;
-    alice.says(&["workload", "delete", &id], &["deleted workload", &id]).await;
-    alice.refused(&["workload", "delete", &nobody], &[&nobody]).await;
-    alice.refused(&put, &[&id]).await;
+    alice.mistyped(&["workload", "put", &id, "--delegator"], &["--delegator", "SPIFFE_ID"]).await;
+    let acting = [&put[..], &["--delegator", "spiffe://x/*", "--actor", &nobody]].concat();
+    let acting = alice.json(&acting).await;
+    assert_eq!(
+        (&acting["object"]["delegators"], &acting["object"]["actors"]),
+        (&json!(["spiffe://x/*"]), &json!([nobody]))
+    );
+    lifecycle(alice, &id, &nobody).await;
+    alice.refused(&put, &[&id, "retired"]).await;
+}
+
+async fn lifecycle(alice: &Operator<'_>, id: &str, nobody: &str) {
+    let (complete, why) = ("complete: every enforcement point", ["--reason", "odd traffic", "--wait", "20s"]);
+    alice.says(&[&["workload", "suspend", id], &why[..]].concat(), &["suspended", id, complete]).await;
+    let suspended = alice.json(&[&["workload", "suspend", id], &why[..]].concat()).await;
+    assert_eq!(suspended["object"]["suspended"]["reason"], "odd traffic", "{suspended}");
+    alice.refused(&["workload", "suspend", nobody], &[nobody]).await;
+    let listed = alice.both(&["workload", "list", "--suspended"], &["SUSPENDED", id]).await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    alice.says(&["workload", "list", "--owner", "nobody"], &["no workloads"]).await;
+    alice.refused(&["workload", "list", "--kind", "robot"], &["`kind`", "robot"]).await;
+    let by = suspended["object"]["suspended"]["revocation"].as_str().unwrap();
+    alice.refused(&["revoke", "lift", by, "--reason", "x"], &["resume the workload"]).await;
+
+    // A revocation of its own is not lifted by resuming.
+    let revoked = alice.json(&["revoke", "workload", id]).await;
+    let revoked = revoked["object"]["id"].as_str().unwrap();
+    alice.mistyped(&["workload", "resume", id], &["--reason"]).await;
+    let resumed = alice.types(&["workload", "resume", id, "--reason", "false alarm"], &[]).await;
+    assert_eq!(resumed.status, 1, "{}", resumed.stderr);
+    assert!(resumed.stdout.contains(&format!("STILL REVOKED by {revoked}")), "{}", resumed.stdout);
+    alice.mistyped(&["revoke", "lift", revoked], &["--reason"]).await;
+    alice.refused(&["revoke", "lift", revoked, "--reason", " "], &["`reason`", "for a reason"]).await;
+    alice.refused(&["revoke", "lift", NOBODY, "--reason", "x"], &[NOBODY]).await;
+    let lift = ["revoke", "lift", revoked, "--reason", "no leak", "--wait", "20s"];
+    alice.both(&lift, &["lifted", revoked, "workload", id, complete]).await;
+    alice.says(&["workload", "resume", id, "--reason", "done", "--wait", "20s"], &["resumed", complete]).await;
+    alice.both(&["revoke", "list", "--lifted"], &["LIFTED BY", revoked, by, "no leak"]).await;
+
+    alice.refused(&["workload", "retire", nobody], &[nobody]).await;
+    let retire = ["workload", "retire", id, "--reason", "replaced", "--wait", "20s"];
+    alice.both(&retire, &["retired", id, "0 grants", complete]).await;
 }
 
 async fn services(alice: &Operator<'_>) {
@@ -282,11 +353,19 @@ async fn grants(alice: &Operator<'_>, bob: &Operator<'_>) {
     alice.refused(&["grant", "list", "--state", "acitve"], &["acitve"]).await;
     alice.both(&["grant", "show", first], &["payments/refunds", "approve by bob", "ticket 7"]).await;
     alice.refused(&["grant", "show", NOBODY], &[NOBODY]).await;
-    for verb in ["approve", "deny", "withdraw", "show", "revoke"] {
+    for verb in ["approve", "deny", "withdraw", "show", "drop", "revoke"] {
         alice.mistyped(&["grant", verb, "not-an-id"], &["'not-an-id'", "<ID>", "not a grant id"]).await;
     }
     let nobody = ["--workload", "agent"];
     alice.mistyped(&[&["grant", "list"], &nobody[..]].concat(), &["'agent'", "--workload", "spiffe://"]).await;
+    let third = alice.json(&ask("payments/refunds", "write", "5m")).await;
+    let third = third["object"]["id"].as_str().unwrap();
+    alice.refused(&["grant", "drop", third], &["pending"]).await;
+    bob.says(&["grant", "approve", third], &["approved"]).await;
+    bob.refused(&["grant", "drop", third], &["`alice`, who asked for it"]).await;
+    let dropped = ["grant", "drop", third, "--reason", "not needed", "--wait", "20s"];
+    let dropped = alice.both(&dropped, &["dropped", third, "complete: every enforcement point"]).await;
+    assert_eq!(dropped["object"]["state"], "ended", "{dropped}");
     let revoke = ["grant", "revoke", first, "--reason", "done", "--wait", "20s"];
     bob.says(&revoke, &["revoked", "complete: every enforcement point"]).await;
     let revoked = bob.json(&["grant", "revoke", second, "--wait", "20s"]).await;

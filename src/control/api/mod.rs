@@ -4,11 +4,14 @@
 //! commit the plan, and answers. Every write records the operator as its author. Rules that span objects hold at
 //! commit, because plans carry guards for what they rested on. Fails closed: no token, no answer.
 
+mod audit;
 mod extract;
 mod front;
 mod grants;
 mod idempotency;
 mod issuers;
+mod lifecycle;
+mod lifts;
 mod named;
 mod openapi;
 mod operation;

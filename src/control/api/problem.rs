@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::control::commit::CommitError;
 use crate::control::operators::OperatorError;
+use crate::control::store::StoreError;
 use crate::grant::RuleError;
 use crate::object::FieldError;
 use crate::policy::PolicyErrors;
@@ -252,6 +253,13 @@ impl From<CommitError> for Problem {
             ),
             CommitError::Closed => Self::unavailable("the control plane is shutting down"),
         }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store could not be read");
+        Self::unavailable("the store could not be read")
     }
 }
 

@@ -22,7 +22,7 @@ use crate::control::index::{Index, Stored};
 use crate::control::rules;
 use crate::control::store::{Expect, Guard, Write};
 use crate::grant::{self, NewGrantRequest};
-use crate::object::{FieldError, Grant, Kind, Object, VoteKind};
+use crate::object::{Grant, Kind, Object, VoteKind};
 use crate::wire::Revision;
 
 /// A vote for.
@@ -144,12 +144,9 @@ async fn step(
     Ok(Written::new(api, committed, Revision(0), Some(grant)).respond(StatusCode::OK))
 }
 
-/// The workload is registered, and what is asked for may be had. Answers what that rests on.
+/// The workload is in service, and what is asked for may be had. Answers what that rests on.
 fn supported(index: &Index, grant: &Grant) -> Result<Vec<Guard>, Problem> {
-    let id = grant.workload.as_str();
-    let workload = index.get(Kind::Workload, id);
-    let missing = || FieldError::new("workload", format!("`{id}` is not registered"));
-    let workload = workload.ok_or_else(missing)?;
+    let workload = rules::in_service(index, &grant.workload)?;
     let services = rules::grantable(index, grant)?;
     let guard = |stored: &Stored| Guard::Object {
         kind: stored.kind,

@@ -49,13 +49,13 @@ pub(super) struct Answer {
 
 impl Site {
     pub(super) async fn new() -> Self {
-        Self::at(TempDir::new().unwrap()).await
+        Self::at(TempDir::new().unwrap(), NOW).await
     }
 
-    async fn at(directory: TempDir) -> Self {
-        let clock = Arc::new(ManualClock::new(NOW));
+    async fn at(directory: TempDir, wall: Timestamp) -> Self {
+        let clock = Arc::new(ManualClock::new(wall));
         let shared: SharedClock = Arc::clone(&clock) as SharedClock;
-        let store = Arc::new(SqliteStore::open(directory.path(), NOW).await.unwrap());
+        let store = Arc::new(SqliteStore::open(directory.path(), wall).await.unwrap());
         let core = Core::open(store, Arc::clone(&shared), CoreConfig::default()).await.unwrap();
         let file = directory.path().join("bootstrap-token");
         let operators = Operators::open(Arc::clone(core.store()), Arc::clone(&shared), &file).await.unwrap();
@@ -80,10 +80,15 @@ impl Site {
 
     /// Stops and starts the control plane.
     pub(super) async fn restart(self) -> Self {
+        self.restart_at(NOW).await
+    }
+
+    /// The same, on a machine whose wall clock stands at `wall`.
+    pub(super) async fn restart_at(self, wall: Timestamp) -> Self {
         let Self { directory, core, router, .. } = self;
         core.close().await;
         drop((core, router));
-        Self::at(directory).await
+        Self::at(directory, wall).await
     }
 
     pub(super) fn router(&self) -> Router {
@@ -92,6 +97,14 @@ impl Site {
 
     pub(super) async fn send(&self, request: Request<Body>) -> Answer {
         Answer::read(self.router.clone().oneshot(request).await.unwrap()).await
+    }
+
+    /// The answer's text, and the `next` of the page that it is.
+    pub(super) async fn text(&self, request: Request<Body>) -> (String, Option<String>) {
+        let body = self.router.clone().oneshot(request).await.unwrap().into_body();
+        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        let next = serde_json::from_str::<Value>(&text).unwrap()["next"].as_str().map(str::to_owned);
+        (text, next)
     }
 
     pub(super) fn request(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> Request<Body> {
