@@ -128,7 +128,7 @@ impl Uses {
         grant: GrantId,
         mut plan: impl FnMut(&Index, Timestamp) -> Plan<T> + Send,
     ) -> Result<T, CommitError> {
-        let intent = Intent { author: Arc::from("system"), action: "grant.use", request_id: Arc::from("") };
+        let intent = Intent::system("system", "grant.use");
         let clock = self.core.clock();
         let planned = |index: &Index| Ok::<_, CommitError>(plan(index, clock.now().wall));
         let (_, answer) = self.core.transact(&intent, planned).await?;
