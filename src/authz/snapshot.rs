@@ -97,6 +97,13 @@ impl Builder {
         Self { next, version, stale: BTreeSet::new(), bad: Vec::new() }
     }
 
+    /// Starts from nothing, for a full snapshot in place of `other`: grants that come out the same are shared.
+    pub fn in_place_of(other: &Snapshot) -> Self {
+        let mut builder = Self::empty();
+        builder.next.grants = GrantIndex::filling_in_place_of(&other.grants, builder.version);
+        builder
+    }
+
     /// Starts from `snapshot`, sharing what does not change: for a delta.
     pub fn on(snapshot: &Snapshot) -> Self {
         let version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);
@@ -193,6 +200,7 @@ impl Builder {
             Object::GrantPolicySet(_)
             | Object::Review(_)
             | Object::Allotment(_)
+            | Object::SigningKey(_)
             | Object::Lift(_)
             | Object::Idempotency(_) => {}
             // Comes as a form.
@@ -237,7 +245,12 @@ impl Builder {
                 self.stale.insert(kind);
                 Arc::make_mut(&mut self.next.sources).policy_set = None;
             }
-            Kind::GrantPolicySet | Kind::Review | Kind::Allotment | Kind::Lift | Kind::Idempotency => {}
+            Kind::GrantPolicySet
+            | Kind::Review
+            | Kind::Allotment
+            | Kind::SigningKey
+            | Kind::Lift
+            | Kind::Idempotency => {}
         }
     }
 

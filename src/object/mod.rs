@@ -17,6 +17,7 @@ mod policy_set;
 mod review;
 mod revocation;
 mod service;
+mod signing_key;
 mod workload;
 
 use std::fmt;
@@ -39,6 +40,7 @@ pub use self::revocation::{Revocation, Target};
 pub use self::service::{
     Authentication, Freshness, GrantTerms, Method, ResourceName, ResourceNameError, Route, Service,
 };
+pub use self::signing_key::{SigningKey, SigningKeyState};
 pub use self::workload::{Suspension, Workload, WorkloadKind, WorkloadPattern};
 
 /// What kind of object a document is. The order is the order in which a snapshot sends them.
@@ -64,6 +66,8 @@ pub enum Kind {
     Review = 8,
     /// [`Allotments`]
     Allotment = 9,
+    /// [`SigningKey`]
+    SigningKey = 10,
     /// [`Lift`]
     Lift = 20,
     /// [`Idempotency`]
@@ -91,6 +95,8 @@ pub enum Object {
     Review(Box<Review>),
     /// See [`Kind::Allotment`].
     Allotment(Box<Allotments>),
+    /// See [`Kind::SigningKey`].
+    SigningKey(Box<SigningKey>),
     /// See [`Kind::Lift`].
     Lift(Box<Lift>),
     /// See [`Kind::Idempotency`].
@@ -111,7 +117,7 @@ pub struct FieldError {
 
 impl Kind {
     /// Every kind, in snapshot order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Revocation,
         Self::Issuer,
         Self::Workload,
@@ -121,6 +127,7 @@ impl Kind {
         Self::GrantPolicySet,
         Self::Review,
         Self::Allotment,
+        Self::SigningKey,
         Self::Lift,
         Self::Idempotency,
     ];
@@ -142,6 +149,7 @@ impl Kind {
             Self::GrantPolicySet => "grant_policy_set",
             Self::Review => "review",
             Self::Allotment => "allotment",
+            Self::SigningKey => "signing_key",
             Self::Lift => "lift",
             Self::Idempotency => "idempotency",
         }
@@ -182,6 +190,7 @@ impl Object {
             Kind::GrantPolicySet => Self::GrantPolicySet(from_json(body)?),
             Kind::Review => Self::Review(Box::new(from_json(body)?)),
             Kind::Allotment => Self::Allotment(Box::new(from_json(body)?)),
+            Kind::SigningKey => Self::SigningKey(Box::new(from_json(body)?)),
             Kind::Lift => Self::Lift(Box::new(from_json(body)?)),
             Kind::Idempotency => Self::Idempotency(from_json(body)?),
         };
@@ -201,6 +210,7 @@ impl Object {
             Self::GrantPolicySet(o) => o.check(),
             Self::Review(o) => o.check(),
             Self::Allotment(o) => o.check(),
+            Self::SigningKey(o) => o.check(),
             Self::Lift(o) => o.check(),
             Self::Idempotency(o) => o.check(),
         }
@@ -218,6 +228,7 @@ impl Object {
             Self::GrantPolicySet(_) => Kind::GrantPolicySet,
             Self::Review(_) => Kind::Review,
             Self::Allotment(_) => Kind::Allotment,
+            Self::SigningKey(_) => Kind::SigningKey,
             Self::Lift(_) => Kind::Lift,
             Self::Idempotency(_) => Kind::Idempotency,
         }
@@ -235,6 +246,7 @@ impl Object {
             Self::GrantPolicySet(_) => GrantPolicySet::KEY.to_owned(),
             Self::Review(o) => o.grant.to_string(),
             Self::Allotment(o) => o.grant.to_string(),
+            Self::SigningKey(o) => o.kid.clone(),
             Self::Lift(o) => o.id().to_string(),
             Self::Idempotency(o) => o.key.clone(),
         }
@@ -253,6 +265,7 @@ impl Object {
             Self::GrantPolicySet(_) => key == GrantPolicySet::KEY,
             Self::Review(o) => uuid(&o.grant.0),
             Self::Allotment(o) => uuid(&o.grant.0),
+            Self::SigningKey(o) => o.kid == key,
             Self::Lift(o) => uuid(&o.revocation.id),
             Self::Idempotency(o) => o.key == key,
         }
@@ -270,6 +283,7 @@ impl Object {
             Self::GrantPolicySet(o) => serde_json::to_vec(o),
             Self::Review(o) => serde_json::to_vec(o),
             Self::Allotment(o) => serde_json::to_vec(o),
+            Self::SigningKey(o) => serde_json::to_vec(o),
             Self::Lift(o) => serde_json::to_vec(o),
             Self::Idempotency(o) => serde_json::to_vec(o),
         };
