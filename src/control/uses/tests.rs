@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::clock::{Clock, ManualClock, SharedClock};
+use crate::clock::{ManualClock, SharedClock};
 use crate::control::CoreConfig;
 use crate::control::store::{SqliteStore, Unit};
 use crate::object::GrantState;
