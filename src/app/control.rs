@@ -24,6 +24,7 @@ use crate::control::store::{SqliteStore, Store};
 use crate::control::sync_server::{self, SyncServerConfig, SyncServerDeps};
 use crate::control::token_keys::TokenKeys;
 use crate::control::token_review::TokenReviewSettings;
+use crate::control::uses::{self, Uses};
 use crate::control::{Core, CoreConfig, sweep};
 use crate::drain::Signal;
 use crate::readiness::{Blocker, Readiness};
@@ -46,6 +47,7 @@ pub struct Bound {
     core: Arc<Core>,
     fleet: Arc<Fleet>,
     keys: Arc<Keys>,
+    uses: Arc<Uses>,
     tokens: Option<Arc<Exchange>>,
     metrics: Arc<ControlMetrics>,
     api: (TcpListener, SocketAddr),
@@ -114,6 +116,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         max_snapshots: config.sync.max_snapshots,
         ..SyncServerConfig::default()
     };
+    let uses = Uses::new(Arc::clone(&core), uses::LEASE);
     let sync_deps = SyncServerDeps {
         index: Arc::clone(core.index()),
         fleet: Arc::clone(&fleet),
@@ -121,6 +124,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         clock: Arc::clone(&deps.clock),
         metrics: Arc::clone(&metrics),
         keys: Some(Arc::clone(&keys)),
+        uses: Some(Arc::clone(&uses)),
     };
     let admin_router = admin::router(admin::Common {
         readiness: readiness.clone(),
@@ -132,6 +136,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         core,
         fleet,
         keys,
+        uses,
         tokens,
         metrics,
         api,
@@ -217,6 +222,7 @@ impl Bound {
         let mut sync = spawn.spawn(sync);
         let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core))));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(self.uses.run()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
         if let Some(tokens) = self.tokens {
             spawn.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(tokens.keys()).run()));

@@ -32,6 +32,7 @@ mod service;
 mod token;
 mod verdict;
 mod verify;
+mod watch;
 mod workload;
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod sweep;
 pub mod sync_server;
 pub mod token_keys;
 pub mod token_review;
+pub mod uses;
 pub mod workload_identity;
 
 pub use self::agenda::Retention;

@@ -27,6 +27,7 @@ mod failure_mode;
 mod metrics;
 mod mtls;
 mod oidc_provider;
+mod openapi_document;
 mod oracle;
 mod running;
 mod token_verify;

@@ -230,6 +230,7 @@ fn documents(estate: &Estate, directory: &Path, step: &mut impl FnMut()) -> Resu
             // An estate has none of the control plane's own.
             Object::GrantPolicySet(_)
             | Object::Review(_)
+            | Object::Allotment(_)
             | Object::SigningKey(_)
             | Object::Lift(_)
             | Object::Idempotency(_) => {}

@@ -27,6 +27,7 @@ mod serve;
 mod services;
 mod signing_keys;
 mod status;
+mod watch;
 mod workloads;
 
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub struct ApiConfig {
     pub max_policy_bytes: usize,
     /// How many requests are worked on at once.
     pub max_concurrent_requests: usize,
+    /// How many may wait at once until something has become of a grant, by long poll or stream.
+    pub max_watchers: usize,
     /// How long a request may take, beside what it asks to wait.
     pub request_timeout: Duration,
     /// The exchange of tokens, if the control plane issues any.
@@ -75,6 +78,8 @@ struct Api {
     keys: Arc<Keys>,
     config: ApiConfig,
     places: Semaphore,
+    /// For those who wait until something has become of a grant.
+    watchers: Arc<Semaphore>,
     started: Timestamp,
     /// What is served, as the front door knows it.
     routes: Vec<Route>,
@@ -97,10 +102,11 @@ pub fn router(
 ) -> Router {
     let started = core.clock().now().wall;
     let places = Semaphore::new(config.max_concurrent_requests);
+    let watchers = Arc::new(Semaphore::new(config.max_watchers));
     let operations = routes::table();
     let routes = operations.iter().map(|o| o.route).collect();
     let (document, policies) = (config.max_body_bytes, config.max_policy_bytes);
-    let api = Arc::new(Api { core, fleet, operators, keys, config, places, started, routes });
+    let api = Arc::new(Api { core, fleet, operators, keys, config, places, watchers, started, routes });
     let mut router = Router::new();
     for operation in operations {
         let limit = match operation.limit() {
@@ -133,6 +139,7 @@ impl Default for ApiConfig {
             max_body_bytes: 4 << 20,
             max_policy_bytes: 24 << 20,
             max_concurrent_requests: 512,
+            max_watchers: 256,
             request_timeout: Duration::from_secs(30),
             tokens: None,
         }

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::util::MapRequest;
 
+use super::watch::Shutdown;
+
 /// Limits of a served listener.
 #[derive(Debug, Clone, Copy)]
 pub struct ServeLimits {
@@ -97,8 +99,10 @@ where
     let begun = Arc::new(AtomicBool::new(false));
     let note = {
         let begun = Arc::clone(&begun);
-        move |request: hyper::Request<Incoming>| {
+        let stop = Shutdown(shutdown.clone());
+        move |mut request: hyper::Request<Incoming>| {
             begun.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(stop.clone());
             request.map(Body::new)
         }
     };

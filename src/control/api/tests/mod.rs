@@ -11,3 +11,4 @@ mod refusals;
 mod rules;
 mod serving;
 mod table;
+mod watching;
