@@ -193,6 +193,11 @@ fn steps(
     let route = snapshot.routes.table.find(host, request.method, path);
     parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
     let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
+    if let (Some(tie), Some(route)) = (caller.tie(), route)
+        && tie.service != route.service
+    {
+        return deny(Reason::CredentialAudience, "the token is for another service");
+    }
     trace.step("authenticate", || caller.describe());
 
     // Proof of possession: never from a cache. It may be of a certificate that the route does not look at.
@@ -262,9 +267,11 @@ fn steps(
             return deny(reason, "the workload that acts, or its tokens of that time, have been revoked");
         }
     }
-    if let Some(grant) = caller.grant().filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {
-        parts.grant = Some(grant);
-        return deny(Reason::RevokedGrant, "the token is tied to a grant that has been revoked");
+    if let Some(tie) = caller.tie() {
+        parts.grant = Some(tie.grant);
+        if snapshot.revocations.is_grant_revoked(tie.grant) {
+            return deny(Reason::RevokedGrant, "the token is tied to a grant that has been revoked");
+        }
     }
 
     // Resource and action.
@@ -277,14 +284,18 @@ fn steps(
     let circumstances = &Circumstances::new(call, &request.headers, request.peer.address, request.body);
     let subject = Question { snapshot, workload, key, route, path, host, circumstances, transaction, now };
     let until = good_until.min(caller.until());
-    let mut answer = subject.answer(until, memo, trace, &mut parts.cached);
+    let mut answer = match caller.tie() {
+        None => subject.answer(until, memo, trace, &mut parts.cached),
+        Some(tie) => subject.answer_within(tie, until, memo, trace, &mut parts.cached),
+    };
     // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
     if let Some((workload, key)) = actor.filter(|_| answer.reason.is_allow()) {
         let mut cached = false;
         let actor = Question { workload, key, ..subject };
         let of_actor = actor.answer(until, memo, trace, &mut cached);
         parts.cached &= cached;
-        if !of_actor.reason.is_allow() || answer.reason == Reason::AllowPolicy {
+        let tells_more = answer.reason == Reason::AllowPolicy && caller.tie().is_none();
+        if !of_actor.reason.is_allow() || tells_more {
             answer = of_actor;
         }
     }

@@ -17,6 +17,7 @@ use super::reason::Reason;
 use super::route::RouteMatch;
 use super::snapshot::Snapshot;
 use crate::clock::Timestamp;
+use crate::credential::Tie;
 use crate::grant::{Active, Circumstances, Covering, End, Ended, Sought, Standing, Unmet, WorkloadKey};
 use crate::object::GrantId;
 use crate::policy::{Facts, GrantFacts, Inquiry, Outcome, TransactionFacts};
@@ -56,27 +57,67 @@ pub(super) struct Question<'a> {
 impl Question<'_> {
     /// What grants and policy say.
     pub(super) fn answer(&self, until: Timestamp, memo: &impl Memo, trace: &mut Trace, hit: &mut bool) -> Answer {
-        let covering = self.grants();
-        let route = self.route;
-        trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(&covering)));
-        let answer = self.cached(&covering, until, memo, hit);
-        let answer = answer.as_ref().map_or_else(|| self.fallback(), |known| known.answer.clone());
+        let apart = self.snapshot.policies.reads().grants_apart();
+        let covering = self.snapshot.grants.find(&self.key, &self.sought(), apart, |id| self.is_revoked(id));
+        let answer = self.judge(&covering, until, memo, trace, hit);
         trace.step("policy", || format!("{} (policies: {})", answer.reason, answer.policies.join(", ")));
         answer
     }
 
-    fn grants(&self) -> Covering {
-        let sought = Sought {
+    /// The same of a token that is good for one grant, and within its scope. INVARIANT: no other grant counts, and without
+    /// this one nothing does, whatever policy gives to other tokens of the workload.
+    pub(super) fn answer_within(
+        &self,
+        tie: &Tie,
+        until: Timestamp,
+        memo: &impl Memo,
+        trace: &mut Trace,
+        hit: &mut bool,
+    ) -> Answer {
+        let in_scope = tie.scope.iter().any(|action| **action == *self.route.action);
+        let found = in_scope
+            .then(|| self.snapshot.grants.find_one(tie.grant, &self.key, &self.sought(), |id| self.is_revoked(id)));
+        let answer = match found {
+            Some(covering) if !covering.active.is_empty() => {
+                Answer { grant: Some(tie.grant), ..self.judge(&covering, until, memo, trace, hit) }
+            }
+            found => {
+                let standing = found.map_or(Standing::Scope(tie.grant), |covering| covering.standing);
+                trace.step("grant", || format!("the token's own does not cover it ({standing:?})"));
+                self.outside(tie.grant, standing)
+            }
+        };
+        trace.step("policy", || format!("{} (policies: {})", answer.reason, answer.policies.join(", ")));
+        answer
+    }
+
+    fn judge(
+        &self,
+        covering: &Covering,
+        until: Timestamp,
+        memo: &impl Memo,
+        trace: &mut Trace,
+        hit: &mut bool,
+    ) -> Answer {
+        let route = self.route;
+        trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(covering)));
+        let answer = self.cached(covering, until, memo, hit);
+        answer.as_ref().map_or_else(|| self.fallback(), |known| known.answer.clone())
+    }
+
+    fn sought(&self) -> Sought<'_> {
+        Sought {
             resource: [&self.route.resource, &self.route.service],
             action: &self.route.action,
             path: self.path,
             environment: &self.workload.document().environment,
             request: self.circumstances,
             now: self.now,
-        };
-        let revoked = |id| self.snapshot.revocations.is_grant_revoked(id);
-        let apart = self.snapshot.policies.reads().grants_apart();
-        self.snapshot.grants.find(&self.key, &sought, apart, revoked)
+        }
+    }
+
+    fn is_revoked(&self, grant: GrantId) -> bool {
+        self.snapshot.revocations.is_grant_revoked(grant)
     }
 
     /// The answer, from the memo when it is still good.
@@ -173,25 +214,48 @@ impl Question<'_> {
 
     /// A denial without a grant: if a grant would help, say what is known about grants, and what to ask for.
     fn without_grant(&self, inquiry: &Inquiry<'_>, plain: Outcome, standing: Standing) -> Answer {
+        if matches!(plain, Outcome::Error(_)) || !self.would_help(inquiry) {
+            return denial(plain, None);
+        }
+        let (reason, grant) = standing.reason();
+        let policies = denial(plain, None).policies;
+        let grant_request = reason.is_entitlement().then(|| self.hint());
+        Answer { reason, grant, policies, grant_request }
+    }
+
+    /// A denial because the grant that the token is tied to does not cover the request.
+    fn outside(&self, grant: GrantId, standing: Standing) -> Answer {
+        let (reason, _) = standing.reason();
+        let hint = |resource| {
+            let (method, path, host, transaction) =
+                (self.circumstances.method, self.path.as_str(), self.host, self.transaction);
+            let facts = Facts { method, path, host, transaction };
+            let principal = self.workload.principal()?;
+            let inquiry = self.snapshot.policies.inquire(principal, &self.route.action, resource, facts);
+            self.would_help(&inquiry).then(|| self.hint())
+        };
+        let resource = self.snapshot.routes.resource(self.route).filter(|_| reason.is_entitlement());
+        Answer { reason, grant: Some(grant), policies: no_policies(), grant_request: resource.and_then(hint) }
+    }
+
+    /// Whether policy would allow it with a grant.
+    fn would_help(&self, inquiry: &Inquiry<'_>) -> bool {
         let hypothetical = GrantFacts {
             id: GrantId(uuid::Uuid::nil()),
             actions: Arc::from([Box::from(&*self.route.action)]),
             duration_seconds: self.route.grants.max_duration_seconds,
         };
-        if matches!(plain, Outcome::Error(_)) || !matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_)) {
-            return denial(plain, None);
-        }
-        let (reason, grant) = standing.reason();
-        let policies = denial(plain, None).policies;
-        let grant_request = reason.is_entitlement().then(|| {
-            Arc::new(GrantHint {
-                workload: Arc::clone(&self.workload.id),
-                resource: Arc::clone(&self.route.resource),
-                actions: vec![Arc::clone(&self.route.action)],
-                terms: self.route.grants,
-            })
-        });
-        Answer { reason, grant, policies, grant_request }
+        matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_))
+    }
+
+    /// What to ask for.
+    fn hint(&self) -> Arc<GrantHint> {
+        Arc::new(GrantHint {
+            workload: Arc::clone(&self.workload.id),
+            resource: Arc::clone(&self.route.resource),
+            actions: vec![Arc::clone(&self.route.action)],
+            terms: self.route.grants,
+        })
     }
 
     fn fallback(&self) -> Answer {

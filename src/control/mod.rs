@@ -8,6 +8,7 @@ pub mod api;
 pub mod audit;
 mod commit;
 mod core;
+pub mod exchange;
 pub mod fleet;
 pub mod index;
 mod key_book;
@@ -19,6 +20,7 @@ mod rules;
 pub mod store;
 pub mod sweep;
 pub mod sync_server;
+pub mod token_keys;
 pub mod token_review;
 pub mod workload_identity;
 
