@@ -50,14 +50,14 @@ class Story(Site):
                       stranger.issue(PIPELINE, CONTROL_PLANE))
         self.exchange("a workload that is not registered", "400 invalid_request credential",
                       self.issuer.issue(f"spiffe://{DOMAIN}/unknown", CONTROL_PLANE))
-        self.exchange("the pipeline's token for services: any of them could send it", "400 invalid_request credential",
+        self.exchange("its token for services, which any of them could send", "400 invalid_request credential",
                       self.issuer.issue(PIPELINE, AUDIENCE))
 
     def approval(self):
         heading("2. Approval: nothing without a grant, and no grant without a person")
         denied = self.exchange("the pipeline, without a grant", "400 access_denied entitlement.no_grant", self.own)
         self.grant = self.ask(denied["grant_request"])
-        self.exchange("asked for, and not approved", "400 authorization_pending", self.own)
+        self.exchange("asked for, and not approved", "400 authorization_pending entitlement.grant_pending", self.own)
         self.operators["bob"].run("grant", "approve", self.grant)
         told = self.exchange("approved by bob", "200", self.own)
         check("the token is tied to the grant", self.grant, told["grant_id"])
@@ -73,7 +73,8 @@ class Story(Site):
 
     def what_it_is_good_for(self):
         heading("4. The token is good for that service and action, and for nothing else")
-        answer = expect("POST /releases/7 through Envoy", "200 allow.grant", self.post(self.token))
+        self.reaches("POST /releases/7 through Envoy", "200 allow.grant", lambda: self.post(self.token))
+        answer = self.post(self.token)
         check("the upstream saw x-portcullis-workload", [PIPELINE], upstream_saw(answer).get("x-portcullis-workload"))
         check("the upstream saw x-portcullis-grant", [self.grant], upstream_saw(answer).get("x-portcullis-grant"))
         expect("another action: GET /releases/7", "403 entitlement.scope",
