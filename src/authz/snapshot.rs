@@ -190,7 +190,11 @@ impl Builder {
                 Arc::make_mut(&mut self.next.sources).policy_set = Some(p);
             }
             // The control plane's own: nothing here is decided by it.
-            Object::GrantPolicySet(_) | Object::Review(_) | Object::Lift(_) | Object::Idempotency(_) => {}
+            Object::GrantPolicySet(_)
+            | Object::OperatorPolicySet(_)
+            | Object::Review(_)
+            | Object::Lift(_)
+            | Object::Idempotency(_) => {}
             // Comes as a form.
             Object::Grant(_) => {}
         }
@@ -233,7 +237,7 @@ impl Builder {
                 self.stale.insert(kind);
                 Arc::make_mut(&mut self.next.sources).policy_set = None;
             }
-            Kind::GrantPolicySet | Kind::Review | Kind::Lift | Kind::Idempotency => {}
+            Kind::GrantPolicySet | Kind::OperatorPolicySet | Kind::Review | Kind::Lift | Kind::Idempotency => {}
         }
     }
 

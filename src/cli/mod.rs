@@ -21,6 +21,7 @@ mod fleet;
 mod grant;
 mod issuer;
 mod operator;
+mod operator_policy;
 mod output;
 mod policy;
 mod receipt;
@@ -86,6 +87,8 @@ enum Command {
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
     #[command(subcommand)]
+    OperatorPolicy(operator_policy::OperatorPolicyCommand),
+    #[command(subcommand)]
     Audit(audit::AuditCommand),
     Fleet(fleet::FleetArgs),
     #[command(subcommand)]
@@ -143,6 +146,7 @@ impl Command {
             Self::Service(command) => command.run(out),
             Self::Apply(args) => args.run(out),
             Self::Operator(command) => command.run(out),
+            Self::OperatorPolicy(command) => command.run(out),
             Self::Audit(command) => command.run(out),
             Self::Fleet(args) => args.run(out),
             Self::Token(command) => command.run(out),

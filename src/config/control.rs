@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::RawKeys;
 use super::load::{self, ConfigError, Environment};
+use super::operators::{OperatorsConfig, RawOperators};
 use super::shared::{RawTelemetry, Telemetry};
 use super::sidecar::{positive, services};
 use super::token_review::{self, RawTokenReview};
@@ -40,6 +41,8 @@ pub struct RawControl {
     pub sync: RawSync,
     /// How the keys of issuers with `keys_from` are kept up to date.
     pub keys: RawKeys,
+    /// Who else than operators with tokens may call the API, and how often.
+    pub operators: RawOperators,
     /// Logs and traces.
     pub telemetry: RawTelemetry,
 }
@@ -122,6 +125,8 @@ pub struct ControlConfig {
     pub sync: SyncConfig,
     /// How issuers' keys are kept up to date.
     pub keys: KeysConfig,
+    /// Who may call the API.
+    pub operators: OperatorsConfig,
     /// Logs and traces.
     pub telemetry: Telemetry,
 }
@@ -193,6 +198,7 @@ impl Default for RawControl {
             insecure_loopback: false,
             sync: RawSync::default(),
             keys: RawKeys::default(),
+            operators: RawOperators::default(),
             telemetry: RawTelemetry::default(),
         }
     }
@@ -256,6 +262,7 @@ impl RawControl {
                 return Err(ConfigError::value("insecure_loopback", why));
             }
         }
+        let has_tls = tls.is_some();
         let RawControlListeners { api, sync, admin } = self.listeners;
         Ok(ControlConfig {
             listeners: ControlListeners { api, sync, admin },
@@ -263,6 +270,7 @@ impl RawControl {
             tls,
             sync: self.sync.validate()?,
             keys: self.keys.validate()?,
+            operators: self.operators.validate(has_tls)?,
             telemetry: self.telemetry.validate(),
         })
     }

@@ -8,6 +8,7 @@
 mod control;
 mod keys;
 mod load;
+mod operators;
 pub mod schema;
 mod shared;
 mod sidecar;

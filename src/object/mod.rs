@@ -12,6 +12,7 @@ mod issuer;
 mod key_source;
 mod limits;
 mod mapping;
+mod operator_policies;
 mod policy_set;
 mod review;
 mod revocation;
@@ -31,6 +32,7 @@ pub use self::issuer::{
 pub use self::key_source::KeySource;
 pub use self::limits::{ExactCall, GrantConditions, TimeWindow, Weekday};
 pub use self::mapping::{Condition, Conditions, CredentialMapping, MAX_CONDITIONS, MAX_MAPPINGS, Test, claim};
+pub use self::operator_policies::OperatorPolicySet;
 pub use self::policy_set::{POLICY_SET_KEY, PolicySet};
 pub use self::review::{Closing, Idempotency, Lift, Review};
 pub use self::revocation::{Revocation, Target};
@@ -60,6 +62,8 @@ pub enum Kind {
     GrantPolicySet = 7,
     /// [`Review`]
     Review = 8,
+    /// [`OperatorPolicySet`]
+    OperatorPolicySet = 11,
     /// [`Lift`]
     Lift = 20,
     /// [`Idempotency`]
@@ -85,6 +89,8 @@ pub enum Object {
     GrantPolicySet(GrantPolicySet),
     /// See [`Kind::Review`].
     Review(Box<Review>),
+    /// See [`Kind::OperatorPolicySet`].
+    OperatorPolicySet(OperatorPolicySet),
     /// See [`Kind::Lift`].
     Lift(Box<Lift>),
     /// See [`Kind::Idempotency`].
@@ -105,7 +111,7 @@ pub struct FieldError {
 
 impl Kind {
     /// Every kind, in snapshot order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Revocation,
         Self::Issuer,
         Self::Workload,
@@ -114,6 +120,7 @@ impl Kind {
         Self::Grant,
         Self::GrantPolicySet,
         Self::Review,
+        Self::OperatorPolicySet,
         Self::Lift,
         Self::Idempotency,
     ];
@@ -133,6 +140,7 @@ impl Kind {
             Self::PolicySet => "policy_set",
             Self::Grant => "grant",
             Self::GrantPolicySet => "grant_policy_set",
+            Self::OperatorPolicySet => "operator_policy_set",
             Self::Review => "review",
             Self::Lift => "lift",
             Self::Idempotency => "idempotency",
@@ -172,6 +180,7 @@ impl Object {
             Kind::PolicySet => Self::PolicySet(from_json(body)?),
             Kind::Grant => Self::Grant(Box::new(from_json(body)?)),
             Kind::GrantPolicySet => Self::GrantPolicySet(from_json(body)?),
+            Kind::OperatorPolicySet => Self::OperatorPolicySet(from_json(body)?),
             Kind::Review => Self::Review(Box::new(from_json(body)?)),
             Kind::Lift => Self::Lift(Box::new(from_json(body)?)),
             Kind::Idempotency => Self::Idempotency(from_json(body)?),
@@ -190,6 +199,7 @@ impl Object {
             Self::PolicySet(o) => o.check(),
             Self::Grant(o) => o.check(),
             Self::GrantPolicySet(o) => o.check(),
+            Self::OperatorPolicySet(o) => o.check(),
             Self::Review(o) => o.check(),
             Self::Lift(o) => o.check(),
             Self::Idempotency(o) => o.check(),
@@ -206,6 +216,7 @@ impl Object {
             Self::PolicySet(_) => Kind::PolicySet,
             Self::Grant(_) => Kind::Grant,
             Self::GrantPolicySet(_) => Kind::GrantPolicySet,
+            Self::OperatorPolicySet(_) => Kind::OperatorPolicySet,
             Self::Review(_) => Kind::Review,
             Self::Lift(_) => Kind::Lift,
             Self::Idempotency(_) => Kind::Idempotency,
@@ -222,6 +233,7 @@ impl Object {
             Self::PolicySet(_) => POLICY_SET_KEY.to_owned(),
             Self::Grant(o) => o.id.to_string(),
             Self::GrantPolicySet(_) => GrantPolicySet::KEY.to_owned(),
+            Self::OperatorPolicySet(_) => OperatorPolicySet::KEY.to_owned(),
             Self::Review(o) => o.grant.to_string(),
             Self::Lift(o) => o.id().to_string(),
             Self::Idempotency(o) => o.key.clone(),
@@ -239,6 +251,7 @@ impl Object {
             Self::PolicySet(_) => key == POLICY_SET_KEY,
             Self::Grant(o) => uuid(&o.id.0),
             Self::GrantPolicySet(_) => key == GrantPolicySet::KEY,
+            Self::OperatorPolicySet(_) => key == OperatorPolicySet::KEY,
             Self::Review(o) => uuid(&o.grant.0),
             Self::Lift(o) => uuid(&o.revocation.id),
             Self::Idempotency(o) => o.key == key,
@@ -255,6 +268,7 @@ impl Object {
             Self::PolicySet(o) => serde_json::to_vec(o),
             Self::Grant(o) => serde_json::to_vec(o),
             Self::GrantPolicySet(o) => serde_json::to_vec(o),
+            Self::OperatorPolicySet(o) => serde_json::to_vec(o),
             Self::Review(o) => serde_json::to_vec(o),
             Self::Lift(o) => serde_json::to_vec(o),
             Self::Idempotency(o) => serde_json::to_vec(o),

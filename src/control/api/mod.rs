@@ -15,6 +15,7 @@ mod lifts;
 mod named;
 mod openapi;
 mod operation;
+mod operator_policies;
 mod operators;
 mod policies;
 mod problem;
@@ -36,14 +37,16 @@ use tokio::sync::Semaphore;
 
 use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
+use super::callers::{Callers, CallersConfig};
 use super::core::Core;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
+use super::operator_policy::InForce;
 use super::operators::Operators;
 use crate::clock::Timestamp;
 
 pub use self::openapi::openapi;
-pub use self::routes::actions;
+pub use self::routes::{actions, operator_actions};
 pub use self::serve::{ServeLimits, serve};
 
 /// Settings of the API.
@@ -59,6 +62,8 @@ pub struct ApiConfig {
     pub max_concurrent_requests: usize,
     /// How long a request may take, beside what it asks to wait.
     pub request_timeout: Duration,
+    /// Who may call, beside operators with tokens.
+    pub callers: CallersConfig,
 }
 
 /// What handlers work with.
@@ -71,6 +76,9 @@ struct Api {
     config: ApiConfig,
     places: Semaphore,
     started: Timestamp,
+    callers: Callers,
+    /// What callers may do.
+    policies: InForce,
     /// What is served, as the front door knows it.
     routes: Vec<Route>,
 }
@@ -91,13 +99,15 @@ pub fn router(
     let places = Semaphore::new(config.max_concurrent_requests);
     let operations = routes::table();
     let routes = operations.iter().map(|o| o.route).collect();
-    let (document, policies) = (config.max_body_bytes, config.max_policy_bytes);
-    let api = Arc::new(Api { core, fleet, operators, keys, config, places, started, routes });
+    let (document, large) = (config.max_body_bytes, config.max_policy_bytes);
+    let callers = Callers::new(config.callers.clone(), &core, Arc::clone(&operators), &keys);
+    let policies = InForce::new(Arc::clone(core.index()), operator_actions());
+    let api = Arc::new(Api { core, fleet, operators, keys, config, places, started, callers, policies, routes });
     let mut router = Router::new();
     for operation in operations {
         let limit = match operation.limit() {
             Limit::Document => document,
-            Limit::Policies => policies,
+            Limit::Policies => large,
         };
         let limited = operation.handler.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)));
         router = router.route(operation.route.path, limited);
@@ -125,6 +135,7 @@ impl Default for ApiConfig {
             max_policy_bytes: 24 << 20,
             max_concurrent_requests: 512,
             request_timeout: Duration::from_secs(30),
+            callers: CallersConfig::default(),
         }
     }
 }
