@@ -24,6 +24,7 @@ pub use self::control::{
 };
 pub use self::keys::RawKeys;
 pub use self::load::{ConfigError, Environment};
+pub use self::operators::{OperatorsConfig, RawOperators, RawWorkloadCallers};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
     Cache, CertificateHeader, ControlPlane, Credential, Limits, Overload, OverloadMode, RawCache, RawControlPlane,

@@ -26,6 +26,7 @@ mod failure_mode;
 mod metrics;
 mod mtls;
 mod oidc_provider;
+mod operators;
 mod oracle;
 mod running;
 mod token_verify;
