@@ -22,7 +22,7 @@ async fn a_workload_asks_for_itself_with_its_own_token_and_for_nothing_else() {
         ["grant", "request", "--workload", &workload, "--resource", "payments/refunds", "--action", "write"]
             .map(str::to_owned)
             .into_iter()
-            .chain(["--for", "5m", "--reason", "T-7"].map(str::to_owned))
+            .chain(["--duration", "5m", "--reason", "T-7"].map(str::to_owned))
             .collect::<Vec<_>>()
     };
     let run = async |token: &str, args: &[String]| {

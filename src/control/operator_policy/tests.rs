@@ -96,3 +96,13 @@ fn an_error_denies_although_a_permit_matches() {
     let denied = policies.check(&operator("alice", Via::Token, &[]), action("grant.approve"), &Subject::default());
     assert_eq!(denied, Err(Denied::Failed("grant.approve".to_owned())));
 }
+
+#[test]
+fn the_examples_of_the_documentation_are_valid() {
+    let text = include_str!("../../../docs/operators.md");
+    let examples: Vec<&str> = text.split("```cedar\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 1);
+    for example in examples {
+        OperatorPolicies::compile(example, &operator_actions()).unwrap_or_else(|e| panic!("{e}: {example}"));
+    }
+}
