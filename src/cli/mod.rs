@@ -12,6 +12,7 @@ mod args;
 mod audit;
 mod bench;
 mod check;
+mod credential;
 mod decisions;
 mod dev;
 mod documents;
@@ -32,6 +33,7 @@ mod service;
 mod token;
 mod verdict;
 mod verify;
+mod watch;
 mod workload;
 
 #[cfg(test)]
@@ -94,6 +96,8 @@ enum Command {
     #[command(subcommand)]
     Token(token::TokenCommand),
     #[command(subcommand)]
+    Credential(credential::CredentialCommand),
+    #[command(subcommand)]
     Decisions(decisions::DecisionsCommand),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -150,6 +154,7 @@ impl Command {
             Self::Audit(command) => command.run(out),
             Self::Fleet(args) => args.run(out),
             Self::Token(command) => command.run(out),
+            Self::Credential(command) => command.run(out),
             Self::Decisions(command) => command.run(out),
             Self::Bench(command) => command.run(out),
             Self::Config(command) => command.run(out),

@@ -13,6 +13,7 @@ pub mod schema;
 mod shared;
 mod sidecar;
 mod token_review;
+mod tokens;
 mod values;
 
 #[cfg(test)]
@@ -33,4 +34,5 @@ pub use self::sidecar::{
     Transport,
 };
 pub use self::token_review::RawTokenReview;
+pub use self::tokens::{RawTokens, TokensConfig};
 pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

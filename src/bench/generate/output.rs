@@ -231,6 +231,8 @@ fn documents(estate: &Estate, directory: &Path, step: &mut impl FnMut()) -> Resu
             Object::GrantPolicySet(_)
             | Object::OperatorPolicySet(_)
             | Object::Review(_)
+            | Object::Allotment(_)
+            | Object::SigningKey(_)
             | Object::Lift(_)
             | Object::Idempotency(_) => {}
             Object::PolicySet(set) => {

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::util::MapRequest;
 
+use super::watch::Shutdown;
 use crate::control::callers::{Peer, PeerCertificate};
 
 /// Limits of a served listener.
@@ -111,8 +112,10 @@ where
     let begun = Arc::new(AtomicBool::new(false));
     let note = {
         let begun = Arc::clone(&begun);
+        let stop = Shutdown(shutdown.clone());
         move |mut request: hyper::Request<Incoming>| {
             begun.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(stop.clone());
             request.extensions_mut().insert(peer.clone());
             request.map(Body::new)
         }

@@ -12,3 +12,4 @@ mod refusals;
 mod rules;
 mod serving;
 mod table;
+mod watching;
