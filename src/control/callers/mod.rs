@@ -148,6 +148,10 @@ impl Callers {
         if identified.actor.is_some() {
             return Err("a workload calls for itself, and not with a token that another one acts with");
         }
+        let registered = identity.registered(&identified.workload).map_err(|refusal| refusal.detail)?;
+        if registered.suspended.is_some() {
+            return Err("the workload is suspended");
+        }
         let name = identified.workload.as_str().to_owned();
         Ok(Principal::new(name, PrincipalKind::Workload(identified.workload), Via::Workload))
     }

@@ -44,6 +44,9 @@ async fn a_workloads_own_token_counts_where_workloads_may_call() {
         site.call_as(&token(STOREFRONT, "other"), "GET", "/v1/grants", Value::Null).await.expect(401);
         let nobody = token("spiffe://test.example/unregistered", "api");
         site.call_as(&nobody, "GET", "/v1/grants", Value::Null).await.expect(401);
+        let suspend = format!("{}/suspend", workload_path(STOREFRONT));
+        site.call("POST", &suspend, json!({ "reason": "looks odd" })).await.expect(200);
+        site.call_as(&token(STOREFRONT, "api"), "GET", "/v1/grants", Value::Null).await.expect(401);
     }
 }
 
