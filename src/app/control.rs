@@ -24,6 +24,7 @@ use crate::control::store::{SqliteStore, Store};
 use crate::control::sync_server::{self, SyncServerConfig, SyncServerDeps};
 use crate::control::token_keys::TokenKeys;
 use crate::control::token_review::TokenReviewSettings;
+use crate::control::uses::{self, Uses};
 use crate::control::{Core, CoreConfig, sweep};
 use crate::drain::Signal;
 use crate::readiness::{Blocker, Readiness};
@@ -46,6 +47,7 @@ pub struct Bound {
     core: Arc<Core>,
     fleet: Arc<Fleet>,
     keys: Arc<Keys>,
+    uses: Arc<Uses>,
     tokens: Option<Arc<Exchange>>,
     metrics: Arc<ControlMetrics>,
     api: (TcpListener, SocketAddr),
@@ -74,8 +76,10 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
     let api = bind("listeners.api", config.listeners.api.0)?;
     let sync = bind("listeners.sync", config.listeners.sync.0)?;
     let admin = bind("listeners.admin", config.listeners.admin.0)?;
-    let api_tls = server_tls(config.tls.as_ref(), tls::TLS12_UP, &[tls::ALPN_H2, tls::ALPN_HTTP1])?;
-    let sync_tls = server_tls(config.tls.as_ref(), tls::TLS13, &[tls::ALPN_H2])?;
+    let operators_ca = config.operators.client_ca_file.clone();
+    let api_tls = server_tls(config.tls.as_ref(), operators_ca, tls::TLS12_UP, &[tls::ALPN_H2, tls::ALPN_HTTP1])?;
+    let sidecars_ca = config.tls.as_ref().and_then(|files| files.client_ca_file.clone());
+    let sync_tls = server_tls(config.tls.as_ref(), sidecars_ca, tls::TLS13, &[tls::ALPN_H2])?;
 
     let now = deps.clock.now().wall;
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, now).await?);
@@ -101,7 +105,12 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         }
         None => None,
     };
-    let api_config = ApiConfig { points: points(&config.sync), tokens: tokens.clone(), ..ApiConfig::default() };
+    let api_config = ApiConfig {
+        points: points(&config.sync),
+        callers: config.operators.callers.clone(),
+        tokens: tokens.clone(),
+        ..ApiConfig::default()
+    };
     let api_router = api::router(Arc::clone(&core), Arc::clone(&fleet), operators, Arc::clone(&keys), api_config);
     let sync_config = SyncServerConfig {
         tls: sync_tls,
@@ -114,6 +123,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         max_snapshots: config.sync.max_snapshots,
         ..SyncServerConfig::default()
     };
+    let uses = Uses::new(Arc::clone(&core), uses::LEASE);
     let sync_deps = SyncServerDeps {
         index: Arc::clone(core.index()),
         fleet: Arc::clone(&fleet),
@@ -121,6 +131,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         clock: Arc::clone(&deps.clock),
         metrics: Arc::clone(&metrics),
         keys: Some(Arc::clone(&keys)),
+        uses: Some(Arc::clone(&uses)),
     };
     let admin_router = admin::router(admin::Common {
         readiness: readiness.clone(),
@@ -132,6 +143,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         core,
         fleet,
         keys,
+        uses,
         tokens,
         metrics,
         api,
@@ -149,15 +161,12 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
 
 fn server_tls(
     files: Option<&TlsFiles>,
+    client_ca_file: Option<std::path::PathBuf>,
     versions: &[&'static rustls::SupportedProtocolVersion],
     alpn: &[&[u8]],
 ) -> Result<Option<Arc<rustls::ServerConfig>>, BuildError> {
     let Some(files) = files else { return Ok(None) };
-    let files = ServerFiles {
-        cert_file: files.cert_file.clone(),
-        key_file: files.key_file.clone(),
-        client_ca_file: files.client_ca_file.clone(),
-    };
+    let files = ServerFiles { cert_file: files.cert_file.clone(), key_file: files.key_file.clone(), client_ca_file };
     Ok(Some(tls::server_config(&files, versions, alpn)?))
 }
 
@@ -217,6 +226,7 @@ impl Bound {
         let mut sync = spawn.spawn(sync);
         let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core))));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(self.uses.run()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
         if let Some(tokens) = self.tokens {
             spawn.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(tokens.keys()).run()));

@@ -234,6 +234,14 @@ impl GrantIndex {
         found
     }
 
+    /// Whether a grant may be in force, and its uses are counted.
+    pub fn is_counted(&self, id: GrantId) -> bool {
+        let id = *id.0.as_bytes();
+        let leaf = self.by_id.get(Shard::of(&id)).and_then(|ids| ids.find(&id));
+        let leaf = leaf.and_then(|shard| self.by_workload.get(shard));
+        leaf.and_then(|leaf| leaf.limits(&id)).is_some_and(|limits| limits.uses().is_some())
+    }
+
     /// What is known of one grant of `workload` for what is `sought`, whatever other grants there are.
     pub fn find_one(
         &self,
@@ -366,8 +374,6 @@ fn phase(grant: &CompactGrant<'_>) -> Option<(Phase, Timestamp, Timestamp)> {
     let granted = if grant.is_limited() { Phase::Limited } else { Phase::Granted };
     match grant.state {
         GrantState::Pending => Some((Phase::Pending, start, Timestamp::MAX)),
-        // What nobody counts yet must not be without limit.
-        GrantState::Scheduled | GrantState::Active | GrantState::Ended if grant.uses.is_some() => None,
         GrantState::Scheduled | GrantState::Active => Some((granted, grant.not_before?, grant.not_after?)),
         GrantState::Ended => Some((Phase::Over, grant.not_before?, ended(grant.ended_at?))),
         GrantState::Exhausted => Some((Phase::Exhausted, start, ended(grant.ended_at?))),

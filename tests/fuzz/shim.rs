@@ -179,7 +179,14 @@ pub(crate) fn check(data: &[u8]) -> bool {
     let bytes: usize = request.headers.iter().map(|h| h.name.len() + h.value.len()).sum();
     assert!(request.headers.len() <= 256 && bytes <= 65_536, "{} headers of {bytes} bytes", request.headers.len());
     let (snapshot, lease, now) = &*ESTATE;
-    let inputs = Inputs { snapshot: Some(snapshot), lease: Some(*lease), now: *now, proofs: None, settings: &SETTINGS };
+    let inputs = Inputs {
+        snapshot: Some(snapshot),
+        lease: Some(*lease),
+        now: *now,
+        proofs: None,
+        settings: &SETTINGS,
+        uses: None,
+    };
     let decision = authz::decide(&request, inputs, &NoMemo);
     assert!(decision.permit().is_none(), "allowed, and nobody has a credential");
     true
