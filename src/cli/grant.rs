@@ -13,7 +13,7 @@ use super::api::{Api, ApiArgs, cell, items, object};
 use super::failure::{Answer, Failure, Outcome};
 use super::output::{Out, Table};
 use super::receipt::{self, WaitArgs};
-use super::{args, block_on, files};
+use super::{args, block_on, files, watch};
 use crate::credential::SpiffeId;
 use crate::object::GrantId;
 
@@ -65,14 +65,20 @@ pub(super) enum GrantCommand {
         /// Only in this state, as in `pending`, `active`, `ended`, `revoked`.
         #[arg(long)]
         state: Option<String>,
+        /// Go on telling what changes, until interrupted.
+        #[arg(long)]
+        watch: bool,
         #[command(flatten)]
         api: ApiArgs,
     },
     /// Show one grant.
-    #[command(after_help = "Example:\n  portcullis grant show 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11")]
+    #[command(after_help = "Example:\n  portcullis grant show 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11 --watch")]
     Show {
         /// Its id.
         id: GrantId,
+        /// Tell each state that it comes to, until it is over. With --output json: one document a line.
+        #[arg(long)]
+        watch: bool,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -128,6 +134,10 @@ pub(super) struct RequestArgs {
     /// Why. With --from-denial: instead of what the denial says.
     #[arg(long)]
     reason: Option<String>,
+    /// Wait so long until it is decided; exit 1 unless it is approved.
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    #[arg(num_args = 0..=1, default_missing_value = "10m")]
+    wait: Option<Duration>,
     #[command(flatten)]
     api: ApiArgs,
 }
@@ -144,13 +154,20 @@ impl GrantCommand {
                 let answer = api.connect()?.post(&["grant-requests", &id.to_string(), "withdraw"], &json!({})).await?;
                 receipt::print(out, &answer, &format!("withdrew {id}"))
             }),
-            Self::List { workload, state, api } => block_on(async {
+            Self::List { workload, state, watch, api } => block_on(async {
                 let filters = [("workload", workload.map(|id| id.to_string())), ("state", state)];
                 let query: Vec<_> = filters.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
-                let answer = api.connect()?.list(&["grants"], &query).await?;
+                let api = api.connect()?;
+                if watch {
+                    return watch::follow_list(out, &api, &query).await;
+                }
+                let answer = api.list(&["grants"], &query).await?;
                 list(out, &answer)
             }),
-            Self::Show { id, api } => block_on(async {
+            Self::Show { id, watch: true, api } => {
+                block_on(async { watch::follow(out, &api.connect()?, &id.to_string()).await })
+            }
+            Self::Show { id, watch: false, api } => block_on(async {
                 let answer = api.connect()?.get(&["grants", &id.to_string()], &[]).await?;
                 show(out, &answer)?;
                 Ok(Answer::Yes)
@@ -175,7 +192,19 @@ impl RequestArgs {
     fn run(self, out: &mut Out<'_>) -> Outcome {
         let body = self.body()?;
         block_on(async {
-            let answer = self.api.connect()?.post(&["grant-requests"], &body).await?;
+            let api = self.api.connect()?;
+            let answer = api.post(&["grant-requests"], &body).await?;
+            if let Some(wait) = self.wait {
+                let id = cell(object(&answer), "id");
+                if !out.is_json() {
+                    out.line(format!("requested {id}; waiting for its approval"))?;
+                    out.flush()?;
+                }
+                let decided = watch::until_decided(&api, &id, wait).await?;
+                show(out, &decided)?;
+                let approved = matches!(cell(&decided, "state").as_str(), "active" | "scheduled");
+                return Ok(if approved { Answer::Yes } else { Answer::No });
+            }
             if out.is_json() {
                 out.json(&answer)?;
             } else {

@@ -5,6 +5,7 @@
 //! Each logged change carries whom its versions before and after concern ([`Audience`]), so that the sync server can
 //! tell a sidecar that something of its own went away without telling it of anything that was never its own.
 
+mod by_workload;
 mod revoked;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,8 +15,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use self::by_workload::ByWorkload;
 use self::revoked::RevokedWorkloads;
 use crate::clock::Timestamp;
+use crate::credential::SpiffeId;
 use crate::object::{Grant, GrantId, Kind, Object, Target};
 use crate::wire::{Epoch, Position, Revision};
 
@@ -92,6 +95,7 @@ struct Inner {
     revision: Revision,
     live: Live,
     grants: ByService,
+    workloads: ByWorkload,
     revoked: RevokedWorkloads,
     ring: VecDeque<Arc<Logged>>,
 }
@@ -225,13 +229,15 @@ impl Index {
     ) -> Self {
         let live: Live = live.into_iter().map(|s| ((s.kind, Arc::clone(&s.key)), s)).collect();
         let mut grants = ByService::default();
+        let mut workloads = ByWorkload::default();
         let mut revoked = RevokedWorkloads::default();
         for stored in live.values() {
             grants.add(stored);
+            workloads.add(stored);
             revoked.add(stored);
         }
         let (tip, _) = watch::channel(revision);
-        let inner = RwLock::new(Inner { revision, live, grants, revoked, ring: VecDeque::new() });
+        let inner = RwLock::new(Inner { revision, live, grants, workloads, revoked, ring: VecDeque::new() });
         Self { epoch, ring_capacity, inner, tip }
     }
 
@@ -258,9 +264,11 @@ impl Index {
                 };
                 if let Some(old) = old {
                     inner.grants.remove(&old);
+                    inner.workloads.remove(&old);
                     inner.revoked.remove(&old);
                 }
                 inner.grants.add(stored);
+                inner.workloads.add(stored);
                 inner.revoked.add(stored);
             }
             let changes = commit.changes.iter().zip(before).map(|(stored, before)| Change {
@@ -355,6 +363,13 @@ impl Index {
         let inner = self.read();
         let page = inner.live.range(from).take_while(|((k, _), _)| *k == kind);
         page.take(limit).map(|(_, s)| Arc::clone(s)).collect()
+    }
+
+    /// The grants and requests of a workload, by key.
+    pub fn grants_of(&self, workload: &SpiffeId) -> Vec<Arc<Stored>> {
+        let inner = self.read();
+        let keys = inner.workloads.of(workload);
+        keys.filter_map(|key| inner.live.get(&(Kind::Grant, Arc::clone(key)))).cloned().collect()
     }
 
     /// The live objects of one kind, by key.

@@ -55,6 +55,7 @@ pub(super) struct RetireQuery {
     #[schemars(length(max = 1000))]
     reason: Option<String>,
     /// How long to wait for the receipt, `1s` to `60s`; without it there is none.
+    #[schemars(regex(pattern = extract::WAIT))]
     wait: Option<String>,
 }
 
@@ -236,7 +237,7 @@ fn retirement(
         .guard(Guard::KindUnchanged { kind: Kind::Grant, since })
         .write(Write::put(&revocation, Expect::Absent))
         .write(Write::delete(Kind::Workload, &*stored.key, Expect::Revision(stored.revision)));
-    for held in rules::live_grants_of(index, &workload.id) {
+    for held in rules::ending_with(index, &workload.id) {
         let Some(grant) = rules::as_grant(&held) else { continue };
         let next = grant::revoke(grant, caller.name(), reason, now)?;
         plan.answer.0.push(next.id);
