@@ -1,4 +1,6 @@
 //! Tests of configuration: places of errors, the environment, key files, the loopback rule, examples, schemas.
+//!
+//! Long because each key that can be wrong has its line here, in one table a kind of process.
 
 use std::path::{Path, PathBuf};
 
