@@ -1,4 +1,8 @@
 //! `portcullis credential keys`, `rotate` and `revoke-key`: the keys that the control plane signs tokens with.
+//!
+//! Plane: composition, a client of the control plane's API. Shows public halves and where in its life each key is; a private
+//! key never leaves the control plane. A key that is revoked takes every token that it signed with it, so that is asked for
+//! by name.
 
 use std::time::Duration;
 
