@@ -302,7 +302,9 @@ fn steps(
         let actor = Question { workload, key, ..subject };
         let of_actor = actor.answer(until, memo, trace, &mut cached);
         parts.cached &= cached;
-        if !of_actor.reason.is_allow() || answer.reason == Reason::AllowPolicy {
+        // Of two that allow, the record names the one that took more.
+        let took_more = |reason| matches!((answer.reason, reason), (Reason::AllowPolicy, _) | (_, Reason::AllowBreakGlass));
+        if !of_actor.reason.is_allow() || took_more(of_actor.reason) {
             answer = of_actor;
         }
     }
@@ -444,7 +446,8 @@ impl Question<'_> {
             match inquiry.ask(Some(&self.snapshot.grants.facts(active))) {
                 Outcome::Allow(policies) => {
                     let grant = Some(active.id);
-                    return Some(Answer { reason: Reason::AllowGrant, grant, policies, grant_request: None });
+                    let reason = if active.break_glass { Reason::AllowBreakGlass } else { Reason::AllowGrant };
+                    return Some(Answer { reason, grant, policies, grant_request: None });
                 }
                 denied => with_grant = with_grant.or(Some((active, denied))),
             }

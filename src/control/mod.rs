@@ -7,6 +7,7 @@ mod agenda;
 pub mod api;
 mod commit;
 mod core;
+mod desk;
 pub mod fleet;
 pub mod index;
 pub mod keys;

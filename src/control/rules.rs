@@ -11,7 +11,7 @@ use super::index::{Index, Stored};
 use crate::authz::{Relation, RouteTable, RouteTableError, Template};
 use crate::credential::{self, SpiffeId};
 use crate::object::{
-    FieldError, Grant, GrantTerms, Issuer, IssuerKind, Kind, Object, Route, Service, Target, Workload,
+    FieldError, Grant, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Route, Service, Target, Workload,
 };
 use crate::policy::BUILTIN_ACTIONS;
 
@@ -19,6 +19,14 @@ use crate::policy::BUILTIN_ACTIONS;
 pub(super) fn as_grant(stored: &Stored) -> Option<&Grant> {
     match &stored.object {
         Some(Object::Grant(grant)) => Some(grant),
+        _ => None,
+    }
+}
+
+/// A review, if `stored` is one.
+pub(super) fn as_review(stored: &Stored) -> Option<&Review> {
+    match &stored.object {
+        Some(Object::Review(review)) => Some(review),
         _ => None,
     }
 }
@@ -205,7 +213,5 @@ pub(super) fn live_grants_on(index: &Index, service: &str, routes: Option<&BTree
 
 /// The live grants and requests of a workload.
 pub(super) fn live_grants_of(index: &Index, workload: &SpiffeId) -> Vec<Arc<Stored>> {
-    let mut grants = index.list(Kind::Grant);
-    grants.retain(|stored| as_grant(stored).is_some_and(|g| !g.state.is_terminal() && g.workload == *workload));
-    grants
+    index.live_grants_of(workload.as_str())
 }

@@ -48,7 +48,7 @@ pub enum Apart {
 /// What is known of a workload's grants for one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Covering {
-    /// The active grants that cover it, the longest-lasting first; of those that policies cannot tell apart, the first.
+    /// The active grants that cover it, ordinary ones before break-glass, then the longest-lasting first; of those that policies cannot tell apart, the first.
     pub active: SmallVec<[Active; 2]>,
     /// The most telling thing about the others.
     pub standing: Standing,
@@ -61,6 +61,8 @@ pub struct Active {
     pub id: GrantId,
     /// When it ends.
     pub not_after: Timestamp,
+    /// Whether it is break-glass.
+    pub break_glass: bool,
     actions: u32,
     duration_seconds: u64,
 }
@@ -288,16 +290,18 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
             self.names.action_sets_have(entry.actions, self.action) && self.leaf.covers_path(entry, self.path);
         let revoked = entry.phase == Phase::Revoked || (self.is_revoked)(id);
         let standing = match entry.phase {
-            _ if !in_scope && !revoked && entry.phase == Phase::Granted && entry.covers(now) => Standing::Scope(id),
+            _ if !in_scope && !revoked && entry.covers(now) => Standing::Scope(id),
             _ if !in_scope => Standing::None,
             _ if revoked => Standing::Over(Ended { at: entry.not_after.min(now), revoked, id }),
             Phase::Pending => Standing::Pending(id),
             _ if now < entry.not_before => Standing::NotYetValid(id),
             _ if now >= entry.not_after => Standing::Over(Ended { at: entry.not_after, revoked, id }),
+            Phase::Scheduled => Standing::NotYetValid(id),
             _ => {
                 let active = Active {
                     id,
                     not_after: entry.not_after,
+                    break_glass: entry.phase == Phase::BreakGlass,
                     actions: entry.actions,
                     duration_seconds: entry.not_after.since(entry.not_before).as_secs(),
                 };
@@ -319,7 +323,7 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
 // === impl Covering ===
 
 impl Covering {
-    /// Of grants that policies cannot tell apart, keeps the one that lasts longest. Sorts.
+    /// Of grants that policies cannot tell apart, keeps the first by rank. Sorts.
     fn keep_one_of_each(&mut self, apart: Apart) {
         if self.active.len() < 2 {
             return;
@@ -334,23 +338,26 @@ impl Covering {
 // === impl Active ===
 
 impl Active {
-    /// The longest-lasting first.
-    const fn rank(&self) -> (Reverse<Timestamp>, GrantId) {
-        (Reverse(self.not_after), self.id)
+    /// Ordinary ones before break-glass, so that an emergency is only named where it was needed; then the longest-lasting
+    /// first.
+    const fn rank(&self) -> (bool, Reverse<Timestamp>, GrantId) {
+        (self.break_glass, Reverse(self.not_after), self.id)
     }
 }
 
 /// Phase, start and end of a grant; `None` when it never was and never will be in force.
 fn phase(grant: &Grant) -> Option<(Phase, Timestamp, Timestamp)> {
     let start = grant.not_before.unwrap_or(grant.requested_at);
+    let granted = if grant.break_glass { Phase::BreakGlass } else { Phase::Granted };
     let ended = |at: Timestamp| grant.not_after.map_or(at, |end| end.min(at));
     match grant.state {
         GrantState::Pending => Some((Phase::Pending, start, Timestamp::MAX)),
         // What nobody judges yet must not be ignored.
         _ if grant.is_limited() => None,
-        GrantState::Scheduled | GrantState::Active => Some((Phase::Granted, grant.not_before?, grant.not_after?)),
+        GrantState::Scheduled => Some((Phase::Scheduled, grant.not_before?, grant.not_after?)),
+        GrantState::Active => Some((granted, grant.not_before?, grant.not_after?)),
         GrantState::Ended | GrantState::Exhausted => {
-            Some((Phase::Granted, grant.not_before?, ended(grant.ended.as_ref()?.at)))
+            Some((granted, grant.not_before?, ended(grant.ended.as_ref()?.at)))
         }
         GrantState::Revoked => Some((Phase::Revoked, start, ended(grant.ended.as_ref()?.at))),
         GrantState::Denied | GrantState::Withdrawn | GrantState::ExpiredUnapproved => None,

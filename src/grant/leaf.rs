@@ -44,7 +44,11 @@ pub(super) struct Entry {
 #[repr(u8)]
 pub(super) enum Phase {
     Pending,
+    /// Not in force before the control plane says so, whatever the clock says.
+    Scheduled,
     Granted,
+    /// Granted as break-glass.
+    BreakGlass,
     Revoked,
 }
 
@@ -210,9 +214,9 @@ impl Entry {
         Self { resource, actions, ..self }
     }
 
-    /// Whether it counts at this time.
+    /// Whether it is in force at this time.
     pub(super) fn covers(&self, now: Timestamp) -> bool {
-        self.not_before <= now && now < self.not_after
+        matches!(self.phase, Phase::Granted | Phase::BreakGlass) && self.not_before <= now && now < self.not_after
     }
 
     fn order_in<'a>(&'a self, texts: &'a str) -> Order<'a> {

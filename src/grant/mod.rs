@@ -13,7 +13,7 @@ mod shards;
 pub use self::index::{Active, Apart, Covering, Ended, GrantIndex, Standing};
 pub use self::rules::{
     Ballot, MAX_AHEAD, MAX_BREAK_GLASS_SECONDS, NewGrantRequest, RuleError, activate, barred, cast, check_renewal,
-    drop_early, expire, lapse, missing, needing, new_request, new_request_by, revoke, serves, vote, withdraw,
+    drop_early, expire, lapse, missing, needing, new_request, new_request_by, owns, revoke, serves, vote, withdraw,
 };
 pub use self::sharded::ShardedMap;
 pub use self::shards::{Key, WorkloadKey};

@@ -192,7 +192,9 @@ impl Oracle {
             let from = time(grant, "not_before").unwrap_or(Timestamp::from_secs(0));
             let ends = time(grant, "not_after").into_iter().chain(time(&grant["ended"], "at")).min();
             let to = ends.unwrap_or(Timestamp::MAX);
-            let in_force = !pends && !revoked && from <= self.now && self.now < to;
+            // The control plane says when a scheduled one starts.
+            let waits = text(grant, "state") == "scheduled" && self.now < to;
+            let in_force = !pends && !revoked && !waits && from <= self.now && self.now < to;
             let covers = list(grant, "actions").contains(&action)
                 && grant["path"].as_str().is_none_or(|template| matches(template, path));
             match () {
@@ -201,12 +203,13 @@ impl Oracle {
                 () if revoked => over.push((to.min(self.now), true, id)),
                 () if pends => _ = pending.insert(id),
                 () if in_force => active.push((to, id, grant, to.since(from).as_secs())),
-                () if self.now < from => _ = later.insert(id),
+                () if self.now < from || waits => _ = later.insert(id),
                 () => over.push((to, false, id)),
             }
         }
-        // The longest-lasting first.
-        active.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        // Ordinary ones first, then the longest-lasting.
+        let glass = |grant: &Value| grant["break_glass"].as_bool().unwrap_or_default();
+        active.sort_by(|a, b| glass(a.2).cmp(&glass(b.2)).then(b.0.cmp(&a.0)).then(a.1.cmp(&b.1)));
 
         let ask = |grant: Option<Value>| self.cedar(case, path, workload, action, service, &resource, grant);
         let one = |reason, id| Answer { reason, grants: BTreeSet::from([id]) };
@@ -220,6 +223,7 @@ impl Oracle {
             actions.sort_unstable();
             let facts = json!({"id": id.to_string(), "actions": actions, "duration_seconds": seconds});
             match ask(Some(facts)) {
+                Reason::AllowPolicy if glass(grant) => return one(Reason::AllowBreakGlass, id),
                 Reason::AllowPolicy => return one(Reason::AllowGrant, id),
                 denial => _ = first_denial.get_or_insert((denial, id)),
             }

@@ -6,6 +6,7 @@
 
 mod extract;
 mod front;
+mod grant_policies;
 mod grants;
 mod issuers;
 mod named;
@@ -15,6 +16,7 @@ mod problem;
 
 mod requests;
 mod respond;
+mod reviews;
 mod revocations;
 mod serve;
 mod services;
@@ -31,6 +33,7 @@ use tokio::sync::Semaphore;
 
 use self::problem::Problem;
 use super::core::Core;
+use super::desk::Desk;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
 use super::operators::Operators;
@@ -59,6 +62,7 @@ struct Api {
     core: Arc<Core>,
     fleet: Arc<Fleet>,
     operators: Arc<Operators>,
+    desk: Desk,
     keys: Arc<Keys>,
     config: ApiConfig,
     places: Semaphore,
@@ -80,11 +84,11 @@ pub fn router(
     let (body, policy_body) = (config.max_body_bytes, config.max_policy_bytes);
     let started = core.clock().now().wall;
     let places = Semaphore::new(config.max_concurrent_requests);
-    let api = Arc::new(Api { core, fleet, operators, keys, config, places, started });
+    let api = Arc::new(Api { core, fleet, desk: Desk::new(Arc::clone(&operators)), operators, keys, config, places, started });
     let limited = |routes: MethodRouter<Arc<Api>>, limit: usize| {
         routes.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)))
     };
-    let routes: [(&str, MethodRouter<Arc<Api>>); 22] = [
+    let routes: [(&str, MethodRouter<Arc<Api>>); 27] = [
         ("/v1/status", get(status::show)),
         ("/v1/enforcement-points", get(status::enforcement_points)),
         ("/v1/operators", get(operators::list).post(operators::create)),
@@ -97,6 +101,8 @@ pub fn router(
         ("/v1/services", get(services::list)),
         ("/v1/services/{name}", put(services::put).get(services::show).delete(services::delete)),
         ("/v1/policies/current", get(policies::current)),
+        ("/v1/grant-policies", post(grant_policies::publish)),
+        ("/v1/grant-policies/current", get(grant_policies::current)),
         ("/v1/grant-requests", get(requests::list).post(requests::create)),
         ("/v1/grant-requests/{id}", get(grants::show)),
         ("/v1/grant-requests/{id}/approve", post(requests::approve)),
@@ -105,6 +111,9 @@ pub fn router(
         ("/v1/grants", get(grants::list)),
         ("/v1/grants/{id}", get(grants::show)),
         ("/v1/grants/{id}/revoke", post(grants::revoke)),
+        ("/v1/reviews", get(reviews::list)),
+        ("/v1/reviews/{id}", get(reviews::show)),
+        ("/v1/reviews/{id}/close", post(reviews::close)),
         ("/v1/revocations", get(revocations::list).post(revocations::create)),
         ("/v1/revocations/{id}", get(revocations::show)),
     ];

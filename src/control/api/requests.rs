@@ -1,7 +1,7 @@
 //! Grant requests: asking, approving, denying, taking back.
 //!
-//! Plane: control. The rules of a grant's life are `grant::rules`; this adds what they cannot see: the workload is
-//! registered, the resources exist and may be had for that long, both when it is asked for and when it is approved.
+//! Plane: control. The rules of a grant's life are `grant::rules`, and what they cannot see is the desk's: who and what
+//! exists, and what grant policies say, both when it is asked for and when it is approved. Here they are put to work.
 
 use std::sync::Arc;
 
@@ -16,25 +16,32 @@ use super::grants::{GrantQuery, list_grants, one};
 use super::problem::Problem;
 use super::respond::{Written, insert};
 use crate::control::core::Plan;
-use crate::control::index::{Index, Stored};
+use crate::control::desk::{self, Asked, Refusal};
+use crate::control::index::Index;
 use crate::control::rules;
-use crate::control::store::{Expect, Guard, Write};
-use crate::grant::{self, NewGrantRequest};
-use crate::object::{FieldError, Grant, Kind, Object, VoteKind};
+use crate::control::store::{Expect, Write};
+use crate::grant::{self, Ballot, NewGrantRequest};
+use crate::object::{Grant, Object, VoteKind};
 use crate::wire::Revision;
 
 /// A vote for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Approval {
+    /// The digest of the request that is meant.
     digest: String,
+    /// The step that it counts for; without it, the first that needs an approval and that the caller may give.
+    #[serde(default)]
+    step: Option<String>,
 }
 
 /// A vote against.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Denial {
+    /// The digest of the request that is meant.
     digest: String,
+    /// Why.
     #[serde(default)]
     reason: String,
 }
@@ -54,19 +61,22 @@ pub(super) async fn create(
     caller: Caller,
     Document(new): Document<NewGrantRequest>,
 ) -> Result<Response, Problem> {
-    let asked = grant::new_request(new, caller.name(), api.core.clock().now().wall)?;
-    let object = Object::Grant(Box::new(asked.clone()));
-    let (committed, ()) = api
-        .core
-        .transact(&caller.intent("grant.request"), |index| {
-            let guards = supported(index, &asked)?;
-            Ok::<_, Problem>(Plan { guards, changes: vec![Write::put(&object, Expect::Absent)], answer: () })
-        })
-        .await?;
-    let location = format!("/v1/grant-requests/{}", asked.id);
-    let mut response = Written::new(&api, committed, Revision(0), Some(asked)).respond(StatusCode::CREATED);
-    insert(response.headers_mut(), header::LOCATION, &location);
-    Ok(response)
+    let (reuse, now) = (new.reuse, api.core.clock().now().wall);
+    let asked = grant::new_request_by(new, caller.name(), caller.principal.party(), now)?;
+    let intent = caller.intent(if asked.break_glass { "grant.break_glass" } else { "grant.request" });
+    let (committed, outcome) =
+        api.core.transact(&intent, |index| api.desk.ask(index, &asked, reuse, now)).await.map_err(Problem::from)?;
+    match outcome {
+        Asked::New(grant) => {
+            let location = format!("/v1/grant-requests/{}", grant.id);
+            let mut response = Written::new(&api, committed, Revision(0), Some(grant)).respond(StatusCode::CREATED);
+            insert(response.headers_mut(), header::LOCATION, &location);
+            Ok(response)
+        }
+        Asked::Reused(grant, revision) => {
+            Ok(Written::new(&api, None, revision, Some(grant)).with("reused", true).respond(StatusCode::OK))
+        }
+    }
 }
 
 pub(super) async fn approve(
@@ -75,18 +85,21 @@ pub(super) async fn approve(
     Name(id): Name,
     Document(vote): Document<Approval>,
 ) -> Result<Response, Problem> {
-    step(&api, &caller, "grant.approve", &id, |index, grant| {
-        let now = api.core.clock().now().wall;
-        let next = grant::vote(grant, caller.name(), VoteKind::Approve, &vote.digest, now)?;
-        let guards = supported(index, grant)?;
-        // The owner of a workload speaks for it; nobody approves what they ask for themselves.
-        let owner = index.get(Kind::Workload, grant.workload.as_str());
-        if owner.as_deref().and_then(rules::as_workload).is_some_and(|w| *w.owner == *caller.name()) {
-            return Err(Problem::forbidden(format!("`{}` owns the workload that this is for", caller.name())));
-        }
-        Ok((next, guards))
-    })
-    .await
+    let approval = desk::Approval {
+        id: &id,
+        approver: caller.name(),
+        party: caller.principal.party(),
+        digest: &vote.digest,
+        step: vote.step.as_deref(),
+    };
+    let (committed, grant) = api
+        .core
+        .transact(&caller.intent("grant.approve"), |index| {
+            api.desk.approve(index, &approval, api.core.clock().now().wall)
+        })
+        .await
+        .map_err(|refusal: Refusal| Problem::from(refusal))?;
+    Ok(Written::new(&api, committed, Revision(0), Some(grant)).respond(StatusCode::OK))
 }
 
 pub(super) async fn deny(
@@ -96,13 +109,14 @@ pub(super) async fn deny(
     Document(vote): Document<Denial>,
 ) -> Result<Response, Problem> {
     crate::object::check_text("reason", &vote.reason, 1000)?;
-    step(&api, &caller, "grant.deny", &id, |_, grant| {
-        let now = api.core.clock().now().wall;
-        let mut next = grant::vote(grant, caller.name(), VoteKind::Deny, &vote.digest, now)?;
+    step(&api, &caller, "grant.deny", &id, |grant| {
+        let (approver, party) = (caller.name(), caller.principal.party());
+        let ballot = Ballot { approver, party, vote: VoteKind::Deny, digest: &vote.digest, step: None };
+        let mut next = grant::cast(grant, ballot, api.core.clock().now().wall)?;
         if let Some(ended) = &mut next.ended {
             ended.reason.clone_from(&vote.reason);
         }
-        Ok((next, Vec::new()))
+        Ok(next)
     })
     .await
 }
@@ -113,8 +127,8 @@ pub(super) async fn withdraw(
     Name(id): Name,
     Optional(Nothing {}): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    step(&api, &caller, "grant.withdraw", &id, |_, grant| {
-        Ok((grant::withdraw(grant, caller.name(), api.core.clock().now().wall)?, Vec::new()))
+    step(&api, &caller, "grant.withdraw", &id, |grant| {
+        Ok(grant::withdraw(grant, caller.name(), api.core.clock().now().wall)?)
     })
     .await
 }
@@ -125,33 +139,17 @@ async fn step(
     caller: &Caller,
     action: &'static str,
     id: &str,
-    next: impl Fn(&Index, &Grant) -> Result<(Grant, Vec<Guard>), Problem> + Send + Sync,
+    next: impl Fn(&Grant) -> Result<Grant, Problem> + Send + Sync,
 ) -> Result<Response, Problem> {
     let (committed, grant) = api
         .core
-        .transact(&caller.intent(action), |index| {
+        .transact(&caller.intent(action), |index: &Index| {
             let stored = one(index, id)?;
             let grant = rules::as_grant(&stored).ok_or_else(Problem::internal)?;
-            let (next, guards) = next(index, grant)?;
+            let next = next(grant)?;
             let object = Object::Grant(Box::new(next.clone()));
-            let changes = vec![Write::put(&object, Expect::Revision(stored.revision))];
-            Ok::<_, Problem>(Plan { guards, changes, answer: next })
+            Ok::<_, Problem>(Plan::new(next).write(Write::put(&object, Expect::Revision(stored.revision))))
         })
         .await?;
     Ok(Written::new(api, committed, Revision(0), Some(grant)).respond(StatusCode::OK))
-}
-
-/// The workload is registered, and what is asked for may be had. Answers what that rests on.
-fn supported(index: &Index, grant: &Grant) -> Result<Vec<Guard>, Problem> {
-    let id = grant.workload.as_str();
-    let workload = index.get(Kind::Workload, id);
-    let missing = || FieldError::new("workload", format!("`{id}` is not registered"));
-    let workload = workload.ok_or_else(missing)?;
-    let services = rules::grantable(index, grant)?;
-    let guard = |stored: &Stored| Guard::Object {
-        kind: stored.kind,
-        key: stored.key.to_string(),
-        expect: Expect::Revision(stored.revision),
-    };
-    Ok(std::iter::once(&workload).chain(&services).map(|s| guard(s)).collect())
 }
