@@ -87,13 +87,8 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
 
     let api_config = ApiConfig { points: points(&config.sync), ..ApiConfig::default() };
     let keys = Keys::new(Arc::clone(&core), Arc::clone(&metrics), config.keys.clone());
-    let api_router = api::router(
-        Arc::clone(&core),
-        Arc::clone(&fleet),
-        Arc::clone(&operators),
-        Arc::clone(&keys),
-        api_config,
-    );
+    let api_router =
+        api::router(Arc::clone(&core), Arc::clone(&fleet), Arc::clone(&operators), Arc::clone(&keys), api_config);
     let sync_config = SyncServerConfig {
         tls: sync_tls,
         audience: config.sync.audience.clone(),

@@ -303,7 +303,8 @@ fn steps(
         let of_actor = actor.answer(until, memo, trace, &mut cached);
         parts.cached &= cached;
         // Of two that allow, the record names the one that took more.
-        let took_more = |reason| matches!((answer.reason, reason), (Reason::AllowPolicy, _) | (_, Reason::AllowBreakGlass));
+        let took_more =
+            |reason| matches!((answer.reason, reason), (Reason::AllowPolicy, _) | (_, Reason::AllowBreakGlass));
         if !of_actor.reason.is_allow() || took_more(of_actor.reason) {
             answer = of_actor;
         }

@@ -328,7 +328,8 @@ impl Index {
     /// How many reviews are open, and how many break-glass grants are in force, which all have one.
     pub fn emergencies(&self) -> (usize, usize) {
         let inner = self.read();
-        let reviews = inner.live.range((Kind::Review, Arc::from(""))..).take_while(|((kind, _), _)| *kind == Kind::Review);
+        let reviews =
+            inner.live.range((Kind::Review, Arc::from(""))..).take_while(|((kind, _), _)| *kind == Kind::Review);
         let open = reviews.filter_map(|(_, stored)| match &stored.object {
             Some(Object::Review(review)) => Some(review),
             _ => None,

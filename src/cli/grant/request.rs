@@ -21,7 +21,7 @@ use crate::object::GrantId;
 
 /// What a grant is asked for.
 #[derive(Debug, Args)]
-pub(super) struct RequestArgs {
+pub(in crate::cli) struct RequestArgs {
     /// File with a denial, or with the `grant_request` of one: submitted as it stands. `-` reads standard input.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["workload", "resource", "action", "path"])]
     from_denial: Option<PathBuf>,
@@ -53,7 +53,7 @@ pub(super) struct RequestArgs {
 
 /// What a renewal may change.
 #[derive(Debug, Args)]
-pub(super) struct RenewArgs {
+pub(in crate::cli) struct RenewArgs {
     /// Id of the grant that it is to follow.
     id: GrantId,
     /// For how long once approved. Default: as long as the grant.
@@ -70,7 +70,7 @@ pub(super) struct RenewArgs {
 
 /// What is asked for in an emergency.
 #[derive(Debug, Args)]
-pub(super) struct BreakGlassArgs {
+pub(in crate::cli) struct BreakGlassArgs {
     /// For whom.
     #[arg(long, value_name = "SPIFFE_ID")]
     workload: SpiffeId,
@@ -176,7 +176,15 @@ impl RenewArgs {
     fn body(&self, old: &Value) -> Value {
         let mut body = Map::new();
         for name in [
-            "workload", "resources", "actions", "path", "conditions", "call", "uses", "duration_seconds", "reason",
+            "workload",
+            "resources",
+            "actions",
+            "path",
+            "conditions",
+            "call",
+            "uses",
+            "duration_seconds",
+            "reason",
             "ticket",
         ] {
             if let Some(value) = old.get(name) {
@@ -235,7 +243,8 @@ impl LimitArgs {
             body.insert("uses".to_owned(), json!(uses));
         }
         let mut conditions = Map::new();
-        let mut lists = vec![("source_networks", json!(self.source_network)), ("environments", json!(self.environment))];
+        let mut lists =
+            vec![("source_networks", json!(self.source_network)), ("environments", json!(self.environment))];
         lists.push(("windows", json!(self.window)));
         for (name, list) in lists {
             if list.as_array().is_some_and(|list| !list.is_empty()) {
@@ -262,7 +271,12 @@ impl LimitArgs {
     }
 }
 
-fn asked(workload: Option<&SpiffeId>, resources: &[String], actions: &[String], path: Option<&str>) -> Map<String, Value> {
+fn asked(
+    workload: Option<&SpiffeId>,
+    resources: &[String],
+    actions: &[String],
+    path: Option<&str>,
+) -> Map<String, Value> {
     let mut body = Map::new();
     body.insert("workload".to_owned(), json!(workload));
     body.insert("resources".to_owned(), json!(resources));
@@ -325,10 +339,11 @@ fn call(text: &str) -> Result<(String, String), String> {
 /// `08:00-18:00`, with days before it: `mon-fri,08:00-18:00`, `sat,sun,00:00-24:00`.
 fn window(text: &str) -> Result<Value, String> {
     const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
-    let place = |day: &str| DAYS.iter().position(|d| *d == day).ok_or_else(|| format!("`{day}` is not a day: mon to sun"));
+    let place =
+        |day: &str| DAYS.iter().position(|d| *d == day).ok_or_else(|| format!("`{day}` is not a day: mon to sun"));
     let (days, times) = text.rsplit_once(',').map_or((None, text), |(days, times)| (Some(days), times));
     let (from, to) = times.split_once('-').ok_or("times are written FROM-TO, as in 08:00-18:00")?;
-    let mut all = Vec::new();
+    let mut all: Vec<&str> = Vec::new();
     for part in days.into_iter().flat_map(|days| days.split(',')) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last) = (place(first)?, place(last)?);
@@ -380,7 +395,8 @@ mod tests {
             #[command(flatten)]
             limits: LimitArgs,
         }
-        let line = ["x", "--uses", "3", "--source-network", "10.0.0.0/8", "--environment", "test", "--header", "X-Run: 1"];
+        let line =
+            ["x", "--uses", "3", "--source-network", "10.0.0.0/8", "--environment", "test", "--header", "X-Run: 1"];
         let more = ["--header", "x-run: 2", "--window", "mon,08:00-09:00", "--call", "POST /refunds/7?a=b"];
         let line = <Line as clap::Parser>::try_parse_from(line.into_iter().chain(more)).unwrap();
         let mut body = asked(None, &["payments".to_owned()], &["write".to_owned()], None);

@@ -65,7 +65,11 @@ pub(super) fn details(out: &mut Out<'_>, grant: &Value) -> Result<(), Failure> {
     for vote in list_of(grant, "votes") {
         let step = cell(vote, "step");
         let step = if step.is_empty() { step } else { format!(" in step {step}") };
-        line(out, "vote", &format!("{} by {}{step} at {}", cell(vote, "vote"), cell(vote, "approver"), cell(vote, "at")))?;
+        line(
+            out,
+            "vote",
+            &format!("{} by {}{step} at {}", cell(vote, "vote"), cell(vote, "approver"), cell(vote, "at")),
+        )?;
     }
     if let Some(end) = grant.get("ended").filter(|e| e.is_object()) {
         let text = format!("by {} at {} {}", cell(end, "by"), cell(end, "at"), cell(end, "reason"));
@@ -78,7 +82,9 @@ pub(super) fn details(out: &mut Out<'_>, grant: &Value) -> Result<(), Failure> {
 pub(super) fn standing(out: &mut Out<'_>, grant: &Value) -> Result<(), Failure> {
     match &*cell(grant, "state") {
         "active" => out.line(format!("active until {}", cell(grant, "not_after"))),
-        "scheduled" => out.line(format!("scheduled, from {} until {}", cell(grant, "not_before"), cell(grant, "not_after"))),
+        "scheduled" => {
+            out.line(format!("scheduled, from {} until {}", cell(grant, "not_before"), cell(grant, "not_after")))
+        }
         "pending" => {
             let waiting: Vec<String> = steps(grant).into_iter().filter(|step| step.ends_with("more")).collect();
             out.line(if waiting.is_empty() {
@@ -178,7 +184,8 @@ mod tests {
         ] {
             assert!(told.lines().any(|l| l == line), "{line}\n{told}");
         }
-        let told = text(&json!({ "state": "active", "break_glass": true, "needs": { "auto": true }, "not_after": "t" }));
+        let told =
+            text(&json!({ "state": "active", "break_glass": true, "needs": { "auto": true }, "not_after": "t" }));
         assert!(told.contains("break-glass") && !told.contains("approved by policy"), "{told}");
         assert!(text(&json!({ "state": "active", "needs": { "auto": true } })).contains("approved by policy"));
     }

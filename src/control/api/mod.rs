@@ -84,7 +84,16 @@ pub fn router(
     let (body, policy_body) = (config.max_body_bytes, config.max_policy_bytes);
     let started = core.clock().now().wall;
     let places = Semaphore::new(config.max_concurrent_requests);
-    let api = Arc::new(Api { core, fleet, desk: Desk::new(Arc::clone(&operators)), operators, keys, config, places, started });
+    let api = Arc::new(Api {
+        core,
+        fleet,
+        desk: Desk::new(Arc::clone(&operators)),
+        operators,
+        keys,
+        config,
+        places,
+        started,
+    });
     let limited = |routes: MethodRouter<Arc<Api>>, limit: usize| {
         routes.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)))
     };

@@ -11,10 +11,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
-use crate::control::store::conformance::{put, unit};
-use crate::control::store::{Conflict, Expect, Loaded, LogCommit, OperatorRow, SqliteStore};
 use crate::control::desk::Desk;
 use crate::control::operators::Operators;
+use crate::control::store::conformance::{put, unit};
+use crate::control::store::{Conflict, Expect, Loaded, LogCommit, OperatorRow, SqliteStore};
 use crate::control::sweep;
 use crate::grant::{self, NewGrantRequest};
 use crate::object::{Grant, GrantState, Kind, Object, Revocation, Target, VoteKind};

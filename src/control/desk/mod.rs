@@ -58,8 +58,8 @@ impl Desk {
     /// Whether this request may be made, or be put in force, as things are now; and what that rests on.
     fn ground(&self, index: &Index, grant: &Grant) -> Result<Ground, Refusal> {
         let since = index.position().revision;
-        let workload = registered(index, grant.workload.as_str())
-            .map_err(|message| FieldError::new("workload", message))?;
+        let workload =
+            registered(index, grant.workload.as_str()).map_err(|message| FieldError::new("workload", message))?;
         let requester = match grant.requester.kind {
             PartyKind::Workload => Some(registered(index, &grant.requested_by).map_err(Refusal::Forbidden)?),
             PartyKind::Person | PartyKind::Automation if self.operators.has_left(&grant.requested_by) => {
@@ -70,7 +70,11 @@ impl Desk {
         let services = rules::grantable(index, grant)?;
         let renewed = renewed(index, grant)?;
         let policies = self.policies.in_force(index)?;
-        let mut guards: Vec<Guard> = [&workload].into_iter().chain(&requester).chain(&services).chain(&renewed)
+        let mut guards: Vec<Guard> = [&workload]
+            .into_iter()
+            .chain(&requester)
+            .chain(&services)
+            .chain(&renewed)
             .map(|stored| as_found(stored))
             .collect();
         // Who asks for itself is one object, and is guarded once.
@@ -143,7 +147,9 @@ impl Ground {
             return Ok(of_workload);
         }
         let requester = self.requester.as_deref().and_then(rules::as_workload);
-        Ok(requester.filter(|asking| grant::owns(asking, approver, party)).map(|_| RuleError::Owner(approver.to_owned())))
+        Ok(requester
+            .filter(|asking| grant::owns(asking, approver, party))
+            .map(|_| RuleError::Owner(approver.to_owned())))
     }
 
     fn may_approve(&self, grant: &Grant, approver: &str, party: &Party, step: &str) -> Result<(), Refusal> {

@@ -174,7 +174,10 @@ async fn what_policies_do_not_permit_is_refused_by_name() {
     };
     assert_eq!(field(site.ask(&alice, refunds(|r| r.reason.clear())).await), "reason");
     assert_eq!(field(site.ask(&alice, refunds(|r| r.duration_seconds = 601)).await), "duration_seconds");
-    assert_eq!(field(site.ask(&alice, refunds(|r| r.workload = "spiffe://test.example/x".parse().unwrap())).await), "workload");
+    assert_eq!(
+        field(site.ask(&alice, refunds(|r| r.workload = "spiffe://test.example/x".parse().unwrap())).await),
+        "workload"
+    );
     let reports = |r: &mut NewGrantRequest| r.resources = vec!["payments/reports".parse().unwrap()];
     let refused = site.ask(&workload(AGENT), refunds(reports)).await;
     assert!(why(refused).contains("grant policies forbid it: no-reports"));
@@ -218,7 +221,9 @@ async fn without_policies_another_operator_approves_and_a_workload_asks_for_itse
     let for_other = refunds(|r| r.workload = OTHER.parse().unwrap());
     assert!(why(site.ask(&workload(AGENT), for_other).await).contains("asks only for itself"));
     let emergency = refunds(|r| r.break_glass = true);
-    assert!(why(site.ask(&person("idp:alice", &["on-call"]), emergency).await).contains("break-glass needs a grant policy"));
+    assert!(
+        why(site.ask(&person("idp:alice", &["on-call"]), emergency).await).contains("break-glass needs a grant policy")
+    );
     assert!(matches!(site.approve(&person("olga", &[]), &grant, None).await, Err(Refusal::Rule(_))));
     // Policies that came after it count as well.
     site.publish(POLICIES).await;

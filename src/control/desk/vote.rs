@@ -39,8 +39,7 @@ impl Desk {
         let Approval { id, approver, party, digest, step } = approval;
         let stored = index.get(Kind::Grant, id).ok_or_else(|| Refusal::Unknown((*id).to_owned()))?;
         let grant = rules::as_grant(&stored).ok_or(Refusal::Unreadable)?;
-        let ballot =
-            |step| Ballot { approver, party: party.clone(), vote: VoteKind::Approve, digest, step };
+        let ballot = |step| Ballot { approver, party: party.clone(), vote: VoteKind::Approve, digest, step };
         // What needs no look at anything else comes first.
         grant::cast(grant, ballot(*step), now)?;
         let ground = self.ground(index, grant)?;

@@ -187,7 +187,8 @@ fn owner_and_delegators_do_not_approve() {
     };
     let agent = workload("spiffe://a/agent", "olga", &["spiffe://a/desk", "spiffe://a/users/*"]);
     let desk = workload("spiffe://a/desk", "dora", &[]);
-    let party = |groups: &[&str]| Party { kind: PartyKind::Person, groups: groups.iter().map(|g| (*g).into()).collect() };
+    let party =
+        |groups: &[&str]| Party { kind: PartyKind::Person, groups: groups.iter().map(|g| (*g).into()).collect() };
     let of_group = |who: &str, group: &str| super::barred(who, &party(&[group]), &agent, [&desk]);
     let barred = |who: &str| super::barred(who, &Party::default(), &agent, [&desk]);
     assert_eq!(barred("olga"), Some(RuleError::Owner("olga".to_owned())));
