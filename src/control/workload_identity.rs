@@ -5,6 +5,7 @@
 //! runtime's threads, few at a time. INVARIANT: a token that is bound to a key counts only with evidence of that key, and
 //! one of the control plane's own never: what was exchanged buys nothing more. Fails closed, with a reason code and a
 //! text that holds no byte of the token.
+//! Long because what is verified of a token, its actor and its binding is one sequence that is read as a whole.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};

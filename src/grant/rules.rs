@@ -4,6 +4,7 @@
 //! never changes, votes carry its digest, the requester never votes, `not_after` is fixed at activation, and a
 //! terminal state is final. What a request needs is fixed when it is made; a change of policy can only ask for more.
 //! Whether a request and its voters are still eligible is for the caller to ask, who knows the others' state.
+//! Long because each step of a life is a few lines, and the invariants show only where all of them stand together.
 
 use std::time::Duration;
 

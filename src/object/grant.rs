@@ -2,6 +2,7 @@
 //!
 //! Pure. The request part never changes after creation and votes carry its digest; only state, votes and times do.
 //! A grant stays in its sidecars' state for a while after its end, so that a denial can say that it ended.
+//! Long because a grant has many fields, and each has its check beside it.
 
 use std::fmt;
 use std::time::Duration;

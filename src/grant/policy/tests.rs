@@ -50,7 +50,10 @@ when { context.workload.environment == "production" && context.workload in Role:
 
 @id("reads") @auto_approve("true") @max_duration("15m")
 permit(principal is Workload, action == Action::"request", resource == Route::"catalog/items")
-when { context.for_itself && context.actions == ["write"] && context.workload.getTag("tier") == "gold" };
+when {
+  context.for_itself && context.actions == ["write"]
+    && context.workload.hasTag("tier") && context.workload.getTag("tier") == "gold"
+};
 
 @id("never-reports")
 forbid(principal, action, resource == Route::"payments/reports");
@@ -167,7 +170,7 @@ fn what_is_not_understood_is_refused_with_its_place() {
         (permit("@requires(\"luck\")", "request"), (3, 3), "cannot be required"),
         (permit("@auto_approve(\"yes\")", "request"), (3, 3), "neither"),
         (permit("@auto_approve(\"true\")", "request"), (3, 3), "needs a `@max_duration`"),
-        (permit("@auto_approve(\"true\") @max_duration(\"1h\") @approvals(\"a\")", "request"), (3, 44), "no approvals"),
+        (permit("@auto_approve(\"true\") @max_duration(\"1h\") @approvals(\"a\")", "request"), (3, 45), "no approvals"),
         (permit("@approvals(\"a\")", "break_glass"), (3, 3), "has no `@approvals`"),
         (permit("@requires(\"reason\")", "approve"), (3, 3), "has no `@requires`"),
         (permit("", "request").replace("action == Action::\"request\"", "action"), (4, 1), "names one action"),
