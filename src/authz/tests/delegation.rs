@@ -161,7 +161,7 @@ fn break_glass_passes_no_check_of_tokens_and_no_revocation() {
     let bad = [
         ("aud", json!(["others"]), Reason::CredentialAudience),
         ("exp", json!(1), Reason::CredentialExpired),
-        ("sub", json!("spiffe://other.example/agent"), Reason::CredentialSubject),
+        ("sub", json!("spiffe://other.example/agent"), Reason::CredentialIssuerUntrusted),
     ];
     for (claim, value, reason) in bad {
         assert_eq!(desk.send(&desk.token("agent", &json!({ claim: value }))).reason, reason, "{claim}");

@@ -58,7 +58,7 @@ async fn grant_policies_are_published_whole_and_shown_as_published() {
     let refused = site.call("POST", "/v1/grant-policies", json!({ "text": bad })).await.expect(422);
     refused.names("text", "`luck` cannot be required");
     let error = &refused.body["errors"][0];
-    assert_eq!((&error["policy"], &error["line"], &error["column"]), (&json!("refunds"), &json!(2), &json!(72)));
+    assert_eq!((&error["policy"], &error["line"], &error["column"]), (&json!("refunds"), &json!(2), &json!(68)));
     assert_eq!(site.revision(), before);
 
     let write = async |name: &str, tag: &str, text: &str| {

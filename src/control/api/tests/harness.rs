@@ -134,7 +134,9 @@ impl Site {
 
     /// Asks for a grant on `payments/refunds` as `token`; answers the grant.
     pub(super) async fn ask(&self, token: &str) -> Value {
-        let answer = self.call_as(token, "POST", "/v1/grant-requests", refund_request()).await;
+        let mut request = refund_request();
+        request["reuse"] = json!(false);
+        let answer = self.call_as(token, "POST", "/v1/grant-requests", request).await;
         answer.expect(201).body["object"].clone()
     }
 
