@@ -13,7 +13,7 @@ OIDC_PROVIDER := tests/it/oidc/install.sh
 RENEW ?=
 SCENARIO ?=
 
-.PHONY: help setup envoy build demo dev test bench size gate lint fmt deny fuzz clean
+.PHONY: help setup envoy build demo stories dev test bench size gate lint fmt deny fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,6 +41,13 @@ build: setup ## Build target/debug/portcullis
 
 demo: build ## Play the demo on real Envoy: seven steps, each checked
 	@python3 -B examples/demo/demo.py --portcullis target/debug/portcullis --envoy "$$($(ENVOY))"
+
+STORIES := zero-standing-privilege
+stories: build ## Play the stories of examples/ on real Envoy, each answer checked
+	@for story in $(STORIES); do \
+	    echo "=== $$story"; \
+	    python3 -B examples/$$story/story.py --portcullis target/debug/portcullis --envoy "$$($(ENVOY))" || exit 1; \
+	done
 
 dev: build ## Run everything on this machine, to play with
 	@exec target/debug/portcullis dev

@@ -149,7 +149,11 @@ impl schemars::JsonSchema for Timestamp {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "format": "date-time" })
+        schemars::json_schema!({
+            "description": "An instant (RFC 3339).",
+            "type": "string",
+            "format": "date-time",
+        })
     }
 }
 

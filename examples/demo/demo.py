@@ -9,86 +9,29 @@ Each answer is checked twice: what the caller was told, and what the decision re
 could not authenticate is told only the family of the reason (`credential`, `input`); the record has all of it.
 """
 
-import argparse
 import hashlib
 import hmac
 import pathlib
-import shutil
-import signal
 import sys
 import time
 
-from stack import (
-    AGENT, API, AUDIENCE, CONTROL_ADMIN, CONTROL_YAML, ENVOY_ADMIN, ENVOY, EXT_AUTHZ, Issuer, MAX_STALENESS,
-    Mismatch, Operator, PROCESSES, ROOT, SIDECAR, SIDECAR_ADMIN, SIDECAR_YAML, STARTED, STOREFRONT, SYNC,
-    SYNC_AUDIENCE, UPSTREAM, WORK, bearer, call, check, expect, forged, heading, note, paint, ports_are_free,
-    ready, start, stop, stop_all, until, upstream_saw,
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from stack import (  # noqa: E402
+    AGENT, AUDIENCE, MAX_STALENESS, Issuer, Mismatch, PROCESSES, SIDECAR, STOREFRONT, Site, bearer, call, check,
+    expect, forged, heading, note, run, stop, until, upstream_saw,
 )
 
-HERE = pathlib.Path(__file__).resolve().parent
 
-class Demo:
-    def __init__(self, binary, envoy):
-        self.binary, self.envoy = binary, envoy
+class Demo(Site):
+    """The demo: one just-in-time grant, enforced end to end on real Envoy."""
 
-    def play(self):
-        self.set_up()
-        for step in (self.step_1, self.step_2, self.step_3, self.step_4, self.step_5, self.step_6, self.step_7):
-            step()
-
-    # --- set-up
+    STEPS = tuple(f"step_{n}" for n in range(1, 8))
 
     def set_up(self):
-        heading("Set-up")
-        ports_are_free()
-        shutil.rmtree(WORK, ignore_errors=True)
-        WORK.mkdir(parents=True)
-        (WORK / "control.yaml").write_text(CONTROL_YAML)
-        (WORK / "sidecar.yaml").write_text(SIDECAR_YAML)
-
-        note(f"control plane on {API} (REST), {SYNC} (sync)")
-        self.start_control()
-        first = Operator(self.binary, "bootstrap", WORK / "control" / "bootstrap-token")
-        self.operators = {}
-        for name in ("alice", "bob"):
-            token_file = WORK / f"{name}.token"
-            first.run("operator", "create", name, "--write-token", token_file)
-            self.operators[name] = Operator(self.binary, name, token_file)
-
-        self.issuer = Issuer(self.binary, "demo")
-        seed = WORK / "seed"
-        seed.mkdir()
-        for file in [*HERE.glob("*.yaml"), *HERE.glob("*.cedar")]:
-            shutil.copy(file, seed)
-        shutil.copy(self.issuer.jwks, seed / "jwks.json")
-        files = [seed / f"{name}.yaml" for name in ("issuer", "workloads", "services", "policies")]
-        for item in self.operators["alice"].run("apply", *(arg for file in files for arg in ("-f", file)))["items"]:
-            note(f"applied {item['kind']} {item['name']}".rstrip())
-
+        super().set_up()
         self.storefront = bearer(self.issuer.issue(STOREFRONT, AUDIENCE, "--ttl", "30m"))
         self.agent = bearer(self.issuer.issue(AGENT, AUDIENCE, "--ttl", "30m"))
-        (WORK / "sidecar.jwt").write_text(self.issuer.issue(SIDECAR, SYNC_AUDIENCE, "--ttl", "30m"))
-
-        note(f"upstream on {UPSTREAM}, sidecar on {EXT_AUTHZ} and unix:ext_authz.sock, Envoy on {ENVOY}")
-        start("upstream", [self.binary, "dev", "--only", "upstream"])
-        self.start_sidecar()
-        # The file of envoy/, as it is, but for the socket's folder.
-        configuration = (ROOT / "envoy" / "sidecar-grpc-uds.yaml").read_text()
-        (WORK / "envoy.yaml").write_text(configuration.replace("/run/portcullis/", f"{WORK}/"))
-        start("envoy", [self.envoy, "-c", WORK / "envoy.yaml", "--disable-hot-restart", "--concurrency", "1",
-                        "--log-level", "warning"])
-        until("Envoy", ready(ENVOY_ADMIN, "/ready"))
-        until("the upstream", ready(UPSTREAM, "/"))
-
-    def start_control(self):
-        start("control", [self.binary, "control", "--config", WORK / "control.yaml"])
-        until("the control plane", ready(CONTROL_ADMIN))
-
-    def start_sidecar(self):
-        start("sidecar", [self.binary, "sidecar", "--config", WORK / "sidecar.yaml"])
-        begun = time.monotonic()
-        until("the sidecar", ready(SIDECAR_ADMIN))
-        note(f"sidecar is ready after {(time.monotonic() - begun) * 1000:.0f} ms")
 
     # --- what the steps do again and again
 
@@ -97,40 +40,6 @@ class Demo:
 
     def post(self, path, headers=None):
         return call("POST", path, self.storefront if headers is None else headers, {"amount": 12})
-
-    def reaches(self, what, expected, ask, patience=10.0):
-        """Asks until a change has come through to the sidecar, then checks the answer like any other."""
-        begun = time.monotonic()
-        status, reason = expected.split()
-
-        def probe():
-            answer = ask()
-            if answer.status == int(status) and (answer.status == 200 or reason in answer.text):
-                return answer
-            return None
-        try:
-            answer = until(what, probe, patience)
-        except Mismatch:
-            if any(p.poll() is not None for p in PROCESSES.values()):
-                raise
-            answer = ask()
-        waited = (time.monotonic() - begun) * 1000
-        expect(what, expected, answer)
-        return waited
-
-    def approved_grant(self, denial, **changes):
-        """Submits the `grant_request` of a denial as alice, approves it as bob; returns its id."""
-        request = denial.json()["grant_request"]
-        submit_to = request["submit_to"]
-        if submit_to != f"http://127.0.0.1:{API}/v1/grant-requests":
-            raise Mismatch(f"submit_to is {submit_to}")
-        answer = self.operators["alice"].post("/v1/grant-requests", {**request, **changes})
-        how = f" with {changes}" if changes else " as it stands"
-        check(f"alice submits it{how}", True, answer.status in (200, 201), answer.ms)
-        grant_id = answer.json().get("object", {}).get("id")
-        if not grant_id:
-            raise Mismatch(f"no id in {answer.text}")
-        return grant_id
 
     # --- the steps
 
@@ -154,7 +63,7 @@ class Demo:
         request = denial.json().get("grant_request", {})
         check("it carries a grant_request for", [STOREFRONT, ["payments/refunds"], ["write"]],
               [request.get("workload"), request.get("resources"), request.get("actions")])
-        self.grant = self.approved_grant(denial)
+        self.grant = self.submit(denial)
         self.reaches("POST /refunds/7, waiting for approval", "403 entitlement.grant_pending",
                      lambda: self.post("/refunds/7"))
         shown = self.operators["alice"].run("grant", "show", self.grant)
@@ -195,7 +104,7 @@ class Demo:
     def step_5(self):
         heading("5. A 3-second grant ends by itself, with the control plane stopped")
         denial = expect("POST /refunds/8 by the agent", "403 entitlement.no_grant", self.post("/refunds/8", self.agent))
-        grant = self.approved_grant(denial, duration_seconds=3)
+        grant = self.submit(denial, duration_seconds=3)
         self.operators["bob"].run("grant", "approve", grant)
         approved = time.monotonic()
         self.reaches("POST /refunds/8 by the agent", "200 allow.grant", lambda: self.post("/refunds/8", self.agent))
@@ -273,35 +182,5 @@ class Demo:
             expect(f"POST {path}", "400 input.ambiguous_path", self.post(path))
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--portcullis", required=True, type=pathlib.Path, help="the portcullis binary")
-    arguments.add_argument("--envoy", required=True, type=pathlib.Path, help="the Envoy binary")
-    options = arguments.parse_args()
-
-    def interrupted(*_):
-        raise KeyboardInterrupt
-    signal.signal(signal.SIGTERM, interrupted)
-    signal.signal(signal.SIGHUP, interrupted)
-    try:
-        Demo(options.portcullis.resolve(), options.envoy.resolve()).play()
-        heading(paint("32", f"All as expected, in {time.monotonic() - STARTED:.0f} s.") + f" Logs: {WORK}")
-        return 0
-    except Mismatch as e:
-        print(f"\n{paint('31', 'FAILED')}: {e}\nLogs: {WORK}", flush=True)
-        return 1
-    except OSError as e:
-        print(f"\n{paint('31', 'FAILED')}: {e}\nLogs: {WORK}", flush=True)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped", flush=True)
-        return 130
-    finally:
-        # A second Ctrl-C does not keep the processes alive.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        stop_all()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(Demo))

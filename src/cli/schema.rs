@@ -1,4 +1,4 @@
-//! `portcullis config`: the schemas of the configuration files.
+//! `portcullis config`: the schemas of the configuration files, and the OpenAPI document.
 //!
 //! Plane: composition. Printed from the types of this very binary, so a schema always fits the version that reads the
 //! configuration. Does not fail.
@@ -6,8 +6,9 @@
 use super::failure::{Answer, Outcome};
 use super::output::Out;
 use crate::config::schema;
+use crate::control::api;
 
-/// The configuration files.
+/// Schemas of what this version reads and answers.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Example:\n  portcullis config schema sidecar > sidecar.schema.json")]
 pub(super) enum ConfigCommand {
@@ -18,6 +19,9 @@ pub(super) enum ConfigCommand {
         #[arg(value_enum)]
         file: File,
     },
+    /// Print the OpenAPI document of the control plane's API, as it is served at `/openapi.json`.
+    #[command(after_help = "Example:\n  portcullis config openapi > docs/openapi.json")]
+    Openapi,
 }
 
 /// A configuration file.
@@ -31,10 +35,10 @@ pub(super) enum File {
 
 impl ConfigCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
-        let Self::Schema { file } = self;
-        out.text(&match file {
-            File::Sidecar => schema::sidecar(),
-            File::Control => schema::control(),
+        out.text(&match self {
+            Self::Schema { file: File::Sidecar } => schema::sidecar(),
+            Self::Schema { file: File::Control } => schema::control(),
+            Self::Openapi => api::openapi(),
         })?;
         Ok(Answer::Yes)
     }

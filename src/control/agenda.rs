@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::index::Stored;
+use super::key_book::KeyBook;
 use crate::clock::Timestamp;
 use crate::object::{Grant, GrantState, Kind, Object};
 
@@ -24,6 +25,7 @@ pub struct Retention {
 pub(super) struct Agenda {
     retention: Retention,
     inner: Mutex<Inner>,
+    keys: KeyBook,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +58,7 @@ impl Default for Retention {
 
 impl Agenda {
     pub(super) fn new(retention: Retention) -> Self {
-        Self { retention, inner: Mutex::default() }
+        Self { retention, inner: Mutex::default(), keys: KeyBook::default() }
     }
 
     pub(super) const fn retention(&self) -> Retention {
@@ -65,14 +67,21 @@ impl Agenda {
 
     /// Takes note of a change.
     pub(super) fn note(&self, stored: &Stored) {
-        if stored.kind != Kind::Grant {
-            return;
+        match stored.kind {
+            Kind::Grant => {}
+            Kind::Idempotency => return self.keys.note(stored),
+            _ => return,
         }
         let mut inner = self.lock();
         inner.remove(&stored.key);
         if let Some(Object::Grant(grant)) = &stored.object {
             inner.insert(self.retention.due(grant), Arc::clone(&stored.key));
         }
+    }
+
+    /// The idempotency keys that are held.
+    pub(super) const fn keys(&self) -> &KeyBook {
+        &self.keys
     }
 
     /// Takes out up to `limit` grants that are due.

@@ -14,6 +14,7 @@ use super::index::Index;
 use super::restore::{Restored, restore};
 use super::store::{Committed, Guard, Store, StoreError, Unit, Write};
 use crate::clock::SharedClock;
+use crate::object::Kind;
 
 /// How often a plan is made before other writers are held back, and how often after that.
 const ATTEMPTS: (usize, usize) = (4, 4);
@@ -85,7 +86,9 @@ impl Core {
                     index.apply(commit).map_err(|e| e.to_string())?;
                 }
                 let agenda = Agenda::new(retention);
-                index.list(crate::object::Kind::Grant).iter().for_each(|grant| agenda.note(grant));
+                for kind in [Kind::Grant, Kind::Idempotency] {
+                    index.list(kind).iter().for_each(|stored| agenda.note(stored));
+                }
                 Ok((Arc::new(index), Arc::new(agenda)))
             }
         })
@@ -129,6 +132,11 @@ impl Core {
     /// The store, for what is not in the log.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Whether no more idempotency keys can be held.
+    pub(super) fn keys_are_full(&self) -> bool {
+        self.agenda.keys().is_full()
     }
 
     pub(super) fn agenda(&self) -> &Agenda {

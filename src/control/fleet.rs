@@ -75,7 +75,7 @@ pub struct Point {
 }
 
 /// One instance of an enforcement point, as listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct EnforcementPoint {
     /// SPIFFE ID.
     pub identity: String,
@@ -100,7 +100,7 @@ pub struct EnforcementPoint {
 }
 
 /// An object that an instance could not use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct NackReport {
     /// At which position.
     pub position: String,

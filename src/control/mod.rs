@@ -10,6 +10,7 @@ mod core;
 mod desk;
 pub mod fleet;
 pub mod index;
+mod key_book;
 pub mod keys;
 pub mod operators;
 pub mod principal;

@@ -50,7 +50,7 @@ struct Active {
 }
 
 /// An operator, as listed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Operator {
     /// Unique name.
     pub name: String,

@@ -1,8 +1,9 @@
 //! The sweeper: ends grants whose time is over, starts scheduled ones, lapses requests nobody approved, forgets what ended
-//! long ago.
+//! long ago, and idempotency keys that were used long ago.
 //!
 //! Plane: control. Enforcement points look at `not_after` themselves, so a sweeper that is late never lengthens a grant;
-//! one that was scheduled is not in force until the sweeper has found that it still may be. A forgotten grant takes the revocations of itself along: its id is never used again.
+//! one that was scheduled is not in force until the sweeper has found that it still may be. A forgotten grant takes the
+//! revocations of itself along: its id is never used again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,7 +34,8 @@ pub async fn run(core: Arc<Core>, operators: Arc<Operators>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Err(error) = sweep(&core, &desk).await {
+        let swept = async { Ok::<_, CommitError>(sweep(&core, &desk).await? + forget_keys(&core).await?) };
+        if let Err(error) = swept.await {
             tracing::warn!(%error, "grants that are due could not be ended; trying again");
         }
     }
@@ -57,6 +59,29 @@ pub(super) async fn sweep(core: &Core, desk: &Desk) -> Result<usize, CommitError
                 return Err(error);
             }
         }
+    }
+}
+
+/// Forgets the idempotency keys that have been held long enough; answers how many.
+pub async fn forget_keys(core: &Core) -> Result<usize, CommitError> {
+    let mut total = 0;
+    loop {
+        let keys = core.agenda().keys().over(core.clock().now().wall, BATCH);
+        if keys.is_empty() {
+            return Ok(total);
+        }
+        let intent = Intent { author: Arc::from("system"), action: "idempotency.sweep", request_id: Arc::from("") };
+        let forget = |index: &Index| {
+            let stored = keys.iter().filter_map(|key| index.get(Kind::Idempotency, key));
+            let deletes = stored.map(|s| Write::delete(Kind::Idempotency, &*s.key, Expect::Revision(s.revision)));
+            Ok::<_, CommitError>(Plan { guards: Vec::new(), changes: deletes.collect(), answer: () })
+        };
+        // What the index has no more, the book has no more either.
+        let (committed, ()) = core.transact(&intent, forget).await?;
+        if committed.is_none() {
+            return Ok(total);
+        }
+        total += keys.len();
     }
 }
 

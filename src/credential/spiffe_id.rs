@@ -141,7 +141,11 @@ impl schemars::JsonSchema for SpiffeId {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$" })
+        schemars::json_schema!({
+            "description": "The SPIFFE ID of a workload.",
+            "type": "string",
+            "pattern": "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$",
+        })
     }
 }
 

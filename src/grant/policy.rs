@@ -29,7 +29,7 @@ pub struct GrantPolicies {
 }
 
 /// What a valid text contains.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct GrantPolicyReport {
     /// Number of policies.
     pub policies: usize,

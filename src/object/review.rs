@@ -64,7 +64,7 @@ pub struct Lift {
     pub reason: String,
 }
 
-/// What an idempotency key stands for.
+/// What an idempotency key stands for: what was asked with it, and what was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Idempotency {
@@ -72,10 +72,8 @@ pub struct Idempotency {
     pub key: String,
     /// Lower-case hex SHA-256 of what was asked with it.
     pub body: String,
-    /// The grant that the answer was about.
-    pub grant: GrantId,
-    /// Whether the answer was a grant that was in force already.
-    pub reused: bool,
+    /// The answer but for its position, as a JSON text.
+    pub answer: String,
     /// When it was used.
     pub at: Timestamp,
 }
@@ -122,12 +120,18 @@ impl Lift {
 // === impl Idempotency ===
 
 impl Idempotency {
+    /// The longest answer that is kept, in bytes.
+    pub const MAX_ANSWER: usize = 256 << 10;
+
     pub(super) fn check(&self) -> Result<(), FieldError> {
         let is_digest = |text: &str| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         for (field, text) in [("key", &self.key), ("body", &self.body)] {
             if !is_digest(text) {
                 return Err(FieldError::new(field, "is not a SHA-256 in lower-case hex"));
             }
+        }
+        if self.answer.len() > Self::MAX_ANSWER {
+            return Err(FieldError::new("answer", "is too long to be kept for an idempotency key"));
         }
         Ok(())
     }

@@ -237,7 +237,11 @@ impl schemars::JsonSchema for Method {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^[A-Z-]{1,32}$" })
+        schemars::json_schema!({
+            "description": "An HTTP method, in upper case.",
+            "type": "string",
+            "pattern": "^[A-Z-]{1,32}$",
+        })
     }
 }
 
@@ -287,6 +291,10 @@ impl schemars::JsonSchema for ResourceName {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}(/[a-z0-9][a-z0-9._-]{0,62})?$" })
+        schemars::json_schema!({
+            "description": "A service, or a route of one: `payments`, `payments/refunds`.",
+            "type": "string",
+            "pattern": "^[a-z0-9][a-z0-9._-]{0,62}(/[a-z0-9][a-z0-9._-]{0,62})?$",
+        })
     }
 }

@@ -14,7 +14,7 @@ use super::reads::Reads;
 use super::schema;
 
 /// What a valid policy set contains.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// Number of policies.
     pub policies: usize,

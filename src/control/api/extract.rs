@@ -11,8 +11,9 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
+use serde_path_to_error::Segment;
 
-use super::problem::Problem;
+use super::problem::{Problem, push_token};
 use crate::control::core::Intent;
 use crate::control::index::Stored;
 use crate::control::principal::Principal;
@@ -113,7 +114,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Optional<
     }
 }
 
-async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+pub(super) async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     let limit = request.extensions().get::<super::BodyLimit>().map_or(0, |l| l.0);
     Bytes::from_request(request, state).await.map_err(|e| match e.status().as_u16() {
         413 => Problem::too_large(limit),
@@ -121,23 +122,24 @@ async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Prob
     })
 }
 
-fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let value = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = value.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Problem::media_type()) }
 }
 
 /// Parses JSON. What is no JSON is malformed; what is JSON but not a `T` is invalid, and its field is named.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut de = serde_json::Deserializer::from_slice(body);
     let value = match serde_path_to_error::deserialize(&mut de) {
         Ok(value) => value,
         Err(e) => {
-            let path = e.path().to_string();
+            let (path, place) = (e.path().to_string(), place_of(e.path()));
             let error = e.into_inner();
             let message = error.to_string();
             return Err(if error.is_data() {
-                Problem::invalid(FieldError::new(field_of(&path, &message), message))
+                let field = field_of(&path, &message);
+                Problem::invalid_at(FieldError::new(field, message.as_str()), with_named(place, &message))
             } else {
                 Problem::malformed(FieldError::new("", message))
             });
@@ -147,14 +149,43 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// The field that an error is about: serde names an unknown or a missing one only in its message.
-fn field_of(path: &str, message: &str) -> String {
-    let path = if path == "." { "" } else { path };
-    let named = ["unknown field `", "missing field `", "duplicate field `"]
+/// Where in the document an error is, as a JSON pointer.
+fn place_of(path: &serde_path_to_error::Path) -> String {
+    path.iter().fold(String::new(), |mut pointer, segment| {
+        match segment {
+            Segment::Seq { index } => push_token(&mut pointer, &index.to_string()),
+            Segment::Map { key } => push_token(&mut pointer, key),
+            Segment::Enum { variant } => push_token(&mut pointer, variant),
+            Segment::Unknown => {}
+        }
+        pointer
+    })
+}
+
+/// The pointer to the member that is missing, or should not be there.
+fn with_named(mut place: String, message: &str) -> String {
+    if let Some(field) = named(message) {
+        let mut last = String::new();
+        push_token(&mut last, field);
+        if !place.ends_with(&last) {
+            place.push_str(&last);
+        }
+    }
+    place
+}
+
+/// The field that an error names: serde names an unknown or a missing one only in its message.
+fn named(message: &str) -> Option<&str> {
+    ["unknown field `", "missing field `", "duplicate field `"]
         .iter()
         .find_map(|prefix| message.strip_prefix(prefix))
-        .and_then(|rest| rest.split('`').next());
-    match named {
+        .and_then(|rest| rest.split('`').next())
+}
+
+/// The field that an error is about.
+fn field_of(path: &str, message: &str) -> String {
+    let path = if path == "." { "" } else { path };
+    match named(message) {
         None => path.to_owned(),
         Some(field) if path.is_empty() => field.to_owned(),
         Some(field) if path == field || path.ends_with(&format!(".{field}")) => path.to_owned(),

@@ -1,12 +1,13 @@
 //! What every request passes first: its id, who asks, the limits, and a net under panics.
 //!
 //! Plane: control. Authentication comes before anything is read of the body, and before a place among the concurrent
-//! requests is taken. Nothing is answered without it, not even that a path does not exist.
+//! requests is taken. Nothing is answered without it, not even that a path does not exist; but for operations that are
+//! public. A request that is for an operation has its [`Route`] in its extensions from here on.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::extract::{Caller, MAX_WAIT};
+use super::operation::Route;
 use super::problem::Problem;
 use crate::control::principal::Principal;
 
@@ -33,13 +35,23 @@ pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: N
 }
 
 async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> Result<Response, Problem> {
-    let principal = authenticate(api, request.headers())?;
+    let route = request.extensions().get::<MatchedPath>().and_then(|m| api.route(request.method(), m.as_str()));
+    let caller = match route {
+        Some(Route { public: true, .. }) => None,
+        _ => Some(Caller { principal: authenticate(api, request.headers())?, request_id: Arc::clone(id) }),
+    };
+    let extensions = request.extensions_mut();
+    if let Some(route) = route {
+        extensions.insert(route);
+    }
+    if let Some(caller) = caller {
+        extensions.insert(caller);
+    }
     let Ok(_place) = api.places.try_acquire() else {
         return Err(Problem::unavailable("too many requests at once"));
     };
     let waits = request.uri().query().is_some_and(|q| q.contains("wait="));
     let limit = api.config.request_timeout + if waits { MAX_WAIT } else { std::time::Duration::ZERO };
-    request.extensions_mut().insert(Caller { principal, request_id: Arc::clone(id) });
     let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
     match tokio::time::timeout(limit, handled).await {
         Ok(Ok(response)) => Ok(response),

@@ -9,21 +9,22 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use serde::Deserialize;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::extract::{Caller, Document, Precondition, etag};
 use super::problem::Problem;
-use super::respond::{self, Written, document, insert};
+use super::respond::{self, document, insert};
+use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::store::{Expect, Write};
-use crate::grant::policy::GrantPolicies;
+use crate::grant::policy::{GrantPolicies, GrantPolicyReport};
 use crate::object::{GrantPolicySet, Kind, Object};
-use crate::wire::Revision;
+use crate::wire::{Position, Revision};
 
 /// Grant policies to validate and publish.
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewGrantPolicySet {
     /// Cedar source text, against the schema of grant policies. Every policy has an `@id`.
@@ -31,6 +32,31 @@ pub(super) struct NewGrantPolicySet {
     /// Only validate.
     #[serde(default)]
     dry_run: bool,
+}
+
+/// What a set of grant policies is known by.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct GrantPolicySummary {
+    /// Lower-case hex SHA-256 of the text.
+    digest: String,
+    /// Who published it.
+    author: String,
+}
+
+/// Grant policies that are valid.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct GrantPoliciesPublished {
+    /// Whether they were only validated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+    /// Where the change is in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<String>,
+    /// When it was committed; absent when nothing needed to change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    committed_at: Option<Timestamp>,
+    object: GrantPolicySummary,
+    report: GrantPolicyReport,
 }
 
 pub(super) async fn current(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
@@ -56,9 +82,10 @@ pub(super) async fn publish(
         tracing::error!(%error, "validation of grant policies failed");
         Problem::internal()
     })??;
-    let summary = json!({ "digest": set.digest, "author": set.author });
+    let summary = GrantPolicySummary { digest: set.digest.clone(), author: set.author.clone() };
+    let mut published = GrantPoliciesPublished { dry_run, position: None, committed_at: None, object: summary, report };
     if dry_run {
-        return Ok(respond::json(StatusCode::OK, &json!({ "dry_run": true, "object": summary, "report": report })));
+        return Ok(respond::json(StatusCode::OK, &published));
     }
     let (committed, stored) = api
         .core
@@ -77,9 +104,10 @@ pub(super) async fn publish(
         .await?;
     let unchanged = stored.as_ref().map_or(Revision(0), |s| s.revision);
     let revision = committed.map_or(unchanged, |c| c.position.revision);
+    published.position = Some(Position { epoch: api.core.index().position().epoch, revision }.to_string());
+    published.committed_at = committed.map(|c| c.at);
     let status = if committed.is_some() { StatusCode::CREATED } else { StatusCode::OK };
-    let written = Written::new(&api, committed, unchanged, Some(summary)).with("report", report);
-    let mut response = written.respond(status);
+    let mut response = respond::json(status, &published);
     insert(response.headers_mut(), header::ETAG, &etag(revision));
     Ok(response)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -26,20 +27,27 @@ use crate::object::{Grant, GrantState, Kind, Object, Revocation, Target};
 use crate::wire::{Position, Revision};
 
 /// Query of the lists of grants and requests.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GrantQuery {
+    /// Only those of this workload.
     workload: Option<SpiffeId>,
+    /// Only those in this state.
     state: Option<GrantState>,
+    /// How many at most; 100 unless given.
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<usize>,
+    /// The `next` of the page before.
     after: Option<String>,
 }
 
 /// Why a grant is ended.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Reason {
+    /// For the record.
     #[serde(default)]
+    #[schemars(length(max = 1000))]
     reason: String,
 }
 

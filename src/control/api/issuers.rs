@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -85,9 +86,10 @@ fn with_held_keys(mut new: Issuer, has_keys: bool, held: Option<&Issuer>) -> Res
 }
 
 /// How the keys stand.
-#[derive(Debug, Serialize)]
-struct KeysShown<'a> {
-    issuer: &'a str,
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct KeysShown {
+    /// The issuer's name.
+    issuer: String,
     /// How many keys the set in force has, those of certificates included.
     keys: usize,
     /// Absent when an operator puts them.
@@ -99,7 +101,7 @@ pub(super) async fn keys(State(api): State<Arc<Api>>, Name(name): Name) -> Resul
     let stored = api.core.index().get(Kind::Issuer, &name);
     let issuer = stored.as_deref().and_then(rules::as_issuer);
     let issuer = issuer.ok_or_else(|| Problem::not_found(format_args!("issuer `{name}`")))?;
-    let shown = KeysShown { issuer: &name, keys: issuer.jwks.keys.len(), status: api.keys.status(&name) };
+    let shown = KeysShown { keys: issuer.jwks.keys.len(), status: api.keys.status(&name), issuer: name };
     Ok(json(StatusCode::OK, &shown))
 }
 

@@ -8,16 +8,19 @@ mod extract;
 mod front;
 mod grant_policies;
 mod grants;
+mod idempotency;
 mod issuers;
 mod named;
+mod openapi;
+mod operation;
 mod operators;
 mod policies;
 mod problem;
-
 mod requests;
 mod respond;
 mod reviews;
 mod revocations;
+mod routes;
 mod serve;
 mod services;
 mod status;
@@ -27,10 +30,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Extension, Router, middleware};
 use tokio::sync::Semaphore;
 
+use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
 use super::core::Core;
 use super::desk::Desk;
@@ -39,6 +42,8 @@ use super::keys::Keys;
 use super::operators::Operators;
 use crate::clock::Timestamp;
 
+pub use self::openapi::openapi;
+pub use self::routes::actions;
 pub use self::serve::{ServeLimits, serve};
 
 /// Settings of the API.
@@ -67,6 +72,8 @@ struct Api {
     config: ApiConfig,
     places: Semaphore,
     started: Timestamp,
+    /// What is served, as the front door knows it.
+    routes: Vec<Route>,
 }
 
 /// The body limit of a route, for the message.
@@ -81,9 +88,11 @@ pub fn router(
     keys: Arc<Keys>,
     config: ApiConfig,
 ) -> Router {
-    let (body, policy_body) = (config.max_body_bytes, config.max_policy_bytes);
     let started = core.clock().now().wall;
     let places = Semaphore::new(config.max_concurrent_requests);
+    let operations = routes::table();
+    let routes = operations.iter().map(|o| o.route).collect();
+    let (document, policies) = (config.max_body_bytes, config.max_policy_bytes);
     let api = Arc::new(Api {
         core,
         fleet,
@@ -93,48 +102,30 @@ pub fn router(
         config,
         places,
         started,
+        routes,
     });
-    let limited = |routes: MethodRouter<Arc<Api>>, limit: usize| {
-        routes.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)))
-    };
-    let routes: [(&str, MethodRouter<Arc<Api>>); 27] = [
-        ("/v1/status", get(status::show)),
-        ("/v1/enforcement-points", get(status::enforcement_points)),
-        ("/v1/operators", get(operators::list).post(operators::create)),
-        ("/v1/operators/{name}", delete(operators::revoke)),
-        ("/v1/issuers", get(issuers::list)),
-        ("/v1/issuers/{name}", get(issuers::show).put(issuers::put).delete(issuers::delete)),
-        ("/v1/issuers/{name}/keys", get(issuers::keys)),
-        ("/v1/workloads", get(workloads::list)),
-        ("/v1/workloads/{id}", get(workloads::show).put(workloads::put).delete(workloads::retire)),
-        ("/v1/services", get(services::list)),
-        ("/v1/services/{name}", put(services::put).get(services::show).delete(services::delete)),
-        ("/v1/policies/current", get(policies::current)),
-        ("/v1/grant-policies", post(grant_policies::publish)),
-        ("/v1/grant-policies/current", get(grant_policies::current)),
-        ("/v1/grant-requests", get(requests::list).post(requests::create)),
-        ("/v1/grant-requests/{id}", get(grants::show)),
-        ("/v1/grant-requests/{id}/approve", post(requests::approve)),
-        ("/v1/grant-requests/{id}/deny", post(requests::deny)),
-        ("/v1/grant-requests/{id}/withdraw", post(requests::withdraw)),
-        ("/v1/grants", get(grants::list)),
-        ("/v1/grants/{id}", get(grants::show)),
-        ("/v1/grants/{id}/revoke", post(grants::revoke)),
-        ("/v1/reviews", get(reviews::list)),
-        ("/v1/reviews/{id}", get(reviews::show)),
-        ("/v1/reviews/{id}/close", post(reviews::close)),
-        ("/v1/revocations", get(revocations::list).post(revocations::create)),
-        ("/v1/revocations/{id}", get(revocations::show)),
-    ];
-    let mut router = Router::new().route("/v1/policies", limited(post(policies::publish), policy_body));
-    for (path, methods) in routes {
-        router = router.route(path, limited(methods, body));
+    let mut router = Router::new();
+    for operation in operations {
+        let limit = match operation.limit() {
+            Limit::Document => document,
+            Limit::Policies => policies,
+        };
+        let limited = operation.handler.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)));
+        router = router.route(operation.route.path, limited);
     }
     router
         .fallback(async || Problem::not_found("such path"))
         .method_not_allowed_fallback(async || Problem::method())
         .layer(middleware::from_fn_with_state(Arc::clone(&api), front::front))
         .with_state(api)
+}
+
+impl Api {
+    /// The operation that a request for `path`, as routes spell it, is for.
+    fn route(&self, method: &axum::http::Method, path: &str) -> Option<Route> {
+        let method = Method::of(method)?;
+        self.routes.iter().find(|r| r.method == method && r.path == path).copied()
+    }
 }
 
 impl Default for ApiConfig {

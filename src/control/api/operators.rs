@@ -7,27 +7,43 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::extract::{Caller, Document, Name};
 use super::problem::Problem;
 use super::respond;
+use crate::control::operators::Operator;
 use crate::control::principal::OperatorKind;
 
 /// An operator to create.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewOperator {
+    /// Unique name.
     name: String,
     /// Whether it is a human; some rules want one.
     #[serde(default)]
     kind: OperatorKind,
 }
 
+/// All operators.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct OperatorList {
+    items: Vec<Operator>,
+}
+
+/// An operator that has been created.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct OperatorCreated<'a> {
+    object: Operator,
+    /// Its bearer token. It is never shown again.
+    token: &'a str,
+}
+
 pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
-    Ok(respond::json(StatusCode::OK, &json!({ "items": api.operators.list().await? })))
+    Ok(respond::json(StatusCode::OK, &OperatorList { items: api.operators.list().await? }))
 }
 
 pub(super) async fn create(
@@ -37,7 +53,7 @@ pub(super) async fn create(
 ) -> Result<Response, Problem> {
     let (operator, token) = api.operators.create(&new.name, new.kind, caller.name()).await?;
     tracing::info!(operator = %operator.name, by = %caller.name(), request_id = %caller.request_id, "operator created");
-    Ok(respond::json(StatusCode::CREATED, &json!({ "object": operator, "token": *token })))
+    Ok(respond::json(StatusCode::CREATED, &OperatorCreated { object: operator, token: &token }))
 }
 
 pub(super) async fn revoke(State(api): State<Arc<Api>>, caller: Caller, Name(name): Name) -> Result<Response, Problem> {

@@ -8,27 +8,57 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use serde::Deserialize;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::extract::{Caller, Document, Precondition, etag};
 use super::problem::Problem;
-use super::respond::{self, Written, document, insert};
+use super::respond::{self, document, insert};
+use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::rules;
 use crate::control::store::{Expect, Write};
 use crate::object::{Kind, Object, POLICY_SET_KEY, PolicySet};
 use crate::policy;
+use crate::wire::Position;
 
 /// A policy set to validate and publish.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewPolicySet {
+    /// Cedar source text. Every policy has an `@id`.
     text: String,
     /// Only validate.
     #[serde(default)]
     dry_run: bool,
+}
+
+/// What a policy set is known by.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct PolicySummary {
+    /// Lower-case hex SHA-256 of the text.
+    digest: String,
+    /// Who published it.
+    author: String,
+    /// The actions of services that it was validated with.
+    actions: Vec<String>,
+}
+
+/// A policy set that is valid.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct PolicyPublished {
+    /// Whether it was only validated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+    /// Where the change is in the log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<String>,
+    /// When it was committed; absent when nothing needed to change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    committed_at: Option<Timestamp>,
+    object: PolicySummary,
+    report: policy::Report,
 }
 
 pub(super) async fn current(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
@@ -54,9 +84,11 @@ pub(super) async fn publish(
         tracing::error!(%error, "policy validation failed");
         Problem::internal()
     })??;
-    let summary = json!({ "digest": set.digest, "author": set.author, "actions": set.actions });
+    let summary =
+        PolicySummary { digest: set.digest.clone(), author: set.author.clone(), actions: set.actions.clone() };
+    let mut published = PolicyPublished { dry_run, position: None, committed_at: None, object: summary, report };
     if dry_run {
-        return Ok(respond::json(StatusCode::OK, &json!({ "dry_run": true, "object": summary, "report": report })));
+        return Ok(respond::json(StatusCode::OK, &published));
     }
     let digest = set.digest.clone();
     let actions = set.actions.clone();
@@ -80,8 +112,10 @@ pub(super) async fn publish(
     let unchanged = stored.as_ref().map_or(crate::wire::Revision(0), |s| s.revision);
     let revision = committed.map_or(unchanged, |c| c.position.revision);
     let status = if committed.is_some() { StatusCode::CREATED } else { StatusCode::OK };
-    let written = Written::new(&api, committed, unchanged, Some(summary)).with("report", report);
-    let mut response = written.respond(status);
+    let epoch = api.core.index().position().epoch;
+    published.position = Some(Position { epoch, revision }.to_string());
+    published.committed_at = committed.map(|c| c.at);
+    let mut response = respond::json(status, &published);
     insert(response.headers_mut(), header::ETAG, &etag(revision));
     Ok(response)
 }

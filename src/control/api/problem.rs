@@ -5,6 +5,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::control::commit::CommitError;
@@ -25,27 +26,43 @@ struct Inner {
     body: Body,
 }
 
-#[derive(Debug, Serialize)]
-struct Body {
+/// A problem (RFC 9457).
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Body {
+    /// A URI that names the kind of problem.
     r#type: String,
+    /// The kind of problem, for people.
     title: &'static str,
+    /// The status of the answer.
     status: u16,
+    /// What is wrong with this request.
     detail: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// What is wrong with it, one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     errors: Vec<Issue>,
 }
 
-/// One thing that is wrong with a document.
-#[derive(Debug, Default, Serialize)]
+/// One thing that is wrong with a request.
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub(super) struct Issue {
+    /// The member of the body, the parameter or the header, as in `routes[0].path`; empty for the whole.
     field: String,
+    /// The member of the body as a JSON pointer (RFC 6901), as in `/routes/0/path`. Absent when it is not in the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<String>,
+    /// What is wrong with it.
     message: String,
+    /// The policy that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<String>,
+    /// The line in the policy text, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<usize>,
+    /// The column in that line, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<usize>,
+    /// What could help.
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<String>,
 }
@@ -113,6 +130,14 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", "the state of things does not allow it", detail)
     }
 
+    /// 422: the idempotency key stands for something else.
+    pub(super) fn key_taken() -> Self {
+        let detail = "the same caller has used this key with another path or body";
+        let issue = FieldError::new(super::idempotency::KEY, detail).into();
+        let title = "the idempotency key stands for another request";
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key", title, detail).with_issues([issue])
+    }
+
     /// 412: the precondition of the request does not hold.
     pub(super) fn precondition(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PRECONDITION_FAILED, "precondition", "the object has changed", detail)
@@ -132,9 +157,15 @@ impl Problem {
 
     /// 422: the document is not a valid one.
     pub(super) fn invalid(error: FieldError) -> Self {
+        let pointer = pointer(&error.field);
+        Self::invalid_at(error, pointer)
+    }
+
+    /// 422, at a place in the document that is known better than by the field's name.
+    pub(super) fn invalid_at(error: FieldError, pointer: String) -> Self {
         let detail = if error.field.is_empty() { error.message.clone() } else { error.to_string() };
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "the document is not valid", detail)
-            .with_issues([error.into()])
+        let issue = Issue { pointer: Some(pointer), ..error.into() };
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "the document is not valid", detail).with_issues([issue])
     }
 
     /// 500.
@@ -175,6 +206,7 @@ impl From<PolicyErrors> for Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "the policy text is not valid", detail).with_issues(
             errors.0.into_iter().map(|e| Issue {
                 field: "text".to_owned(),
+                pointer: Some("/text".to_owned()),
                 message: e.message,
                 policy: e.policy,
                 line: e.line,
@@ -200,7 +232,8 @@ impl From<RuleError> for Problem {
             | RuleError::NotYet(_)
             | RuleError::TooLate(_) => Self::conflict(detail),
             RuleError::Digest { .. } => {
-                Self::conflict(detail.clone()).with_issues([FieldError::new("digest", detail).into()])
+                let issue = Issue::from(FieldError::new("digest", detail.clone()));
+                Self::conflict(detail).with_issues([Issue { pointer: Some("/digest".to_owned()), ..issue }])
             }
         }
     }
@@ -277,5 +310,33 @@ impl From<OperatorError> for Problem {
 impl From<FieldError> for Issue {
     fn from(e: FieldError) -> Self {
         Self { field: e.field, message: e.message, ..Self::default() }
+    }
+}
+
+/// `routes[0].path` as a JSON pointer (RFC 6901).
+fn pointer(field: &str) -> String {
+    let parts = field.split(['.', '[']).map(|part| part.strip_suffix(']').unwrap_or(part));
+    parts.filter(|part| !part.is_empty()).fold(String::new(), |mut pointer, part| {
+        push_token(&mut pointer, part);
+        pointer
+    })
+}
+
+/// Goes one step further.
+pub(super) fn push_token(pointer: &mut String, token: &str) {
+    pointer.push('/');
+    pointer.push_str(&token.replace('~', "~0").replace('/', "~1"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_a_pointer_into_the_body() {
+        assert_eq!(pointer(""), "");
+        assert_eq!(pointer("name"), "/name");
+        assert_eq!(pointer("routes[0].grants.max_duration_seconds"), "/routes/0/grants/max_duration_seconds");
+        assert_eq!(pointer("labels.a/b~c"), "/labels/a~1b~0c");
     }
 }

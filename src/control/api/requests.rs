@@ -6,15 +6,17 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Response;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::extract::{Caller, Document, Name, Optional, Params};
 use super::grants::{GrantQuery, list_grants, one};
+use super::idempotency::{Keyed, Made};
 use super::problem::Problem;
-use super::respond::{Written, insert};
+use super::respond::Written;
 use crate::control::core::Plan;
 use crate::control::desk::{self, Asked, Refusal};
 use crate::control::index::Index;
@@ -25,10 +27,10 @@ use crate::object::{Grant, Object, VoteKind};
 use crate::wire::Revision;
 
 /// A vote for.
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Approval {
-    /// The digest of the request that is meant.
+    /// The digest of the request, to say which one was read.
     digest: String,
     /// The step that it counts for; without it, the first that needs an approval and that the caller may give.
     #[serde(default)]
@@ -36,18 +38,19 @@ pub(super) struct Approval {
 }
 
 /// A vote against.
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Denial {
-    /// The digest of the request that is meant.
+    /// The digest of the request, to say which one was read.
     digest: String,
-    /// Why.
+    /// For the record.
     #[serde(default)]
+    #[schemars(length(max = 1000))]
     reason: String,
 }
 
 /// Nothing, or an empty object.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 
@@ -59,24 +62,23 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Params(query): Params<Gran
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Document(new): Document<NewGrantRequest>,
+    Keyed(key, new): Keyed<NewGrantRequest>,
 ) -> Result<Response, Problem> {
     let (reuse, now) = (new.reuse, api.core.clock().now().wall);
     let asked = grant::new_request_by(new, caller.name(), caller.principal.party(), now)?;
     let intent = caller.intent(if asked.break_glass { "grant.break_glass" } else { "grant.request" });
-    let (committed, outcome) =
-        api.core.transact(&intent, |index| api.desk.ask(index, &asked, reuse, now)).await.map_err(Problem::from)?;
-    match outcome {
-        Asked::New(grant) => {
-            let location = format!("/v1/grant-requests/{}", grant.id);
-            let mut response = Written::new(&api, committed, Revision(0), Some(grant)).respond(StatusCode::CREATED);
-            insert(response.headers_mut(), header::LOCATION, &location);
-            Ok(response)
-        }
-        Asked::Reused(grant, revision) => {
-            Ok(Written::new(&api, None, revision, Some(grant)).with("reused", true).respond(StatusCode::OK))
-        }
-    }
+    let location = format!("/v1/grant-requests/{}", asked.id);
+    let made = key
+        .make(&api, &intent, |index| {
+            let Plan { guards, changes, answer } = api.desk.ask(index, &asked, reuse, now)?;
+            let answer = match answer {
+                Asked::New(grant) => Made::created(location.clone(), grant),
+                Asked::Reused(grant, revision) => Made::found(format!("/v1/grants/{}", grant.id), grant, revision),
+            };
+            Ok(Plan { guards, changes, answer })
+        })
+        .await?;
+    Ok(made.respond(&api, None).await)
 }
 
 pub(super) async fn approve(

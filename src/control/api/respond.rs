@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -26,7 +27,8 @@ const POSITION: &str = "x-portcullis-position";
 const STEP: usize = 1024;
 
 /// The answer to a write.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Written{T}")]
 pub(super) struct Written<T> {
     /// Where the change is in the log.
     pub(super) position: String,
@@ -45,17 +47,21 @@ pub(super) struct Written<T> {
 }
 
 /// Query of requests that may wait for a receipt.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
+    /// How long to wait for the receipt, `1s` to `60s`; without it there is none.
     wait: Option<String>,
 }
 
 /// Query of plain lists.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PageQuery {
+    /// How many at most; 100 unless given.
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<usize>,
+    /// The `next` of the page before.
     after: Option<String>,
 }
 
@@ -66,12 +72,15 @@ pub(super) struct Page {
     after: String,
 }
 
-#[derive(Debug, Serialize)]
-struct Listed {
-    items: Vec<Box<RawValue>>,
+/// A part of a list, as answered.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ListOf{T}")]
+pub(super) struct Listed<T> {
+    items: Vec<T>,
     /// What to pass as `after` for what follows; absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
+    /// Where the log ended when the list was made, `EPOCH.REVISION`.
     position: String,
 }
 
@@ -140,7 +149,7 @@ impl Page {
     pub(super) async fn list(self, api: &Api, kind: Kind, wanted: impl Fn(&Stored) -> bool + Send) -> Response {
         let index = api.core.index();
         let position = index.position().to_string();
-        let (mut items, mut last, mut cursor) = (Vec::new(), String::new(), self.after);
+        let (mut items, mut last, mut cursor) = (Vec::<Box<RawValue>>::new(), String::new(), self.after);
         loop {
             let step = index.page(kind, &cursor, STEP);
             let done = step.len() < STEP;

@@ -26,7 +26,10 @@ use crate::wire::Revision;
 pub(super) struct ReviewQuery {
     /// Only those that are `open`, or `closed`.
     state: Option<ReviewState>,
+    /// How many at most; 100 unless given.
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<usize>,
+    /// The `next` of the page before.
     after: Option<String>,
 }
 
@@ -45,6 +48,7 @@ pub(super) enum ReviewState {
 #[serde(deny_unknown_fields)]
 pub(super) struct Note {
     /// What they found.
+    #[schemars(length(min = 1, max = 4000))]
     note: String,
 }
 

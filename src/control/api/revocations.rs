@@ -6,16 +6,17 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::Api;
-use super::extract::{Caller, Document, Name, Params};
+use super::extract::{Caller, Name, Params};
 use super::grants;
+use super::idempotency::{Keyed, Made};
 use super::problem::Problem;
-use super::respond::{Page, PageQuery, WaitQuery, Written, document, insert};
+use super::respond::{Page, PageQuery, WaitQuery, document};
 use crate::authz::MAX_CLOCK_SKEW;
 use crate::clock::Timestamp;
 use crate::control::core::Plan;
@@ -24,14 +25,15 @@ use crate::control::rules;
 use crate::control::store::{Expect, Write};
 use crate::credential::certificate_serial;
 use crate::object::{FieldError, IssuerKind, Kind, Object, Revocation, Target};
-use crate::wire::Revision;
 
 /// What to end.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewRevocation {
     target: Target,
+    /// For the record.
     #[serde(default)]
+    #[schemars(length(max = 1000))]
     reason: String,
 }
 
@@ -48,20 +50,16 @@ pub(super) async fn create(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Params(query): Params<WaitQuery>,
-    Document(new): Document<NewRevocation>,
+    Keyed(key, new): Keyed<NewRevocation>,
 ) -> Result<Response, Problem> {
     let wait = query.duration()?;
-    let (committed, revocation) =
-        api.core.transact(&caller.intent("revocation.create"), |index| plan(&api, index, &caller, &new)).await?;
-    let location = format!("/v1/revocations/{}", revocation.id);
-    let written = Written::new(&api, committed, Revision(0), Some(revocation));
-    let written = match committed {
-        Some(c) => written.wait(&api, c.position, c.at, wait).await,
-        None => written,
-    };
-    let mut response = written.respond(StatusCode::CREATED);
-    insert(response.headers_mut(), header::LOCATION, &location);
-    Ok(response)
+    let made = key
+        .make(&api, &caller.intent("revocation.create"), |index| {
+            let Plan { guards, changes, answer } = plan(&api, index, &caller, &new)?;
+            Ok(Plan { guards, changes, answer: Made::created(format!("/v1/revocations/{}", answer.id), answer) })
+        })
+        .await?;
+    Ok(made.respond(&api, wait).await)
 }
 
 fn plan(api: &Api, index: &Index, caller: &Caller, new: &NewRevocation) -> Result<Plan<Revocation>, Problem> {

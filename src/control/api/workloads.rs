@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -24,10 +25,13 @@ use crate::object::{FieldError, GrantId, Kind, Object, Revocation, Target, Workl
 use crate::wire::Revision;
 
 /// Query of a retirement.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RetireQuery {
+    /// For the record.
+    #[schemars(length(max = 1000))]
     reason: Option<String>,
+    /// How long to wait for the receipt, `1s` to `60s`; without it there is none.
     wait: Option<String>,
 }
 

@@ -19,7 +19,7 @@ use crate::wire::Position;
 const SETTLE: Duration = Duration::from_millis(2);
 
 /// What has become of a revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Receipt {
     /// The revision, `EPOCH.REV`.
     pub revision: String,
@@ -38,7 +38,7 @@ pub struct Receipt {
 }
 
 /// An instance that has applied the revision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Applied {
     /// SPIFFE ID of the enforcement point.
     pub enforcement_point: String,
@@ -51,7 +51,7 @@ pub struct Applied {
 }
 
 /// An instance that may still answer from an older state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Pending {
     /// SPIFFE ID of the enforcement point.
     pub enforcement_point: String,

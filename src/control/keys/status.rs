@@ -8,7 +8,7 @@ use super::error::FetchError;
 use crate::clock::Timestamp;
 
 /// How the keys of one issuer stand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct KeyStatus {
     /// Where they come from, as in `jwks_uri`.
     pub source: &'static str,
@@ -35,7 +35,7 @@ pub struct KeyStatus {
 }
 
 /// A failure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct KeyError {
     /// When.
     pub at: Timestamp,

@@ -3,6 +3,8 @@
 mod flow;
 mod grants;
 mod harness;
+mod idempotency;
 mod refusals;
 mod rules;
 mod serving;
+mod table;

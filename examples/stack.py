@@ -1,21 +1,27 @@
-"""What the demo stands on: processes, requests, the command line, tokens, and how a check is printed.
+"""What the demo and the stories stand on: processes, requests, the command line, tokens, how a check is printed.
 
-Standard library only. Every check is of what came back, never of what was sent; the first that fails raises `Mismatch`.
+Standard library only, Python 3.9. Every check is of what came back, never of what was sent; the first that fails raises
+`Mismatch`. A `Site` is a control plane, a sidecar, an upstream and the real Envoy, on the loopback ports of
+`portcullis dev`, with the objects of the folder that the script is in. Logs and state are in `.cache/FOLDER`.
 """
 
+import argparse
 import base64
 import http.client
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-WORK = ROOT / ".cache" / "demo"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# The folder of the script that was started: its objects, and the name of its working directory.
+FOLDER = pathlib.Path(sys.argv[0]).resolve().parent
+WORK = ROOT / ".cache" / FOLDER.name
 
 DOMAIN = "demo.portcullis.local"
 STOREFRONT = f"spiffe://{DOMAIN}/storefront"
@@ -43,7 +49,7 @@ sync:
   max_staleness: {MAX_STALENESS}s
   enforcement_points:
     - identity: {SIDECAR}
-      services: [catalog, payments]
+      services: {{services}}
 """
 
 SIDECAR_YAML = f"""
@@ -56,7 +62,7 @@ control_plane:
   token_file: {WORK}/sidecar.jwt
   verify_key_file: {WORK}/control/verify-key
   grant_request_url: http://127.0.0.1:{API}/v1/grant-requests
-scope: {{ identity: "{SIDECAR}", services: [catalog, payments] }}
+scope: {{ identity: "{SIDECAR}", services: {{services}} }}
 state: {{ directory: {WORK}/sidecar, max_staleness: {MAX_STALENESS}s }}
 records: {{ output: file, file: {WORK}/decisions.jsonl }}
 drain: {{ deadline: 2s }}
@@ -332,3 +338,137 @@ def forged(token, header, sign):
     """The same claims under another header, signed by `sign`."""
     signing_input = f"{b64(json.dumps(header).encode())}.{token.split('.')[1]}"
     return f"{signing_input}.{b64(sign(signing_input.encode()))}"
+
+
+# === a site ===
+
+
+class Site:
+    """Everything that runs. A story is a site with steps."""
+
+    STEPS = ()
+    # Beside the objects of the folder, in the order in which they are applied.
+    DOCUMENTS = ("issuer", "workloads", "services", "policies")
+    SERVICES = ("catalog", "payments")
+    OPERATORS = ("alice", "bob")
+
+    def __init__(self, binary, envoy):
+        self.binary, self.envoy = binary, envoy
+
+    def play(self):
+        self.set_up()
+        for step in self.STEPS:
+            getattr(self, step)()
+
+    def set_up(self):
+        heading("Set-up")
+        ports_are_free()
+        shutil.rmtree(WORK, ignore_errors=True)
+        WORK.mkdir(parents=True)
+        services = f"[{', '.join(self.SERVICES)}]"
+        (WORK / "control.yaml").write_text(CONTROL_YAML.replace("{services}", services))
+        (WORK / "sidecar.yaml").write_text(SIDECAR_YAML.replace("{services}", services))
+
+        note(f"control plane on {API} (REST), {SYNC} (sync)")
+        self.start_control()
+        self.bootstrap = Operator(self.binary, "bootstrap", WORK / "control" / "bootstrap-token")
+        self.operators = {}
+        for name in self.OPERATORS:
+            token_file = WORK / f"{name}.token"
+            self.bootstrap.run("operator", "create", name, "--write-token", token_file)
+            self.operators[name] = Operator(self.binary, name, token_file)
+
+        self.issuer = Issuer(self.binary, "demo")
+        seed = WORK / "seed"
+        seed.mkdir()
+        for folder in (ROOT / "examples" / "demo", FOLDER):
+            for file in [*folder.glob("*.yaml"), *folder.glob("*.cedar")]:
+                shutil.copy(file, seed)
+        shutil.copy(self.issuer.jwks, seed / "jwks.json")
+        files = [seed / f"{name}.yaml" for name in self.DOCUMENTS]
+        for item in self.bootstrap.run("apply", *(arg for file in files for arg in ("-f", file)))["items"]:
+            note(f"applied {item['kind']} {item['name']}".rstrip())
+        (WORK / "sidecar.jwt").write_text(self.issuer.issue(SIDECAR, SYNC_AUDIENCE, "--ttl", "30m"))
+
+        note(f"upstream on {UPSTREAM}, sidecar on {EXT_AUTHZ} and unix:ext_authz.sock, Envoy on {ENVOY}")
+        start("upstream", [self.binary, "dev", "--only", "upstream"])
+        self.start_sidecar()
+        # The file of envoy/, as it is, but for the socket's folder.
+        configuration = (ROOT / "envoy" / "sidecar-grpc-uds.yaml").read_text()
+        (WORK / "envoy.yaml").write_text(configuration.replace("/run/portcullis/", f"{WORK}/"))
+        start("envoy", [self.envoy, "-c", WORK / "envoy.yaml", "--disable-hot-restart", "--concurrency", "1",
+                        "--log-level", "warning"])
+        until("Envoy", ready(ENVOY_ADMIN, "/ready"))
+        until("the upstream", ready(UPSTREAM, "/"))
+
+    def start_control(self):
+        start("control", [self.binary, "control", "--config", WORK / "control.yaml"])
+        until("the control plane", ready(CONTROL_ADMIN))
+
+    def start_sidecar(self):
+        start("sidecar", [self.binary, "sidecar", "--config", WORK / "sidecar.yaml"])
+        begun = time.monotonic()
+        until("the sidecar", ready(SIDECAR_ADMIN))
+        note(f"sidecar is ready after {(time.monotonic() - begun) * 1000:.0f} ms")
+
+    def reaches(self, what, expected, ask, patience=10.0):
+        """Asks until a change has come through to the sidecar, then checks the answer like any other."""
+        begun = time.monotonic()
+        status, reason = expected.split()
+
+        def probe():
+            answer = ask()
+            if answer.status == int(status) and (answer.status == 200 or reason in answer.text):
+                return answer
+            return None
+        try:
+            answer = until(what, probe, patience)
+        except Mismatch:
+            if any(p.poll() is not None for p in PROCESSES.values()):
+                raise
+            answer = ask()
+        waited = (time.monotonic() - begun) * 1000
+        expect(what, expected, answer)
+        return waited
+
+    def submit(self, denial, **changes):
+        """Submits the `grant_request` of a denial as alice; returns its id."""
+        request = denial.json()["grant_request"]
+        submit_to = request["submit_to"]
+        if submit_to != f"http://127.0.0.1:{API}/v1/grant-requests":
+            raise Mismatch(f"submit_to is {submit_to}")
+        answer = self.operators["alice"].post("/v1/grant-requests", {**request, **changes})
+        how = f" with {changes}" if changes else " as it stands"
+        check(f"alice submits it{how}", True, answer.status in (200, 201), answer.ms)
+        grant_id = answer.json().get("object", {}).get("id")
+        if not grant_id:
+            raise Mismatch(f"no id in {answer.text}")
+        return grant_id
+
+
+def run(story):
+    """The `main` of a story: plays it, stops everything it started, also on Ctrl-C, and says how it went."""
+    arguments = argparse.ArgumentParser(description=story.__doc__.splitlines()[0])
+    arguments.add_argument("--portcullis", required=True, type=pathlib.Path, help="the portcullis binary")
+    arguments.add_argument("--envoy", required=True, type=pathlib.Path, help="the Envoy binary")
+    options = arguments.parse_args()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.signal(signal.SIGHUP, interrupted)
+    try:
+        story(options.portcullis.resolve(), options.envoy.resolve()).play()
+        heading(paint("32", f"All as expected, in {time.monotonic() - STARTED:.0f} s.") + f" Logs: {WORK}")
+        return 0
+    except (Mismatch, OSError) as e:
+        print(f"\n{paint('31', 'FAILED')}: {e}\nLogs: {WORK}", flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", flush=True)
+        return 130
+    finally:
+        # A second Ctrl-C does not keep the processes alive.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        stop_all()

@@ -1,0 +1,289 @@
+//! The table of all operations. What is not in it is not served, not documented, and not allowed to anybody.
+//!
+//! Plane: control. To add one: a line here with its action and its types; its problems follow from what it takes, and
+//! `docs/openapi.json` is made anew as its test says. Rows are in the order of the document.
+
+use super::grant_policies::{self, GrantPoliciesPublished, NewGrantPolicySet};
+use super::grants::{self, GrantQuery, Reason};
+use super::issuers::{self, KeysShown};
+use super::openapi;
+use super::operation::{Operation, delete, get, post, put};
+use super::operators::{self, NewOperator, OperatorCreated, OperatorList};
+use super::policies::{self, NewPolicySet, PolicyPublished};
+use super::requests::{self, Approval, Denial, Nothing};
+use super::respond::{Listed, PageQuery, WaitQuery, Written};
+use super::reviews::{self, Note, ReviewQuery};
+use super::revocations::{self, NewRevocation};
+use super::services;
+use super::status::{self, PointList, Status};
+use super::workloads::{self, RetireQuery};
+use crate::credential::SpiffeId;
+use crate::grant::NewGrantRequest;
+use crate::object::{Grant, GrantId, GrantPolicySet, Issuer, PolicySet, Review, Revocation, Service, Workload};
+
+/// All operations.
+pub(super) fn table() -> Vec<Operation> {
+    [
+        status(),
+        operators(),
+        issuers(),
+        workloads(),
+        services(),
+        policies(),
+        grant_policies(),
+        grants(),
+        reviews(),
+        revocations(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The actions that operations have, sorted, each once: what policies for operators may name.
+pub fn actions() -> Vec<&'static str> {
+    let mut actions: Vec<&str> = table().iter().map(|o| o.route.action).collect();
+    actions.sort_unstable();
+    actions.dedup();
+    actions
+}
+
+fn status() -> Vec<Operation> {
+    vec![
+        get("/openapi.json", "openapi.show", "Show this document", openapi::show)
+            .public()
+            .answers::<serde_json::Value>(200, "An OpenAPI 3.1 document"),
+        get("/v1/status", "status.show", "Where the control plane stands", status::show)
+            .answers::<Status>(200, "Its position, version and time"),
+        get("/v1/enforcement-points", "status.points", "List the enforcement points", status::enforcement_points)
+            .answers::<PointList>(200, "Every instance, with what it has applied"),
+    ]
+}
+
+fn operators() -> Vec<Operation> {
+    vec![
+        get("/v1/operators", "operator.list", "List operators", operators::list)
+            .answers::<OperatorList>(200, "All of them, also those that have been revoked"),
+        post("/v1/operators", "operator.create", "Create an operator", operators::create)
+            .body::<NewOperator>()
+            .answers::<OperatorCreated<'static>>(201, "The operator, with its token: it is never shown again")
+            .problem(409),
+        delete("/v1/operators/{name}", "operator.revoke", "Revoke an operator", operators::revoke)
+            .named::<String>("The operator's name")
+            .answers_nothing(204, "It is revoked: its token is not accepted any more")
+            .problem(409),
+    ]
+}
+
+fn issuers() -> Vec<Operation> {
+    const NAME: &str = "The issuer's name";
+    vec![
+        get("/v1/issuers", "issuer.list", "List issuers", issuers::list)
+            .query::<PageQuery>()
+            .answers::<Listed<Issuer>>(200, "A page of issuers, by name"),
+        get("/v1/issuers/{name}", "issuer.show", "Show an issuer", issuers::show)
+            .named::<String>(NAME)
+            .tagged()
+            .answers::<Issuer>(200, "The issuer"),
+        put("/v1/issuers/{name}", "issuer.put", "Trust an issuer, or change it", issuers::put)
+            .named::<String>(NAME)
+            .tagged()
+            .conditional()
+            .body::<Issuer>()
+            .answers::<Written<Issuer>>(200, "It was there; `committed_at` is absent when it was as wanted already")
+            .answers::<Written<Issuer>>(201, "It is new"),
+        delete("/v1/issuers/{name}", "issuer.delete", "Delete an issuer", issuers::delete)
+            .about("Ends every token that it has issued.")
+            .named::<String>(NAME)
+            .conditional()
+            .answers::<Written<Nothing>>(200, "It is gone"),
+        get("/v1/issuers/{name}/keys", "issuer.keys", "Show how an issuer's keys stand", issuers::keys)
+            .named::<String>(NAME)
+            .answers::<KeysShown>(200, "How many there are, and how fetching them goes"),
+    ]
+}
+
+fn workloads() -> Vec<Operation> {
+    const ID: &str = "The workload's SPIFFE ID, percent-encoded";
+    vec![
+        get("/v1/workloads", "workload.list", "List workloads", workloads::list)
+            .query::<PageQuery>()
+            .answers::<Listed<Workload>>(200, "A page of workloads, by id"),
+        get("/v1/workloads/{id}", "workload.show", "Show a workload", workloads::show)
+            .named::<SpiffeId>(ID)
+            .tagged()
+            .answers::<Workload>(200, "The workload"),
+        put("/v1/workloads/{id}", "workload.put", "Register a workload, or change it", workloads::put)
+            .named::<SpiffeId>(ID)
+            .tagged()
+            .conditional()
+            .body::<Workload>()
+            .answers::<Written<Workload>>(200, "It was there; `committed_at` is absent when it was as wanted already")
+            .answers::<Written<Workload>>(201, "It is new")
+            .problem(409),
+        delete("/v1/workloads/{id}", "workload.retire", "Retire a workload", workloads::retire)
+            .about("Ends the workload, its grants and its requests in one revision. Its id is never registered again.")
+            .named::<SpiffeId>(ID)
+            .conditional()
+            .query::<RetireQuery>()
+            .answers::<Written<Nothing>>(200, "It is retired; `revoked_grants` has the ids of what ended with it"),
+    ]
+}
+
+fn services() -> Vec<Operation> {
+    const NAME: &str = "The service's name";
+    vec![
+        get("/v1/services", "service.list", "List services", services::list)
+            .query::<PageQuery>()
+            .answers::<Listed<Service>>(200, "A page of services, by name"),
+        get("/v1/services/{name}", "service.show", "Show a service", services::show)
+            .named::<String>(NAME)
+            .tagged()
+            .answers::<Service>(200, "The service"),
+        put("/v1/services/{name}", "service.put", "Protect a service, or change it", services::put)
+            .named::<String>(NAME)
+            .tagged()
+            .conditional()
+            .body::<Service>()
+            .answers::<Written<Service>>(200, "It was there; `committed_at` is absent when it was as wanted already")
+            .answers::<Written<Service>>(201, "It is new")
+            .problem(409),
+        delete("/v1/services/{name}", "service.delete", "Delete a service", services::delete)
+            .named::<String>(NAME)
+            .conditional()
+            .answers::<Written<Nothing>>(200, "It is gone")
+            .problem(409),
+    ]
+}
+
+fn policies() -> Vec<Operation> {
+    vec![
+        get("/v1/policies/current", "policy.show", "Show the policy set in force", policies::current)
+            .tagged()
+            .answers::<PolicySet>(200, "The policy set")
+            .problem(404),
+        post("/v1/policies", "policy.publish", "Validate and publish a policy set", policies::publish)
+            .tagged()
+            .conditional()
+            .body::<NewPolicySet>()
+            .large()
+            .answers::<PolicyPublished>(200, "It is in force already, or `dry_run` was asked for")
+            .answers::<PolicyPublished>(201, "It is in force"),
+    ]
+}
+
+fn grant_policies() -> Vec<Operation> {
+    vec![
+        get(
+            "/v1/grant-policies/current",
+            "grant_policy.show",
+            "Show the grant policies in force",
+            grant_policies::current,
+        )
+        .tagged()
+        .answers::<GrantPolicySet>(200, "The grant policies")
+        .problem(404),
+        post(
+            "/v1/grant-policies",
+            "grant_policy.publish",
+            "Validate and publish grant policies",
+            grant_policies::publish,
+        )
+        .about("They say who may ask for which grants for whom, under which terms, and who approves.")
+        .tagged()
+        .conditional()
+        .body::<NewGrantPolicySet>()
+        .answers::<GrantPoliciesPublished>(200, "They are in force already, or `dry_run` was asked for")
+        .answers::<GrantPoliciesPublished>(201, "They are in force"),
+    ]
+}
+
+fn reviews() -> Vec<Operation> {
+    const ID: &str = "The id of the break-glass grant, which is the review's as well";
+    vec![
+        get("/v1/reviews", "review.list", "List reviews of break-glass grants", reviews::list)
+            .query::<ReviewQuery>()
+            .answers::<Listed<Review>>(200, "A page of reviews, by id"),
+        get("/v1/reviews/{id}", "review.show", "Show a review", reviews::show)
+            .named::<GrantId>(ID)
+            .tagged()
+            .answers::<Review>(200, "The review"),
+        post("/v1/reviews/{id}/close", "review.close", "Close a review", reviews::close)
+            .about("Only a person other than who asked for the grant closes its review.")
+            .named::<GrantId>(ID)
+            .body::<Note>()
+            .answers::<Written<Review>>(200, "The review is closed")
+            .problem(409),
+    ]
+}
+
+fn grants() -> Vec<Operation> {
+    const ID: &str = "The id of the grant and of its request";
+    vec![
+        get("/v1/grant-requests", "grant.list", "List requests that have not become grants", requests::list)
+            .called("grant_request_list")
+            .query::<GrantQuery>()
+            .answers::<Listed<Grant>>(200, "A page of requests, by id"),
+        post("/v1/grant-requests", "grant.request", "Request a grant", requests::create)
+            .about("The `grant_request` of a denial can be posted as it stands.")
+            .body::<NewGrantRequest>()
+            .located()
+            .keyed()
+            .answers::<Written<Grant>>(200, "A grant in force that gives all of it, unless `reuse` is false")
+            .answers::<Written<Grant>>(201, "The request; a grant at once where policies approve it, or as break-glass")
+            .problem(409),
+        get("/v1/grant-requests/{id}", "grant.show", "Show a request", grants::show)
+            .called("grant_request_show")
+            .named::<GrantId>(ID)
+            .tagged()
+            .answers::<Grant>(200, "The request, or the grant that it has become"),
+        post("/v1/grant-requests/{id}/approve", "grant.approve", "Approve a request", requests::approve)
+            .named::<GrantId>(ID)
+            .body::<Approval>()
+            .answers::<Written<Grant>>(200, "The vote counts")
+            .problem(409),
+        post("/v1/grant-requests/{id}/deny", "grant.deny", "Deny a request", requests::deny)
+            .named::<GrantId>(ID)
+            .body::<Denial>()
+            .answers::<Written<Grant>>(200, "The request is denied")
+            .problem(409),
+        post("/v1/grant-requests/{id}/withdraw", "grant.withdraw", "Withdraw a request", requests::withdraw)
+            .named::<GrantId>(ID)
+            .optional_body::<Nothing>()
+            .answers::<Written<Grant>>(200, "The request is withdrawn")
+            .problem(409),
+        get("/v1/grants", "grant.list", "List grants and requests", grants::list)
+            .query::<GrantQuery>()
+            .answers::<Listed<Grant>>(200, "A page of grants and requests, by id"),
+        get("/v1/grants/{id}", "grant.show", "Show a grant", grants::show)
+            .named::<GrantId>(ID)
+            .tagged()
+            .answers::<Grant>(200, "The grant, or the request for it"),
+        post("/v1/grants/{id}/revoke", "grant.revoke", "Revoke a grant", grants::revoke)
+            .about("Revoking what is revoked already succeeds, with the position at which it was.")
+            .named::<GrantId>(ID)
+            .query::<WaitQuery>()
+            .optional_body::<Reason>()
+            .answers::<Written<Grant>>(200, "The grant is revoked")
+            .problem(409),
+    ]
+}
+
+fn revocations() -> Vec<Operation> {
+    vec![
+        get("/v1/revocations", "revocation.list", "List revocations", revocations::list)
+            .query::<PageQuery>()
+            .answers::<Listed<Revocation>>(200, "A page of revocations, by id"),
+        post("/v1/revocations", "revocation.create", "Revoke", revocations::create)
+            .query::<WaitQuery>()
+            .body::<NewRevocation>()
+            .located()
+            .keyed()
+            .answers::<Written<Revocation>>(201, "The revocation")
+            .problem(409),
+        get("/v1/revocations/{id}", "revocation.show", "Show a revocation", revocations::show)
+            .named::<uuid::Uuid>("The revocation's id")
+            .tagged()
+            .answers::<Revocation>(200, "The revocation"),
+    ]
+}
