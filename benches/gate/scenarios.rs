@@ -7,8 +7,9 @@ use std::hint::black_box;
 
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse};
-use portcullis::authz::{self, Builder, Inputs};
+use portcullis::authz::{self, Builder, Change, Inputs, Prepared};
 use portcullis::clock::Clock;
+use portcullis::object::Kind;
 use portcullis::telemetry::Output;
 use portcullis::testing::{Estate, Size, WarmDoor, request};
 use prost::Message;
@@ -119,13 +120,20 @@ fn cold(by_grant: bool) -> Work {
     measure(200, || drop(black_box(decide())))
 }
 
-/// A full snapshot, from its documents.
+/// A full snapshot, from what is sent of it.
 fn compile() -> Work {
     let estate = Estate::sized(Size { grants: 10_000, policies: 100, workloads: 1_000 });
-    let mut changes = Some(estate.changes());
+    let (grants, others): (Vec<_>, Vec<_>) = estate.changes().into_iter().partition(|c| c.kind == Kind::Grant);
+    let mut batch = Vec::new();
+    for form in grants.iter().filter_map(Change::sent) {
+        batch.extend(u32::try_from(form.len()).expect("a short form").to_be_bytes());
+        batch.extend(form);
+    }
+    let mut others = Some(others);
     measure(1, || {
         let mut builder = Builder::empty();
-        changes.take().into_iter().flatten().for_each(|change| builder.apply(change));
+        others.take().into_iter().flatten().for_each(|change| builder.apply(change));
+        assert_eq!(builder.take_in_grants(black_box(&batch)), Ok(10_000));
         let (snapshot, bad) = builder.finish(estate.position());
         assert!(bad.is_empty() && snapshot.denies_everything().is_none());
         black_box(snapshot);
@@ -136,11 +144,14 @@ fn compile() -> Work {
 fn apply() -> Work {
     let mut estate = Estate::sized(Size { grants: 100_000, policies: 100, workloads: 10_000 });
     let snapshot = estate.snapshot();
-    let mut changes: Vec<_> =
-        (0..50).map(|_| estate.grant("agent", "payments/refunds", &["write"], None, 60).1).collect();
+    let mut changes: Vec<_> = (0..50)
+        .map(|_| estate.grant("agent", "payments/refunds", &["write"], None, 60).1)
+        .map(|change| (change.sent(), change.key))
+        .collect();
     measure(changes.len(), || {
         let mut builder = Builder::on(&snapshot);
-        builder.apply(changes.pop().expect("a change for each time"));
+        let (form, key) = changes.pop().expect("a change for each time");
+        builder.take_in(Prepared::sent(Kind::Grant, key, form));
         let (next, bad) = builder.finish(estate.position());
         assert!(bad.is_empty());
         black_box(next);

@@ -42,6 +42,9 @@ pub struct CheckBody {
     /// Whether the proxy has sent part of the body only.
     #[serde(default)]
     pub partial_body: bool,
+    /// The whole body, when the proxy has sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
     /// Evaluate without the caches and tell each step.
     #[serde(default)]
     pub explain: bool,
@@ -148,7 +151,8 @@ fn request(asked: &CheckBody) -> Request<'_> {
     let (principal, certificate) = (asked.principal.as_deref(), asked.certificate.as_deref());
     let peer = Peer { principal, certificate, address: asked.address };
     let (scheme, partial_body) = ("https", asked.partial_body);
-    Request { door: Door::Check, method, path, host, scheme, headers, partial_body, peer }
+    let body = asked.body.as_ref().map(String::as_bytes);
+    Request { door: Door::Check, method, path, host, scheme, headers, partial_body, body, peer }
 }
 
 fn bad_request(error: &serde_path_to_error::Error<serde_json::Error>) -> Response {

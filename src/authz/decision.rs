@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::proof::Challenge;
 use super::reason::Reason;
-use crate::object::GrantId;
+use crate::object::{GrantId, GrantTerms};
 use crate::wire::Position;
 
 /// Proof that the engine allowed a request. Nothing else can make one.
@@ -71,8 +71,8 @@ pub struct GrantHint {
     pub resource: Arc<str>,
     /// Action names.
     pub actions: Vec<Arc<str>>,
-    /// The longest duration that may be asked for, in seconds.
-    pub max_duration_seconds: u64,
+    /// What may be asked for at most.
+    pub terms: GrantTerms,
 }
 
 /// A decision's id: UUID version 7.

@@ -10,25 +10,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use super::authenticate::{KnownToken, authenticate, registered};
-use super::decision::{Decision, DecisionId, GrantHint, Parts};
+use super::decision::{Decision, DecisionId, Parts};
 use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, intake};
-use super::path::CanonicalPath;
 use super::peer::{self, KnownCertificate, Settings};
 use super::proof::{self, Challenge, Proving};
+use super::question::{KnownAnswer, Question, no_policies};
 use super::reason::Reason;
 use super::request::{Door, Request};
-use super::route::RouteMatch;
-use super::snapshot::{Registered, Snapshot};
+use super::snapshot::Snapshot;
 use super::transaction::transaction;
 use crate::clock::{Now, Timestamp};
-use crate::grant::{Active, Covering, Standing, WorkloadKey};
-use crate::object::{Freshness, GrantId};
-use crate::policy::{Facts, GrantFacts, Inquiry, Outcome, TransactionFacts};
+use crate::grant::Circumstances;
+use crate::object::Freshness;
 
 /// What the engine may remember between requests. Everything it is given back is checked again against the snapshot
 /// and the time, so a memo can be lossy but never wrong.
@@ -79,23 +75,6 @@ struct Unverifying<'a, M>(&'a M);
 /// Remembers nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct NoMemo;
-
-/// What policy and grants said, with the versions that were read before they were asked.
-#[derive(Debug)]
-pub struct KnownAnswer {
-    answer: Answer,
-    global_version: u64,
-    shard_version: u64,
-    valid_until: Timestamp,
-}
-
-#[derive(Debug, Clone)]
-struct Answer {
-    reason: Reason,
-    grant: Option<GrantId>,
-    policies: Arc<[Box<str>]>,
-    grant_request: Option<Arc<GrantHint>>,
-}
 
 /// Everything that a decision is made from.
 #[derive(Debug, Clone, Copy)]
@@ -292,8 +271,10 @@ fn steps(
     parts.resource = Some(Arc::clone(&route.resource));
     parts.action = Some(Arc::clone(&route.action));
 
-    let (method, host, now) = (request.method, &**host, now.wall);
-    let subject = Question { snapshot, workload, key, route, path, method, host, transaction, now };
+    let (host, now) = (&**host, now.wall);
+    let call = (request.method, request.path);
+    let circumstances = &Circumstances::new(call, &request.headers, request.peer.address, request.body);
+    let subject = Question { snapshot, workload, key, route, path, host, circumstances, transaction, now };
     let until = good_until.min(caller.until());
     let mut answer = subject.answer(until, memo, trace, &mut parts.cached);
     // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
@@ -332,207 +313,6 @@ fn fresh(
         return deny(Reason::SystemStale, "the client has seen a later revision");
     }
     Ok(lease.good_until(now, strict))
-}
-
-/// What policy is asked.
-#[derive(Clone, Copy)]
-struct Question<'a> {
-    snapshot: &'a Snapshot,
-    workload: &'a Registered,
-    key: WorkloadKey,
-    route: &'a RouteMatch,
-    path: &'a CanonicalPath<'a>,
-    method: &'a str,
-    host: &'a str,
-    transaction: Option<&'a TransactionFacts>,
-    now: Timestamp,
-}
-
-impl Question<'_> {
-    /// What grants and policy say.
-    fn answer(&self, until: Timestamp, memo: &impl Memo, trace: &mut Trace, hit: &mut bool) -> Answer {
-        let covering = self.grants();
-        let route = self.route;
-        trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(&covering)));
-        let answer = self.cached(&covering, until, memo, hit);
-        let answer = answer.as_ref().map_or_else(|| self.fallback(), |known| known.answer.clone());
-        trace.step("policy", || format!("{} (policies: {})", answer.reason, answer.policies.join(", ")));
-        answer
-    }
-
-    fn grants(&self) -> Covering {
-        let names = [&*self.route.resource, &*self.route.service];
-        let revoked = |id| self.snapshot.revocations.is_grant_revoked(id);
-        let apart = self.snapshot.policies.reads().grants_apart();
-        self.snapshot.grants.find(&self.key, names, &self.route.action, self.path, self.now, apart, revoked)
-    }
-
-    /// The answer, from the memo when it is still good.
-    fn cached(
-        &self,
-        covering: &Covering,
-        until: Timestamp,
-        memo: &impl Memo,
-        hit: &mut bool,
-    ) -> Option<Arc<KnownAnswer>> {
-        // INVARIANT: versions are read before anything is evaluated. The snapshot cannot change underneath, but this
-        // is where it would matter if it could.
-        let global_version = self.snapshot.global_version;
-        let shard_version = self.snapshot.grants.version(&self.key);
-        let key = self.encode(covering);
-        let current = |k: &KnownAnswer| {
-            k.global_version == global_version && k.shard_version == shard_version && self.now < k.valid_until
-        };
-        if let Some(known) = memo.answer(&key, current) {
-            *hit = true;
-            return Some(known);
-        }
-        let answer = self.evaluate(covering)?;
-        let valid_until = covering.active.iter().map(|a| a.not_after).fold(until, Timestamp::min);
-        let known = Arc::new(KnownAnswer { answer, global_version, shard_version, valid_until });
-        memo.keep_answer(&key, &known);
-        Some(known)
-    }
-
-    /// Every input that the answer can depend on, typed and length-prefixed.
-    fn encode(&self, covering: &Covering) -> SmallVec<[u8; 256]> {
-        let reads = self.snapshot.policies.reads();
-        let mut key = SmallVec::new();
-        let mut put = |tag: u8, bytes: &[u8]| {
-            key.push(tag);
-            key.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-            key.extend_from_slice(bytes);
-        };
-        put(1, &self.key.0);
-        put(2, &self.route.index.to_le_bytes());
-        put(3, self.route.action.as_bytes());
-        for grant in &covering.active {
-            put(4, grant.id.0.as_bytes());
-        }
-        let (kind, id) = covering.standing.encode();
-        put(5, &[kind]);
-        put(6, id.as_ref().map_or(&[][..], |id| id.0.as_bytes()));
-        if reads.method {
-            put(7, self.method.as_bytes());
-        }
-        if reads.path {
-            put(8, self.path.as_str().as_bytes());
-        }
-        if reads.host {
-            put(9, self.host.as_bytes());
-        }
-        if let Some(transaction) = self.transaction.filter(|_| reads.transaction) {
-            put(10, transaction.txn.as_bytes());
-            put(11, transaction.subject.as_bytes());
-            // That there is none is not that it is empty.
-            if let Some(scope) = &transaction.scope {
-                put(12, scope.as_bytes());
-            }
-        }
-        key
-    }
-
-    /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
-    fn evaluate(&self, covering: &Covering) -> Option<Answer> {
-        let resource = self.snapshot.routes.resource(self.route)?;
-        let (method, path, host, transaction) = (self.method, self.path.as_str(), self.host, self.transaction);
-        let facts = Facts { method, path, host, transaction };
-        let inquiry = self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts);
-        let plain = inquiry.ask(None);
-        if let Outcome::Allow(policies) = plain {
-            return Some(Answer { reason: Reason::AllowPolicy, grant: None, policies, grant_request: None });
-        }
-        let mut with_grant = None;
-        for active in &covering.active {
-            match inquiry.ask(Some(&self.snapshot.grants.facts(active))) {
-                Outcome::Allow(policies) => {
-                    let grant = Some(active.id);
-                    let reason = if active.break_glass { Reason::AllowBreakGlass } else { Reason::AllowGrant };
-                    return Some(Answer { reason, grant, policies, grant_request: None });
-                }
-                denied => with_grant = with_grant.or(Some((active, denied))),
-            }
-        }
-        Some(match with_grant {
-            Some((active, denied)) => denial(denied, Some(active.id)),
-            None => self.without_grant(&inquiry, plain, covering.standing),
-        })
-    }
-
-    /// A denial without a grant: if a grant would help, say what is known about grants, and what to ask for.
-    fn without_grant(&self, inquiry: &Inquiry<'_>, plain: Outcome, standing: Standing) -> Answer {
-        let hypothetical = GrantFacts {
-            id: GrantId(uuid::Uuid::nil()),
-            actions: Arc::from([Box::from(&*self.route.action)]),
-            duration_seconds: self.route.max_grant_seconds,
-        };
-        if matches!(plain, Outcome::Error(_)) || !matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_)) {
-            return denial(plain, None);
-        }
-        let (reason, grant) = standing.reason();
-        let policies = denial(plain, None).policies;
-        let grant_request = reason.is_entitlement().then(|| {
-            Arc::new(GrantHint {
-                workload: Arc::clone(&self.workload.id),
-                resource: Arc::clone(&self.route.resource),
-                actions: vec![Arc::clone(&self.route.action)],
-                max_duration_seconds: self.route.max_grant_seconds,
-            })
-        });
-        Answer { reason, grant, policies, grant_request }
-    }
-
-    fn fallback(&self) -> Answer {
-        Answer { reason: Reason::SystemInternal, grant: None, policies: no_policies(), grant_request: None }
-    }
-}
-
-fn denial(outcome: Outcome, grant: Option<GrantId>) -> Answer {
-    let (reason, policies) = match outcome {
-        Outcome::Forbid(policies) => (Reason::PolicyExplicitDeny, policies),
-        Outcome::Error(policies) => (Reason::PolicyError, policies),
-        Outcome::NoMatch => (Reason::PolicyNoMatch, no_policies()),
-        // Never reached with an allow; if it were, it would not be one.
-        Outcome::Allow(_) => (Reason::SystemInternal, no_policies()),
-    };
-    Answer { reason, grant, policies, grant_request: None }
-}
-
-fn no_policies() -> Arc<[Box<str>]> {
-    static NONE: std::sync::OnceLock<Arc<[Box<str>]>> = std::sync::OnceLock::new();
-    Arc::clone(NONE.get_or_init(|| Arc::from([])))
-}
-
-fn describe(covering: &Covering) -> String {
-    match covering.active.first() {
-        Some(Active { id, not_after, .. }) => format!("grant {id} covers it until {not_after}"),
-        None => format!("no active grant covers it ({:?})", covering.standing),
-    }
-}
-
-// === impl Standing ===
-
-impl Standing {
-    fn encode(self) -> (u8, Option<GrantId>) {
-        match self {
-            Self::None => (0, None),
-            Self::Scope(id) => (1, Some(id)),
-            Self::Over(ended) => (2 + u8::from(ended.revoked), Some(ended.id)),
-            Self::Pending(id) => (4, Some(id)),
-            Self::NotYetValid(id) => (5, Some(id)),
-        }
-    }
-
-    fn reason(self) -> (Reason, Option<GrantId>) {
-        match self {
-            Self::None => (Reason::EntitlementNoGrant, None),
-            Self::Scope(id) => (Reason::EntitlementScope, Some(id)),
-            Self::Over(ended) if ended.revoked => (Reason::RevokedGrant, Some(ended.id)),
-            Self::Over(ended) => (Reason::EntitlementGrantExpired, Some(ended.id)),
-            Self::Pending(id) => (Reason::EntitlementGrantPending, Some(id)),
-            Self::NotYetValid(id) => (Reason::EntitlementGrantNotYetValid, Some(id)),
-        }
-    }
 }
 
 // === impl Halt ===

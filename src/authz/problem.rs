@@ -89,6 +89,8 @@ struct GrantRequest<'a> {
     resources: [&'a str; 1],
     actions: Vec<&'a str>,
     duration_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uses: Option<u32>,
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     submit_to: Option<&'a str>,
@@ -102,7 +104,8 @@ impl<'a> GrantRequest<'a> {
         Self {
             workload: &hint.workload,
             resources: [&hint.resource],
-            duration_seconds: hint.max_duration_seconds,
+            duration_seconds: hint.terms.max_duration_seconds,
+            uses: hint.terms.max_uses,
             reason: format!("denied {} on {}, decision {}", actions.join(", "), hint.resource, decision.id),
             actions,
             submit_to,

@@ -43,6 +43,8 @@ pub struct Request<'a> {
     pub headers: SmallVec<[Header<'a>; 32]>,
     /// The enforcing proxy says that it only sent part of the body.
     pub partial_body: bool,
+    /// The body, byte for byte, if the enforcing proxy sent it along.
+    pub body: Option<&'a [u8]>,
     /// Who is at the other end of the connection, as the proxy says.
     pub peer: Peer<'a>,
 }

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use self::trie::{Node, Terminal};
 use super::path::CanonicalPath;
 use super::template::{Relation, Template, TemplateError};
-use crate::object::{Authentication, Freshness, Method, Route, Service};
+use crate::object::{Authentication, Freshness, GrantTerms, Method, Route, Service};
 
 #[cfg(test)]
 mod tests;
@@ -50,8 +50,8 @@ pub struct RouteMatch {
     pub origins: Arc<[Box<str>]>,
     /// How fresh the state must be.
     pub freshness: Freshness,
-    /// The longest grant on it, in seconds.
-    pub max_grant_seconds: u64,
+    /// What a grant on it may be at most.
+    pub grants: GrantTerms,
 }
 
 /// Two routes that claim the same request.
@@ -291,7 +291,7 @@ impl CompiledRoute {
                 resource: resource.clone(),
                 action: actions.entry(action.to_owned()).or_insert_with(|| Arc::from(action)).clone(),
                 freshness: route.freshness,
-                max_grant_seconds: route.grants.max_duration_seconds,
+                grants: route.grants,
             })
             .collect();
         let mut methods = route.methods.clone();

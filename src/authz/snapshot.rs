@@ -6,17 +6,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use super::change::{Change, Prepared};
+use super::change::{Change, Parsed, Prepared};
 use super::mapping::Mappings;
+use super::ready::{Registered, Routes};
 use super::revocations::Revocations;
-use super::route::{RouteMatch, RouteTable};
+use super::route::RouteTable;
 use crate::credential::IssuerSet;
-use crate::grant::{GrantIndex, ShardedMap, WorkloadKey};
-use crate::object::{GrantId, Issuer, Kind, Object, PolicySet, Service, Workload};
-use crate::policy::{CompiledPolicies, PrincipalEntity, ResourceEntity};
+use crate::grant::{CompactGrant, GrantIndex, ShardedMap, WorkloadKey, compact};
+use crate::object::{FieldError, GrantId, Issuer, Kind, Object, PolicySet, Service};
+use crate::policy::CompiledPolicies;
 use crate::wire::Position;
 
 /// A compiled state.
@@ -37,23 +38,6 @@ pub struct Snapshot {
     /// What is wrong with routes or policies as a whole.
     problems: BTreeMap<Kind, Arc<str>>,
     sources: Arc<Sources>,
-}
-
-/// A workload, ready for decisions.
-#[derive(Debug)]
-pub(super) struct Registered {
-    pub(super) id: Arc<str>,
-    /// Made at the first question about it: it is several kilobytes, and most of the workloads that are registered never
-    /// call the services of this sidecar.
-    principal: OnceLock<Option<PrincipalEntity>>,
-    source: Workload,
-}
-
-/// Routes, and their Cedar resources by route number.
-#[derive(Debug, Default)]
-pub(super) struct Routes {
-    pub(super) table: RouteTable,
-    resources: BTreeMap<Arc<str>, ResourceEntity>,
 }
 
 /// The objects that compile together rather than one by one.
@@ -129,14 +113,15 @@ impl Builder {
         let Prepared { kind, key, parsed } = change;
         let place = (kind, key);
         match parsed {
-            Ok(object) => {
+            Ok(parsed) => {
                 if self.next.sources.unreadable.contains(&place) {
                     Arc::make_mut(&mut self.next.sources).unreadable.remove(&place);
                     self.stale.insert(kind);
                 }
-                match object {
-                    Some(object) => self.put(object),
-                    None => self.remove(kind, &place.1),
+                match parsed {
+                    Parsed::Object(object) => self.put(*object),
+                    Parsed::Grant(form) => _ = self.put_grant(&form),
+                    Parsed::Gone => self.remove(kind, &place.1),
                 }
             }
             Err(e) => {
@@ -148,6 +133,23 @@ impl Builder {
                 }
             }
         }
+    }
+
+    /// Takes in a batch of grants in their compact form, and tells how many there were. One that cannot be read fails
+    /// alone; a batch that is cut off is an error.
+    pub fn take_in_grants(&mut self, batch: &[u8]) -> Result<u64, FieldError> {
+        let mut count = 0;
+        for form in compact::split(batch) {
+            let form = form?;
+            count += 1;
+            if let Err(e) = self.put_grant(form) {
+                // Where the form has the id, if it has one.
+                let id = form.get(4..20).and_then(|id| uuid::Uuid::from_slice(id).ok()).unwrap_or_default();
+                self.remove(Kind::Grant, &id.to_string());
+                self.refuse(Kind::Grant, &id.to_string(), e.to_string());
+            }
+        }
+        Ok(count)
     }
 
     /// Compiles.
@@ -166,13 +168,12 @@ impl Builder {
         let version = self.version;
         match object {
             Object::Revocation(r) => self.next.revocations.put(&r, version),
-            Object::Grant(g) => self.next.grants.put(&g, version),
             Object::Workload(w) => {
                 let key = WorkloadKey::of(w.id.as_str());
                 let known = self.next.workloads.get(&key.0).cloned();
-                let known = known.as_ref().map(|w| &w.source);
+                let known = known.as_ref().map(|w| w.document());
                 self.next.mappings.replace(known, Some(&w), version);
-                let registered = Registered { id: Arc::from(w.id.as_str()), principal: OnceLock::new(), source: w };
+                let registered = Registered::new(w);
                 self.next.workloads.insert(key.0, Arc::new(registered), version);
                 self.next.grants.touch(&key, version);
             }
@@ -190,7 +191,15 @@ impl Builder {
             }
             // The control plane's own: nothing here is decided by it.
             Object::GrantPolicySet(_) | Object::Review(_) | Object::Lift(_) | Object::Idempotency(_) => {}
+            // Comes as a form.
+            Object::Grant(_) => {}
         }
+    }
+
+    fn put_grant(&mut self, form: &[u8]) -> Result<(), FieldError> {
+        let grant = CompactGrant::read(form)?;
+        self.next.grants.put(&grant, self.version);
+        Ok(())
     }
 
     fn remove(&mut self, kind: Kind, key: &str) {
@@ -209,7 +218,7 @@ impl Builder {
             Kind::Workload => {
                 let key = WorkloadKey::of(key);
                 let known = self.next.workloads.remove(&key.0, version);
-                self.next.mappings.replace(known.as_ref().map(|w| &w.source), None, version);
+                self.next.mappings.replace(known.as_ref().map(|w| w.document()), None, version);
                 self.next.grants.touch(&key, version);
             }
             Kind::Issuer => {
@@ -315,7 +324,7 @@ impl Snapshot {
     pub fn digest(&self) -> String {
         use fmt::Write;
         let mut ctx = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        let mut workloads: Vec<String> = self.workloads.iter().map(|(_, w)| format!("{:?}", w.source)).collect();
+        let mut workloads: Vec<String> = self.workloads.iter().map(|(_, w)| format!("{:?}", w.document())).collect();
         workloads.sort_unstable();
         let sources = format!("{:?}", self.sources);
         let problem = format!("{:?}", self.denies_everything);
@@ -340,40 +349,5 @@ impl Snapshot {
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot").field("position", &self.position).field("counts", &self.counts()).finish()
-    }
-}
-
-// === impl Registered ===
-
-impl Registered {
-    /// As Cedar knows it; `None` when that cannot be said in Cedar, and then nothing can be allowed to it.
-    pub(super) fn principal(&self) -> Option<&PrincipalEntity> {
-        self.principal.get_or_init(|| PrincipalEntity::new(&self.source)).as_ref()
-    }
-
-    /// Its document.
-    pub(super) const fn document(&self) -> &Workload {
-        &self.source
-    }
-}
-
-// === impl Routes ===
-
-impl Routes {
-    fn new(table: RouteTable, services: &BTreeMap<String, Service>) -> Self {
-        let mut resources = BTreeMap::new();
-        for service in services.values() {
-            for route in &service.routes {
-                let name = format!("{}/{}", service.name, route.name);
-                if let Some(resource) = ResourceEntity::new(&service.name, &name) {
-                    resources.insert(Arc::from(name), resource);
-                }
-            }
-        }
-        Self { table, resources }
-    }
-
-    pub(super) fn resource(&self, route: &RouteMatch) -> Option<&ResourceEntity> {
-        self.resources.get(&route.resource)
     }
 }

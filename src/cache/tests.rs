@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::authz::{Builder, Change, Decision, Deferred, Reason, Request};
+use crate::authz::{Builder, Change, Decision, Deferred, Peer, Reason, Request};
 use crate::clock::{Clock, Timestamp};
 use crate::credential::TokenSigner;
 use crate::object::{Kind, Object};
@@ -36,6 +36,8 @@ enum Event {
     Bookmark,
     NewToken(usize, u64),
     Grant(usize, usize, usize, u64),
+    /// One with limits.
+    Limited(usize, usize, usize, u64),
     RevokeGrant(usize),
     DeleteGrant(usize),
     RevokeWorkload(usize),
@@ -59,6 +61,27 @@ const REQUESTS: [(&str, &str); 6] = [
     ("POST", "/payouts/7"),
 ];
 
+const LIMITS: usize = 6;
+
+/// One of so many ways to limit a grant.
+fn limit(grant: &mut crate::object::Grant, way: usize) {
+    let document = match way {
+        0 => json!({"headers": {"x-run": ["7"]}}),
+        1 => json!({"source_networks": ["10.0.0.0/8"]}),
+        2 => json!({"windows": [{"from": "08:01", "to": "08:03"}, {"from": "08:03", "to": "08:04"}]}),
+        3 => json!({"environments": ["staging"]}),
+        _ => json!({}),
+    };
+    grant.conditions = serde_json::from_value(document).unwrap();
+    let call = match way {
+        4 => json!({"method": "POST", "path": "/refunds/7?x"}),
+        5 => json!({"method": "POST", "path": "/refunds/7", "body_sha256":
+                    "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}),
+        _ => return,
+    };
+    grant.call = serde_json::from_value(call).unwrap();
+}
+
 fn policies(choice: usize) -> String {
     match choice {
         0 => POLICIES.to_owned(),
@@ -74,6 +97,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Bookmark),
         2 => (0..3usize, 1..400u64).prop_map(|(w, s)| Event::NewToken(w, s)),
         4 => (0..3usize, 0..4usize, 0..3usize, 1..300u64).prop_map(|(w, r, p, s)| Event::Grant(w, r, p, s)),
+        3 => (0..3usize, 0..2usize, 0..LIMITS, 1..300u64).prop_map(|(w, r, l, s)| Event::Limited(w, r, l, s)),
         1 => (0..8usize).prop_map(Event::RevokeGrant),
         1 => (0..8usize).prop_map(Event::DeleteGrant),
         1 => (0..3usize).prop_map(Event::RevokeWorkload),
@@ -133,6 +157,12 @@ impl Sidecar {
                 grants.push(grant);
                 change
             }
+            Event::Limited(w, r, way, secs) => {
+                let asked = self.estate.ask(WORKLOADS[w], RESOURCES[r], &["write"], None, secs);
+                let (grant, change) = self.estate.grant_as(asked, |grant| limit(grant, way));
+                grants.push(grant);
+                change
+            }
             Event::RevokeGrant(n) => match grants.get(n) {
                 Some(grant) => self.estate.revoke_grant(grant.id),
                 None => return,
@@ -166,6 +196,13 @@ impl Sidecar {
             for (method, path) in REQUESTS {
                 look(w, &request(method, path, &headers));
             }
+            // One request in the circumstances that limits ask about.
+            let run = [headers[0].clone(), ("x-run", "7".to_owned())];
+            look(w, &request("POST", "/refunds/7", &run));
+            look(w, &request("POST", "/refunds/7?x", &headers));
+            let address = "10.1.2.3".parse().ok();
+            look(w, &Request { peer: Peer { address, ..Peer::default() }, ..request("POST", "/refunds/7", &headers) });
+            look(w, &Request { body: Some(b"x"), ..request("POST", "/refunds/7", &headers) });
         }
     }
 
@@ -435,4 +472,29 @@ fn a_certificate_in_the_cache_ends_with_its_time_its_revocation_and_its_issuer()
     let change = sidecar.estate.delete(Kind::Issuer, "test");
     sidecar.delta([change]);
     assert_eq!(ask(&sidecar).0, Reason::CredentialIssuerUntrusted);
+}
+
+/// An answer in the cache is for the grants that hold at the time, and goes with the window of one that does.
+#[test]
+fn a_cached_answer_ends_with_the_time_window_and_is_for_one_value_of_a_header() {
+    let mut sidecar = Sidecar::new();
+    let asked = sidecar.estate.ask("agent", "payments/refunds", &["write"], None, 3600);
+    let (_, change) = sidecar.estate.grant_as(asked, |grant| {
+        let conditions = json!({"windows": [{"from": "08:00", "to": "08:01"}], "headers": {"x-run": ["7"]}});
+        grant.conditions = serde_json::from_value(conditions).unwrap();
+    });
+    sidecar.delta([change]);
+    let ask = |sidecar: &Sidecar, run: &str| {
+        let headers = [("authorization", format!("Bearer {}", sidecar.tokens[1].0)), ("x-run", run.to_owned())];
+        let decision = sidecar.gate.check(&request("POST", "/refunds/7", &headers));
+        (decision.reason, decision.cached)
+    };
+    assert_eq!(ask(&sidecar, "7"), (Reason::AllowGrant, false));
+    assert_eq!(ask(&sidecar, "7"), (Reason::AllowGrant, true), "conditions do not keep it out of the cache");
+    assert_eq!(ask(&sidecar, "8").0, Reason::EntitlementCondition);
+    assert_eq!(ask(&sidecar, "7"), (Reason::AllowGrant, true));
+    sidecar.estate.clock.advance(Duration::from_millis(59_999));
+    assert_eq!(ask(&sidecar, "7"), (Reason::AllowGrant, true));
+    sidecar.estate.clock.advance(Duration::from_millis(1));
+    assert_eq!(ask(&sidecar, "7").0, Reason::EntitlementCondition);
 }

@@ -166,6 +166,11 @@ pub(super) fn grantable(index: &Index, grant: &Grant) -> Result<Vec<Arc<Stored>>
             let message = format!("a grant on `{resource}` lasts at most {longest} seconds");
             return Err(FieldError::new("duration_seconds", message));
         }
+        if let Some(most) = routes.iter().filter_map(|r| r.grants.max_uses).min()
+            && grant.uses.is_none_or(|n| n > most)
+        {
+            return Err(FieldError::new("uses", format!("a grant on `{resource}` is for at most {most} uses")));
+        }
         for route in routes {
             actions.extend(actions_of(route).map(str::to_owned));
             reachable |= narrowed

@@ -94,6 +94,7 @@ fn ip_address(message: &[u8]) -> Result<Option<IpAddr>, Unreadable> {
 
 fn decode_http<'a>(http: &'a [u8], peer: Peer<'a>, limits: HeaderLimits) -> Result<Request<'a>, Unreadable> {
     let (mut method, mut path, mut host, mut scheme, mut header_map) = (None, None, None, None, None);
+    let mut body = None;
     let mut headers = Headers { found: SmallVec::new(), count: 0, bytes: 0, partial_body: false, limits };
     let mut reader = Reader::new(http);
     while let Some((field, value)) = reader.field()? {
@@ -107,6 +108,8 @@ fn decode_http<'a>(http: &'a [u8], peer: Peer<'a>, limits: HeaderLimits) -> Resu
             4 => path.replace(value.text()?).is_some(),
             5 => host.replace(value.text()?).is_some(),
             6 => scheme.replace(value.text()?).is_some(),
+            // Not 11, which is text: what is none in it has been replaced, so other bytes may read the same.
+            12 => body.replace(value.bytes()?).is_some(),
             13 => header_map.replace(value.bytes()?).is_some(),
             _ => false,
         };
@@ -132,6 +135,7 @@ fn decode_http<'a>(http: &'a [u8], peer: Peer<'a>, limits: HeaderLimits) -> Resu
         scheme: scheme.unwrap_or_default(),
         headers: headers.found,
         partial_body: headers.partial_body,
+        body,
         peer,
     })
 }

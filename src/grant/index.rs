@@ -6,18 +6,19 @@
 //! other is put to policy: none is ever crowded out, so that removing one cannot bring another into view.
 //! Holds what enforcement needs and nothing else: under 100 bytes a grant, and the text of its path.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
+use super::compact::CompactGrant;
+use super::covering::{Active, Apart, Covering, End, Ended, Sought, Standing};
 use super::leaf::{Entry, Ids, Leaf, Phase};
+use super::limits::Limits;
 use super::shards::{Shard, Shards, WorkloadKey};
-use crate::authz::{CanonicalPath, Template};
 use crate::clock::Timestamp;
-use crate::object::{Grant, GrantId, GrantState};
+use crate::object::{GrantId, GrantState};
 use crate::policy::GrantFacts;
 
 /// How many grants that do not cover a request are looked at to find out what to say about them.
@@ -34,82 +35,25 @@ pub struct GrantIndex {
     filling: bool,
 }
 
-/// What policies can tell grants apart by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Apart {
-    /// Nothing: they only ask whether there is one.
-    Nothing,
-    /// Actions and duration.
-    Terms,
-    /// Everything, the id included.
-    Id,
-}
-
-/// What is known of a workload's grants for one request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Covering {
-    /// The active grants that cover it, ordinary ones before break-glass, then the longest-lasting first; of those that policies cannot tell apart, the first.
-    pub active: SmallVec<[Active; 2]>,
-    /// The most telling thing about the others.
-    pub standing: Standing,
-}
-
-/// An active grant that covers a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Active {
-    /// Its id.
-    pub id: GrantId,
-    /// When it ends.
-    pub not_after: Timestamp,
-    /// Whether it is break-glass.
-    pub break_glass: bool,
-    actions: u32,
-    duration_seconds: u64,
-}
-
-/// What can be said about grants that do not cover a request. The later, the more telling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// There is none.
-    None,
-    /// An active one covers other actions or paths of the resource.
-    Scope(GrantId),
-    /// One is over; of several, the one that ended last.
-    Over(Ended),
-    /// One waits for approval.
-    Pending(GrantId),
-    /// One starts later.
-    NotYetValid(GrantId),
-}
-
-/// How a grant ended. Ordered by time; a revocation tells more than an expiry at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ended {
-    /// When.
-    pub at: Timestamp,
-    /// By a revocation, not by its own end.
-    pub revoked: bool,
-    /// Which grant.
-    pub id: GrantId,
-}
-
 /// What is looked for among the grants of a leaf.
 struct Look<'a, R> {
     names: &'a Names,
     leaf: &'a Leaf,
-    action: &'a str,
-    path: &'a CanonicalPath<'a>,
-    now: Timestamp,
+    sought: &'a Sought<'a>,
     apart: Apart,
     is_revoked: R,
 }
+
+/// The numbers of a grant's resources.
+type Numbers = SmallVec<[u32; 4]>;
 
 /// Names that entries refer to by number; there are few of them.
 #[derive(Debug, Clone, Default)]
 struct Names {
     resources: HashMap<Box<str>, u32, RandomState>,
     resource_names: Vec<Box<str>>,
-    action_sets: HashMap<Arc<[Box<str>]>, u32, RandomState>,
+    /// By the names as [`CompactGrant`] has them.
+    action_sets: HashMap<Box<[u8]>, u32, RandomState>,
     action_set_names: Vec<Arc<[Box<str>]>>,
 }
 
@@ -160,28 +104,30 @@ impl GrantIndex {
     }
 
     /// Puts a grant in place of its earlier version. One that was never granted and no longer can be is left out.
-    pub fn put(&mut self, grant: &Grant, version: u64) {
+    pub fn put(&mut self, grant: &CompactGrant<'_>, version: u64) {
         self.remove(grant.id, version);
         let Some((phase, not_before, not_after)) = phase(grant) else { return };
-        // A template that does not parse never gets this far; if it did, the grant would cover nothing.
-        let path = match grant.path.as_deref().map(Template::parse) {
+        let limits = match phase.is_limited().then(|| Limits::of(grant)) {
+            Some(None) => return,
+            Some(Some(limits)) => Some(Arc::new(limits)),
             None => None,
-            Some(Ok(template)) => Some(template),
-            Some(Err(_)) => return,
         };
         let (resources, actions) = self.numbers(grant);
-        let workload = WorkloadKey::of(grant.workload.as_str());
+        let workload = grant.workload;
         let id = *grant.id.0.as_bytes();
         let shard = Shard::of(&workload.0);
         let Some(ids) = self.by_id.edit(Shard::of(&id), version) else { return };
         ids.insert(id, shard);
         self.len += 1;
         let Some(leaf) = self.by_workload.edit(shard, version) else { return };
+        if let Some(limits) = limits {
+            leaf.limit(id, limits);
+        }
         let entry = Entry::new(workload.0, id, [not_before, not_after], phase);
         for resource in resources {
             match self.filling {
-                true => leaf.append(entry.on(resource, actions), path.as_ref()),
-                false => leaf.insert(entry.on(resource, actions), path.as_ref()),
+                true => leaf.append(entry.on(resource, actions), grant.path),
+                false => leaf.insert(entry.on(resource, actions), grant.path),
             }
         }
     }
@@ -199,30 +145,25 @@ impl GrantIndex {
         }
     }
 
-    /// What is known of the grants of `workload` for `action` on `path` of a resource, which is known by its own name
-    /// and its service's.
-    #[expect(clippy::too_many_arguments, reason = "a question has as many parts")]
+    /// What is known of the grants of `workload` for what is `sought`.
     pub fn find(
         &self,
         workload: &WorkloadKey,
-        [route, service]: [&str; 2],
-        action: &str,
-        path: &CanonicalPath<'_>,
-        now: Timestamp,
+        sought: &Sought<'_>,
         apart: Apart,
         is_revoked: impl Fn(GrantId) -> bool,
     ) -> Covering {
-        let mut found = Covering { active: SmallVec::new(), standing: Standing::None };
+        let mut found = Covering { active: SmallVec::new(), counted: Vec::new(), standing: Standing::None };
         let leaf = self.by_workload.get(Shard::of(&workload.0));
         let Some(leaf) = leaf.filter(|_| !self.filling) else { return found };
-        let look = Look { names: &self.names, leaf, action, path, now, apart, is_revoked };
-        for resource in [route, service] {
+        let look = Look { names: &self.names, leaf, sought, apart, is_revoked };
+        for resource in sought.resource {
             let Some(&resource) = self.names.resources.get(resource) else { continue };
-            let [general, matching, exact] = leaf.find(&workload.0, resource, path.as_str());
+            let [general, matching, exact] = leaf.find(&workload.0, resource, sought.path.as_str());
             for run in [general, matching] {
                 let mut over = 0;
                 for entry in run {
-                    over += usize::from(entry.not_after <= now);
+                    over += usize::from(entry.not_after <= sought.now);
                     if over > EXPLAIN_AT_MOST {
                         break; // ended ones sort last: only more of them follow
                     }
@@ -230,7 +171,10 @@ impl GrantIndex {
                 }
             }
             // Grants for other exact paths of this resource matter only to what is said.
-            if found.active.is_empty() && found.standing < Standing::Scope(GrantId(uuid::Uuid::nil())) {
+            if found.active.is_empty()
+                && found.counted.is_empty()
+                && found.standing < Standing::Scope(GrantId(uuid::Uuid::nil()))
+            {
                 for entry in exact.iter().take(EXPLAIN_AT_MOST) {
                     look.consider(entry, &mut found);
                 }
@@ -255,7 +199,10 @@ impl GrantIndex {
                 let actions = self.names.action_set(e.actions);
                 let (workload, path) = (WorkloadKey(e.workload), leaf.text(e));
                 let Entry { id, phase, not_before, not_after, .. } = e;
-                format!("{id:?} {workload:?} {resource} {actions:?} {path} {phase:?} {not_before:?} {not_after:?}")
+                let limits = leaf.limits(id);
+                format!(
+                    "{id:?} {workload:?} {resource} {actions:?} {path} {phase:?} {not_before:?} {not_after:?} {limits:?}"
+                )
             }));
         }
         lines.sort_unstable();
@@ -263,19 +210,13 @@ impl GrantIndex {
     }
 
     /// The numbers of a grant's resources and action set; the table is copied only when a name is new.
-    fn numbers(&mut self, grant: &Grant) -> (Vec<u32>, u32) {
-        let mut resources: Vec<String> = grant.resources.iter().map(ToString::to_string).collect();
-        resources.sort_unstable();
-        resources.dedup();
-        let mut actions: Vec<Box<str>> = grant.actions.iter().map(|a| a.as_str().into()).collect();
-        actions.sort_unstable();
-        actions.dedup();
-        if let Some(numbers) = self.names.numbers(&resources, &actions) {
+    fn numbers(&mut self, grant: &CompactGrant<'_>) -> (Numbers, u32) {
+        if let Some(numbers) = self.names.numbers(grant) {
             return numbers;
         }
         let names = Arc::make_mut(&mut self.names);
-        names.learn(&resources, &actions);
-        names.numbers(&resources, &actions).unwrap_or_default()
+        names.learn(grant);
+        names.numbers(grant).unwrap_or_default()
     }
 }
 
@@ -284,82 +225,59 @@ impl GrantIndex {
 impl<R: Fn(GrantId) -> bool> Look<'_, R> {
     /// Takes a grant in: as one that covers the request, or for what can be said about it.
     fn consider(&self, entry: &Entry, found: &mut Covering) {
-        let now = self.now;
+        let Sought { action, path, now, .. } = *self.sought;
         let id = GrantId(uuid::Uuid::from_bytes(entry.id));
-        let in_scope =
-            self.names.action_sets_have(entry.actions, self.action) && self.leaf.covers_path(entry, self.path);
+        let in_scope = self.names.action_sets_have(entry.actions, action) && self.leaf.covers_path(entry, path);
         let revoked = entry.phase == Phase::Revoked || (self.is_revoked)(id);
+        let over = |at, by| Standing::Over(Ended { at, by, id });
         let standing = match entry.phase {
             _ if !in_scope && !revoked && entry.covers(now) => Standing::Scope(id),
             _ if !in_scope => Standing::None,
-            _ if revoked => Standing::Over(Ended { at: entry.not_after.min(now), revoked, id }),
+            _ if revoked => over(entry.not_after.min(now), End::Revoked),
             Phase::Pending => Standing::Pending(id),
+            Phase::Exhausted => over(entry.not_after.min(now), End::Exhausted),
             _ if now < entry.not_before => Standing::NotYetValid(id),
-            _ if now >= entry.not_after => Standing::Over(Ended { at: entry.not_after, revoked, id }),
+            _ if now >= entry.not_after => over(entry.not_after, End::Expired),
             Phase::Scheduled => Standing::NotYetValid(id),
-            _ => {
-                let active = Active {
-                    id,
-                    not_after: entry.not_after,
-                    break_glass: entry.phase == Phase::BreakGlass,
-                    actions: entry.actions,
-                    duration_seconds: entry.not_after.since(entry.not_before).as_secs(),
-                };
-                match found.active.first_mut() {
-                    Some(first) if self.apart == Apart::Nothing => {
-                        if active.rank() < first.rank() {
-                            *first = active;
-                        }
-                    }
-                    _ => found.active.push(active),
-                }
-                return;
-            }
+            Phase::Limited | Phase::LimitedBreakGlass => match self.limited(entry) {
+                Ok((active, counted)) => return found.take_in(active, counted, self.apart),
+                Err(standing) => standing,
+            },
+            _ => return found.take_in(Active::of(entry, Timestamp::MAX), false, self.apart),
         };
         found.standing = found.standing.max(standing);
     }
-}
 
-// === impl Covering ===
-
-impl Covering {
-    /// Of grants that policies cannot tell apart, keeps the first by rank. Sorts.
-    fn keep_one_of_each(&mut self, apart: Apart) {
-        if self.active.len() < 2 {
-            return;
+    /// A grant with limits, if they let it cover the request, and whether its uses are counted.
+    #[inline(never)]
+    fn limited(&self, entry: &Entry) -> Result<(Active, bool), Standing> {
+        let Sought { environment, request, now, .. } = *self.sought;
+        let id = GrantId(uuid::Uuid::from_bytes(entry.id));
+        // INVARIANT: one without its limits would be wider than what was approved.
+        let limits = self.leaf.limits(&entry.id).ok_or(Standing::None)?;
+        if !limits.is_for(request) {
+            return Err(Standing::Scope(id));
         }
-        let id = |a: &Active| (apart == Apart::Id).then_some(a.id);
-        self.active.sort_unstable_by_key(|a| (a.actions, a.duration_seconds, id(a), a.rank()));
-        self.active.dedup_by(|a, b| (a.actions, a.duration_seconds, id(a)) == (b.actions, b.duration_seconds, id(b)));
-        self.active.sort_unstable_by_key(Active::rank);
-    }
-}
-
-// === impl Active ===
-
-impl Active {
-    /// Ordinary ones before break-glass, so that an emergency is only named where it was needed; then the longest-lasting
-    /// first.
-    const fn rank(&self) -> (bool, Reverse<Timestamp>, GrantId) {
-        (self.break_glass, Reverse(self.not_after), self.id)
+        let until = limits.judge(request, environment, now).map_err(|unmet| Standing::Unmet(unmet, id))?;
+        Ok((Active::of(entry, until), limits.uses().is_some()))
     }
 }
 
 /// Phase, start and end of a grant; `None` when it never was and never will be in force.
-fn phase(grant: &Grant) -> Option<(Phase, Timestamp, Timestamp)> {
-    let start = grant.not_before.unwrap_or(grant.requested_at);
-    let granted = if grant.break_glass { Phase::BreakGlass } else { Phase::Granted };
+fn phase(grant: &CompactGrant<'_>) -> Option<(Phase, Timestamp, Timestamp)> {
+    let start = grant.not_before.unwrap_or_default();
     let ended = |at: Timestamp| grant.not_after.map_or(at, |end| end.min(at));
+    // Of one that has ended too: on a clock that is behind, it has not.
+    let granted = Phase::granted(grant.is_limited(), grant.break_glass);
     match grant.state {
         GrantState::Pending => Some((Phase::Pending, start, Timestamp::MAX)),
-        // What nobody judges yet must not be ignored.
-        _ if grant.is_limited() => None,
+        // What nobody counts yet must not be without limit.
+        GrantState::Scheduled | GrantState::Active | GrantState::Ended if grant.uses.is_some() => None,
         GrantState::Scheduled => Some((Phase::Scheduled, grant.not_before?, grant.not_after?)),
         GrantState::Active => Some((granted, grant.not_before?, grant.not_after?)),
-        GrantState::Ended | GrantState::Exhausted => {
-            Some((granted, grant.not_before?, ended(grant.ended.as_ref()?.at)))
-        }
-        GrantState::Revoked => Some((Phase::Revoked, start, ended(grant.ended.as_ref()?.at))),
+        GrantState::Ended => Some((granted, grant.not_before?, ended(grant.ended_at?))),
+        GrantState::Exhausted => Some((Phase::Exhausted, start, ended(grant.ended_at?))),
+        GrantState::Revoked => Some((Phase::Revoked, start, ended(grant.ended_at?))),
         GrantState::Denied | GrantState::Withdrawn | GrantState::ExpiredUnapproved => None,
     }
 }
@@ -377,24 +295,24 @@ impl Names {
     }
 
     /// The numbers of a grant's resources and action set, if all are known.
-    fn numbers(&self, resources: &[String], actions: &[Box<str>]) -> Option<(Vec<u32>, u32)> {
-        let resources: Option<Vec<u32>> = resources.iter().map(|r| self.resources.get(r.as_str()).copied()).collect();
-        Some((resources?, *self.action_sets.get(actions)?))
+    fn numbers(&self, grant: &CompactGrant<'_>) -> Option<(Numbers, u32)> {
+        let resources: Option<Numbers> = grant.resources.iter().map(|r| self.resources.get(r).copied()).collect();
+        Some((resources?, *self.action_sets.get(grant.actions.as_bytes())?))
     }
 
-    fn learn(&mut self, resources: &[String], actions: &[Box<str>]) {
-        for resource in resources {
+    fn learn(&mut self, grant: &CompactGrant<'_>) {
+        for resource in grant.resources.iter() {
             let next = u32::try_from(self.resource_names.len()).unwrap_or(u32::MAX);
-            if !self.resources.contains_key(resource.as_str()) {
-                self.resources.insert(resource.as_str().into(), next);
-                self.resource_names.push(resource.as_str().into());
+            if !self.resources.contains_key(resource) {
+                self.resources.insert(resource.into(), next);
+                self.resource_names.push(resource.into());
             }
         }
+        let actions = grant.actions.as_bytes();
         if !self.action_sets.contains_key(actions) {
             let next = u32::try_from(self.action_set_names.len()).unwrap_or(u32::MAX);
-            let set: Arc<[Box<str>]> = Arc::from(actions);
-            self.action_sets.insert(Arc::clone(&set), next);
-            self.action_set_names.push(set);
+            self.action_sets.insert(actions.into(), next);
+            self.action_set_names.push(grant.actions.iter().map(Box::from).collect());
         }
     }
 }

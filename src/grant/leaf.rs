@@ -1,13 +1,16 @@
 //! The grants of one shard of the index, in two allocations: sorted entries of 64 bytes, and the texts of their paths.
+//! A third, mostly empty, has the limits of those that have any.
 //!
 //! Pure. Entries are plain bytes, so that copying a leaf is two copies of memory, and freeing a million grants is freeing a
 //! few thousand leaves. Ordered by workload, resource, exact path, end (latest first), id: a look-up bisects, and what has
 //! ended sorts behind what has not. Texts that nothing refers to are dropped before they outweigh the others.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
+use super::limits::Limits;
 use super::shards::{Key, Shard};
-use crate::authz::{CanonicalPath, Template, matches_pattern};
+use crate::authz::{CanonicalPath, matches_pattern};
 use crate::clock::Timestamp;
 
 /// So much of texts is never tidied up.
@@ -20,6 +23,8 @@ pub(super) struct Leaf {
     texts: String,
     /// What the texts of the entries come to, those counted twice that share one.
     texts_used: usize,
+    /// The limits of those grants that have some, by id. Few do.
+    limits: Vec<(Key, Arc<Limits>)>,
 }
 
 /// One grant on one resource.
@@ -47,8 +52,14 @@ pub(super) enum Phase {
     /// Not in force before the control plane says so, whatever the clock says.
     Scheduled,
     Granted,
+    /// Granted, and it has [`Limits`].
+    Limited,
     /// Granted as break-glass.
     BreakGlass,
+    /// Both.
+    LimitedBreakGlass,
+    /// Its last use has been spent.
+    Exhausted,
     Revoked,
 }
 
@@ -73,8 +84,8 @@ pub(super) struct Ids(Vec<(Key, Shard)>);
 // === impl Leaf ===
 
 impl Leaf {
-    /// Adds a grant on one resource, for the paths of `path`. Nothing happens if there is no room for its text.
-    pub(super) fn insert(&mut self, entry: Entry, path: Option<&Template>) {
+    /// Adds a grant on one resource, for the paths of a pattern. Nothing happens if there is no room for its text.
+    pub(super) fn insert(&mut self, entry: Entry, path: Option<&str>) {
         let (kind, text) = PathKind::of(path);
         let exact = (kind == PathKind::Exact).then_some(text);
         let order = (&entry.workload, entry.resource, exact, Reverse(entry.not_after), &entry.id);
@@ -86,8 +97,12 @@ impl Leaf {
 
     /// Adds a grant behind the others, in no order: [`settle`](Self::settle) sorts. Moving kilobytes for each of a million
     /// grants takes longer than parsing them.
-    pub(super) fn append(&mut self, entry: Entry, path: Option<&Template>) {
+    pub(super) fn append(&mut self, entry: Entry, path: Option<&str>) {
         let (kind, text) = PathKind::of(path);
+        if self.entries.len() == self.entries.capacity() {
+            // Larger steps than for one insertion; `settle` gives back what is left.
+            self.entries.reserve_exact((self.entries.len() / 4).max(8));
+        }
         let shared = self.entries.iter().rev().take(4).find(|e| self.text(e) == text).map(|e| e.text_at);
         self.place(self.entries.len(), shared, kind, text, entry);
     }
@@ -109,10 +124,25 @@ impl Leaf {
             dropped += if stays { 0 } else { usize::from(e.text_len) };
             stays
         });
+        if let Ok(place) = self.limits.binary_search_by(|(known, _)| known.cmp(id)) {
+            self.limits.remove(place);
+        }
         self.texts_used = self.texts_used.saturating_sub(dropped);
         if self.texts.len() > TEXTS_MIN + 2 * self.texts_used {
             self.tidy();
         }
+    }
+
+    /// Keeps the limits of a grant, which has none here yet.
+    pub(super) fn limit(&mut self, id: Key, limits: Arc<Limits>) {
+        let place = self.limits.partition_point(|(known, _)| *known < id);
+        self.limits.insert(place, (id, limits));
+    }
+
+    /// The limits of a grant.
+    pub(super) fn limits(&self, id: &Key) -> Option<&Limits> {
+        let place = self.limits.binary_search_by(|(known, _)| known.cmp(id)).ok()?;
+        self.limits.get(place).map(|(_, limits)| &**limits)
     }
 
     /// The grants of a workload on a resource: those whose paths have to be matched, and those for the exact path `path`.
@@ -200,6 +230,32 @@ fn cut(entries: &[Entry], before: impl Fn(&Entry) -> bool, within: impl Fn(&Entr
     rest.get(..rest.partition_point(within)).unwrap_or_default()
 }
 
+// === impl Phase ===
+
+impl Phase {
+    /// The phase of a grant that is or was in force.
+    pub(super) const fn granted(limited: bool, break_glass: bool) -> Self {
+        match (limited, break_glass) {
+            (false, false) => Self::Granted,
+            (true, false) => Self::Limited,
+            (false, true) => Self::BreakGlass,
+            (true, true) => Self::LimitedBreakGlass,
+        }
+    }
+
+    pub(super) const fn is_granted(self) -> bool {
+        matches!(self, Self::Granted | Self::Limited | Self::BreakGlass | Self::LimitedBreakGlass)
+    }
+
+    pub(super) const fn is_limited(self) -> bool {
+        matches!(self, Self::Limited | Self::LimitedBreakGlass)
+    }
+
+    pub(super) const fn is_break_glass(self) -> bool {
+        matches!(self, Self::BreakGlass | Self::LimitedBreakGlass)
+    }
+}
+
 // === impl Entry ===
 
 impl Entry {
@@ -216,7 +272,7 @@ impl Entry {
 
     /// Whether it is in force at this time.
     pub(super) fn covers(&self, now: Timestamp) -> bool {
-        matches!(self.phase, Phase::Granted | Phase::BreakGlass) && self.not_before <= now && now < self.not_after
+        self.phase.is_granted() && self.not_before <= now && now < self.not_after
     }
 
     fn order_in<'a>(&'a self, texts: &'a str) -> Order<'a> {
@@ -237,11 +293,12 @@ impl Entry {
 // === impl PathKind ===
 
 impl PathKind {
-    fn of(path: Option<&Template>) -> (Self, &str) {
+    /// In a pattern `*` is always an operator.
+    fn of(path: Option<&str>) -> (Self, &str) {
         match path {
             None => (Self::Any, ""),
-            Some(template) if template.literal().is_some() => (Self::Exact, template.pattern()),
-            Some(template) => (Self::Pattern, template.pattern()),
+            Some(pattern) if !pattern.contains('*') => (Self::Exact, pattern),
+            Some(pattern) => (Self::Pattern, pattern),
         }
     }
 }
@@ -251,17 +308,25 @@ impl PathKind {
 impl Ids {
     /// In which leaf a grant is.
     pub(super) fn find(&self, id: &Key) -> Option<Shard> {
+        if self.is_last(id) {
+            return None;
+        }
         let place = self.0.binary_search_by(|(known, _)| known.cmp(id)).ok()?;
         self.0.get(place).map(|(_, shard)| *shard)
     }
 
     /// Adds a grant, which is not there.
     pub(super) fn insert(&mut self, id: Key, shard: Shard) {
-        let place = self.0.partition_point(|(known, _)| *known < id);
+        let place = if self.is_last(&id) { self.0.len() } else { self.0.partition_point(|(known, _)| *known < id) };
         if self.0.len() == self.0.capacity() {
             self.0.reserve_exact(self.0.len() / 8 + 1);
         }
         self.0.insert(place, (id, shard));
+    }
+
+    /// Whether it comes after all that are there, as each grant of a snapshot does.
+    fn is_last(&self, id: &Key) -> bool {
+        self.0.last().is_none_or(|(known, _)| known < id)
     }
 
     /// Removes a grant.
@@ -275,6 +340,7 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authz::Template;
 
     #[test]
     fn texts_of_grants_that_are_gone_are_dropped_and_the_others_still_read() {
@@ -286,7 +352,7 @@ mod tests {
             Entry::new([0; 16], n.to_be_bytes(), times, Phase::Granted)
         };
         for n in 0..2_000 {
-            leaf.insert(entry(n), Some(&template(n)));
+            leaf.insert(entry(n), Some(template(n).pattern()));
             if n >= 10 {
                 leaf.remove(&(n - 10).to_be_bytes());
             }
@@ -302,10 +368,9 @@ mod tests {
     #[test]
     fn one_text_serves_neighbours() {
         let mut leaf = Leaf::default();
-        let refunds = Template::parse("/refunds/{*}").unwrap();
         for n in 0..100_u128 {
             let times = [Timestamp::from_secs(1), Timestamp::from_secs(2)];
-            leaf.insert(Entry::new([0; 16], n.to_be_bytes(), times, Phase::Granted), Some(&refunds));
+            leaf.insert(Entry::new([0; 16], n.to_be_bytes(), times, Phase::Granted), Some("/refunds/*"));
         }
         assert_eq!(leaf.texts, "/refunds/*");
     }

@@ -3,14 +3,20 @@
 //! Plane: pure; time is an argument. A look-up costs the same whatever the number of grants. An end is never moved:
 //! `not_after` is fixed at activation, and a terminal state is final.
 
+pub mod compact;
+mod covering;
 mod index;
 mod leaf;
+mod limits;
 pub mod policy;
 mod rules;
 mod sharded;
 mod shards;
 
-pub use self::index::{Active, Apart, Covering, Ended, GrantIndex, Standing};
+pub use self::compact::CompactGrant;
+pub use self::covering::{Active, Apart, Covering, End, Ended, Sought, Standing};
+pub use self::index::GrantIndex;
+pub use self::limits::{Circumstances, Unmet};
 pub use self::rules::{
     Ballot, MAX_AHEAD, MAX_BREAK_GLASS_SECONDS, NewGrantRequest, RuleError, activate, barred, cast, check_renewal,
     drop_early, expire, lapse, missing, needing, new_request, new_request_by, owns, revoke, serves, vote, withdraw,

@@ -89,7 +89,7 @@ impl GrantConditions {
             && self.windows.is_empty()
     }
 
-    pub(super) fn check(&self) -> Result<(), FieldError> {
+    pub(crate) fn check(&self) -> Result<(), FieldError> {
         let sizes = [
             ("conditions.source_networks", self.source_networks.len()),
             ("conditions.environments", self.environments.len()),
@@ -117,6 +117,10 @@ impl GrantConditions {
                 return Err(FieldError::new(field, format!("1 to {MAX_VALUES} values are needed")));
             }
             values.iter().try_for_each(|value| check_text(&field, value, 200))?;
+            if values.iter().any(|value| value.contains(',')) {
+                let message = "a value has a comma, with which a proxy may join two headers";
+                return Err(FieldError::new(field, message));
+            }
         }
         for (i, window) in self.windows.iter().enumerate() {
             window.check(&format!("conditions.windows[{i}]"))?;
@@ -161,7 +165,7 @@ fn minute_of_day(text: &str) -> Option<u16> {
 // === impl ExactCall ===
 
 impl ExactCall {
-    pub(super) fn check(&self) -> Result<(), FieldError> {
+    pub(crate) fn check(&self) -> Result<(), FieldError> {
         if !self.path.starts_with('/') || self.path.len() > 8192 || !self.path.bytes().all(|b| b.is_ascii_graphic()) {
             let message = format!("`{}` is not a path: it starts with `/`, in visible ASCII", self.path);
             return Err(FieldError::new("call.path", message));
@@ -191,6 +195,7 @@ mod tests {
             (json!({ "headers": { "X-Run": ["1"] } }), "conditions.headers.X-Run"),
             (json!({ "headers": { "x_run": ["1"] } }), "conditions.headers.x_run"),
             (json!({ "headers": { "x-run": [] } }), "conditions.headers.x-run"),
+            (json!({ "headers": { "x-run": ["1,2"] } }), "conditions.headers.x-run"),
             (json!({ "windows": [{ "from": "8:00", "to": "18:00" }] }), "conditions.windows[0].from"),
             (json!({ "windows": [{ "from": "08:00", "to": "24:01" }] }), "conditions.windows[0].to"),
             (json!({ "windows": [{ "from": "22:00", "to": "06:00" }] }), "conditions.windows[0].to"),

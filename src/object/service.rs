@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{FieldError, check_name};
+use super::{FieldError, Grant, check_name};
 
 /// A protected service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -90,6 +90,9 @@ pub struct GrantTerms {
     /// The longest grant, in seconds.
     #[serde(default = "default_max_duration")]
     pub max_duration_seconds: u64,
+    /// The most requests that a grant may allow, so that one is always for a number of them; without it, any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_uses: Option<u32>,
 }
 
 /// An HTTP method token (RFC 9110, section 9.1), upper-case.
@@ -158,6 +161,10 @@ impl Service {
                     "must be between 1 and 2592000 (30 days)",
                 ));
             }
+            if route.grants.max_uses.is_some_and(|n| !(1..=Grant::MAX_USES).contains(&n)) {
+                let message = format!("must be between 1 and {}", Grant::MAX_USES);
+                return Err(FieldError::new(format!("routes[{i}].grants.max_uses"), message));
+            }
         }
         Ok(())
     }
@@ -195,7 +202,7 @@ impl Route {
 
 impl Default for GrantTerms {
     fn default() -> Self {
-        Self { max_duration_seconds: default_max_duration() }
+        Self { max_duration_seconds: default_max_duration(), max_uses: None }
     }
 }
 

@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
-use crate::authz::{Builder, Change, Lease, Prepared, Snapshot};
+use bytes::Bytes;
+
+use crate::authz::{Builder, Lease, Prepared, Snapshot};
 use crate::clock::{Monotonic, Timestamp};
 use crate::object::Kind;
 use crate::wire::proto::{Bookmark, Delta, Object, SnapshotBegin, SnapshotChunk, SnapshotEnd};
@@ -45,6 +47,8 @@ pub(super) struct PreparedChunk {
     sequence: u64,
     objects: u64,
     changes: Vec<Result<Prepared, Unusable>>,
+    /// Read only when it is taken in: reading them takes less time than handing them over would.
+    grants: Bytes,
 }
 
 /// A delta whose objects have been read.
@@ -64,6 +68,8 @@ pub(super) enum ApplyError {
     Older { offered: Position, floor: Position },
     #[error("chunk {got} of snapshot `{id}` came where chunk {expected} of `{expected_id}` was due")]
     Chunk { id: String, got: u64, expected_id: String, expected: u64 },
+    #[error("the grants of chunk {0}: {1}")]
+    Grants(u64, crate::object::FieldError),
     #[error("the end of a snapshot does not match what came before it: {0}")]
     End(&'static str),
 }
@@ -154,6 +160,8 @@ impl Assembly {
             Ok(change) => self.builder.take_in(change),
             Err(unusable) => self.unusable.push(unusable),
         });
+        let grants = self.builder.take_in_grants(&chunk.grants);
+        self.objects += grants.map_err(|e| ApplyError::Grants(chunk.sequence, e))?;
         Ok(())
     }
 
@@ -173,8 +181,14 @@ impl Assembly {
 
 impl From<SnapshotChunk> for PreparedChunk {
     fn from(chunk: SnapshotChunk) -> Self {
-        let SnapshotChunk { id, sequence, objects } = chunk;
-        Self { id, sequence, objects: objects.len() as u64, changes: objects.into_iter().map(prepare).collect() }
+        let SnapshotChunk { id, sequence, objects, grants } = chunk;
+        Self {
+            id,
+            sequence,
+            objects: objects.len() as u64,
+            changes: objects.into_iter().map(prepare).collect(),
+            grants,
+        }
     }
 }
 
@@ -194,7 +208,7 @@ fn prepare(object: Object) -> Result<Prepared, Unusable> {
         return Err(Unusable { kind, key: object.key, error: "an unknown kind of object".to_owned() });
     };
     let body = (!object.deleted).then_some(object.body);
-    Ok(Change { kind, key: object.key, body }.into())
+    Ok(Prepared::sent(kind, object.key, body))
 }
 
 fn finish(builder: Builder, position: Position, mut unusable: Vec<Unusable>) -> Built {
@@ -216,7 +230,7 @@ mod tests {
     }
 
     fn chunk(id: &str, sequence: u64) -> PreparedChunk {
-        SnapshotChunk { id: id.into(), sequence, objects: vec![] }.into()
+        SnapshotChunk { id: id.into(), sequence, ..SnapshotChunk::default() }.into()
     }
 
     fn end(chunks: u64, objects: u64) -> SnapshotEnd {

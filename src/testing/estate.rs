@@ -192,8 +192,15 @@ impl Estate {
         secs: u64,
     ) -> (Grant, Change) {
         let asked = self.ask(workload, resource, actions, path, secs);
-        let active =
-            grant::vote(&asked, "bob", VoteKind::Approve, &asked.digest, self.clock.now().wall).expect("a vote");
+        self.grant_as(asked, |_| {})
+    }
+
+    /// Makes `asked` active from now on, once `change` has changed it.
+    pub fn grant_as(&mut self, mut asked: Grant, change: impl FnOnce(&mut Grant)) -> (Grant, Change) {
+        change(&mut asked);
+        asked.digest = asked.request_digest();
+        let now = self.clock.now().wall;
+        let active = grant::vote(&asked, "bob", VoteKind::Approve, &asked.digest, now).expect("a vote");
         let change = self.put_object(&Object::Grant(Box::new(active.clone())));
         (active, change)
     }
@@ -294,6 +301,7 @@ pub fn request<'a>(method: &'a str, path: &'a str, headers: &'a [(&'a str, Strin
         scheme: "https",
         headers: self::headers(headers),
         partial_body: false,
+        body: None,
         peer: Peer::default(),
     }
 }

@@ -46,6 +46,7 @@ impl CheckDoor {
             principal: request.peer.principal.map(str::to_owned),
             address: request.peer.address,
             partial_body: request.partial_body,
+            body: request.body.map(|body| String::from_utf8(body.to_vec()).unwrap()),
             explain: false,
         };
         let request = axum::http::Request::post("/v1/check").body(Body::from(serde_json::to_vec(&body).unwrap()));

@@ -17,7 +17,7 @@ use portcullis::authz::{Door, ForwardingHeader, Header, Peer, ProxyPeer, Reason,
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::Clock;
 use portcullis::credential::TokenSigner;
-use portcullis::object::{GrantId, Kind, Object};
+use portcullis::object::{ExactCall, Grant, GrantConditions, GrantId, Kind, Object};
 use portcullis::state::State;
 use portcullis::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
 use portcullis::testing::{Estate, KeyHolder, changed};
@@ -28,8 +28,9 @@ use serde_json::{Value, json};
 use crate::certificates;
 use crate::check_door::CheckDoor;
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "certificate",
+    "conditions",
     "credential",
     "entitlement",
     "input",
@@ -81,6 +82,9 @@ struct GrantStep {
     resource: String,
     actions: Vec<String>,
     path: Option<String>,
+    #[serde(default)]
+    conditions: GrantConditions,
+    call: Option<ExactCall>,
     seconds: u64,
 }
 
@@ -108,6 +112,8 @@ struct Case {
     client_cert: Option<Certificate>,
     #[serde(default)]
     headers: Vec<(String, String)>,
+    /// The whole body, if the proxy sends it along.
+    body: Option<String>,
     reason: Reason,
     #[serde(default)]
     grant_request: bool,
@@ -206,6 +212,16 @@ fn default_host() -> String {
     "shop.example".to_owned()
 }
 
+impl GrantStep {
+    fn asked(&self, estate: &Estate) -> Grant {
+        let actions: Vec<&str> = self.actions.iter().map(String::as_str).collect();
+        let mut asked = estate.ask(&self.workload, &self.resource, &actions, self.path.as_deref(), self.seconds);
+        (asked.conditions, asked.call) = (self.conditions.clone(), self.call.clone());
+        asked.digest = asked.request_digest();
+        asked
+    }
+}
+
 fn set_up(steps: &[Step]) -> (Estate, Arc<State>) {
     let mut estate = Estate::new();
     let lease = estate.lease();
@@ -213,12 +229,11 @@ fn set_up(steps: &[Step]) -> (Estate, Arc<State>) {
     for step in steps {
         match step {
             Step::Grant(g) => {
-                let actions: Vec<&str> = g.actions.iter().map(String::as_str).collect();
-                last = Some(estate.grant(&g.workload, &g.resource, &actions, g.path.as_deref(), g.seconds).0.id);
+                let asked = g.asked(&estate);
+                last = Some(estate.grant_as(asked, |_| {}).0.id);
             }
             Step::Request(g) => {
-                let actions: Vec<&str> = g.actions.iter().map(String::as_str).collect();
-                let asked = estate.ask(&g.workload, &g.resource, &actions, g.path.as_deref(), g.seconds);
+                let asked = g.asked(&estate);
                 estate.put_object(&Object::Grant(Box::new(asked)));
             }
             Step::Revoke(target) => {
@@ -388,7 +403,12 @@ fn wire_headers(estate: &Estate, client: &KeyHolder, case: &Case) -> Vec<(String
 }
 
 fn check_request(case: &Case, headers: &[(String, String)], peered: &Peered) -> CheckRequest {
-    ask_as(&case.method, &case.path, &case.host, headers, peered)
+    let mut check = ask_as(&case.method, &case.path, &case.host, headers, peered);
+    if let Some(body) = &case.body {
+        let http = check.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+        http.raw_body = body.clone().into_bytes();
+    }
+    check
 }
 
 /// What Envoy asks about a request.
@@ -517,6 +537,7 @@ async fn every_case_gets_its_decision_at_every_door() {
                 scheme: "https",
                 headers: headers.iter().map(|(n, v)| Header { name: n.as_bytes(), value: v.as_bytes() }).collect(),
                 partial_body: partial,
+                body: case.body.as_ref().map(String::as_bytes),
                 peer: Peer {
                     principal: peered.principal.as_deref(),
                     certificate: peered.certificate.as_deref(),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::authz::DecisionId;
 use crate::clock::Timestamp;
+use crate::object::GrantTerms;
 
 const URL: Option<&str> = Some("http://127.0.0.1:9180/v1/grant-requests");
 
@@ -17,7 +18,7 @@ fn decision(reason: Reason, authenticated: bool) -> Decision {
         workload: Arc::from("spiffe://shop.example/pipeline/\"refunds\""),
         resource: Arc::from("payments/refunds"),
         actions: vec![Arc::from("write")],
-        max_duration_seconds: 3600,
+        terms: GrantTerms::default(),
     }));
     d
 }
@@ -34,7 +35,7 @@ fn header(d: &Decision, name: &str) -> Option<String> {
 
 #[test]
 fn a_denied_workload_gets_a_request_it_can_submit() {
-    let d = decision(Reason::EntitlementNoGrant, true);
+    let mut d = decision(Reason::EntitlementNoGrant, true);
     assert_eq!(
         parsed(&d, URL),
         json!({
@@ -54,6 +55,10 @@ fn a_denied_workload_gets_a_request_it_can_submit() {
         })
     );
     assert_eq!(parsed(&d, None)["grant_request"].get("submit_to"), None);
+    // On a route that limits uses, the request has as many as may be had.
+    let hint = Arc::make_mut(d.grant_request.as_mut().unwrap());
+    hint.terms.max_uses = Some(1);
+    assert_eq!(parsed(&d, None)["grant_request"]["uses"], 1);
     assert_eq!(header(&d, "x-portcullis-reason").as_deref(), Some("entitlement.no_grant"));
     assert_eq!(header(&d, "content-type").as_deref(), Some("application/problem+json"));
     assert_eq!(header(&d, "cache-control").as_deref(), Some("no-store"));

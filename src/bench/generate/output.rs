@@ -15,6 +15,7 @@ use super::estate::{Estate, ISSUER, service};
 use super::mix::tokens_and_mix;
 use crate::app::files;
 use crate::control::store::{Expect, SqliteStore, Store, Unit, Write};
+use crate::grant::compact;
 use crate::object::{Object, PolicySet};
 use crate::sync::disk::Seeder;
 use crate::wire::proto::{self, Bookmark, SnapshotBegin, SnapshotChunk, SnapshotEnd, payload::Body};
@@ -26,8 +27,8 @@ const COMMIT: u64 = 1000;
 const CHUNK_BYTES: usize = 512 * 1024;
 /// The audience of the sidecar's own token.
 const SYNC_AUDIENCE: &str = "portcullis-control";
-/// Bytes of a grant in a state directory, and in a store.
-const GRANT_BYTES: (u64, u64) = (900, 1100);
+/// Bytes of a grant in a state directory, as a document, and in a store.
+const GRANT_BYTES: [u64; 3] = [120, 900, 1100];
 
 /// What is generated beside the state directory.
 #[derive(Debug, Clone)]
@@ -115,8 +116,8 @@ fn check_space(estate: &Estate, options: &Options, out: &Path) -> Result<(), Gen
     if policies.text.len() > PolicySet::MAX_TEXT {
         return Err(GenerateError::Policies(estate.size().policies, policies.text.len()));
     }
-    let each =
-        GRANT_BYTES.0 * (1 + u64::from(options.documents)) + GRANT_BYTES.1 * 2 * u64::from(options.control_store);
+    let [state, document, store] = GRANT_BYTES;
+    let each = state + document * u64::from(options.documents) + store * 2 * u64::from(options.control_store);
     let need = (estate.len() * each + 4 * policies.text.len() as u64) >> 20;
     let Ok(space) = rustix::fs::statvfs(out) else { return Ok(()) };
     let free = space.f_bavail.saturating_mul(space.f_frsize) >> 20;
@@ -147,33 +148,37 @@ fn state(
     let id = "bench".to_owned();
     let begin = SnapshotBegin { revision: position.revision.0, id: id.clone(), objects: estate.len() };
     let mut seeder = Seeder::begin(directory, key.verify_key(), scope.clone(), &sealed(Body::Begin(begin)))?;
-    let (mut open, mut bytes, mut total, mut chunks) = (Vec::new(), 0, 0, 0_u64);
-    let mut flush = |objects: Vec<proto::Object>, chunks: &mut u64| {
-        seeder.chunk(&sealed(Body::Chunk(SnapshotChunk { id: id.clone(), sequence: *chunks, objects })));
-        *chunks += 1;
+    let (mut open, mut bytes, mut total) = (SnapshotChunk { id: id.clone(), ..SnapshotChunk::default() }, 0, 0);
+    let mut flush = |open: &mut SnapshotChunk| {
+        let next = SnapshotChunk { id: id.clone(), sequence: open.sequence + 1, ..SnapshotChunk::default() };
+        seeder.chunk(&sealed(Body::Chunk(std::mem::replace(open, next))));
     };
+    let mut grants = Vec::new();
     for (n, object) in (0..).zip(estate.objects()) {
         let object = object?;
-        let body = Bytes::from(object.to_json());
-        bytes += body.len();
-        total += body.len() as u64;
-        open.push(proto::Object {
-            kind: i32::from(object.kind() as u8),
-            key: object.key(),
-            revision: revision(n).0,
-            body,
-            deleted: false,
-        });
+        if let Object::Grant(grant) = &object {
+            let before = grants.len();
+            compact::join(&mut grants, grant);
+            (bytes, total) = (bytes + grants.len() - before, total + (grants.len() - before) as u64);
+        } else {
+            let body = Bytes::from(object.to_json());
+            (bytes, total) = (bytes + body.len(), total + body.len() as u64);
+            let (kind, key, revision) = (i32::from(object.kind() as u8), object.key(), revision(n).0);
+            open.objects.push(proto::Object { kind, key, revision, body, deleted: false });
+        }
         if bytes >= CHUNK_BYTES {
-            flush(std::mem::take(&mut open), &mut chunks);
+            open.grants = std::mem::take(&mut grants).into();
+            flush(&mut open);
             bytes = 0;
         }
         step();
     }
-    if !open.is_empty() {
-        flush(open, &mut chunks);
+    if bytes > 0 {
+        open.grants = grants.into();
+        flush(&mut open);
     }
-    let end = SnapshotEnd { id: id.clone(), revision: position.revision.0, chunks, objects: estate.len() };
+    let (chunks, objects) = (open.sequence, estate.len());
+    let end = SnapshotEnd { id: id.clone(), revision: position.revision.0, chunks, objects };
     let lasts = u64::try_from(estate.lifetime().as_millis()).unwrap_or(u64::MAX);
     // As long as the tokens, so that the state answers without a control plane for as long as there is anything to ask.
     let bookmark = Bookmark {

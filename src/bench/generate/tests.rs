@@ -101,7 +101,8 @@ async fn the_state_answers_and_the_store_holds_the_same() {
         let bearer = format!("Bearer {token}");
         let headers = [Header { name: b"authorization", value: bearer.as_bytes() }].into_iter().collect();
         let (host, scheme, peer) = ("shop.example", "https", Peer::default());
-        let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body: false, peer };
+        let (partial_body, body) = (false, None);
+        let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body, body, peer };
         let (decision, _) = gate.explain(&request);
         (decision.permit().is_some(), decision.reason)
     };

@@ -40,12 +40,15 @@ pub(super) struct CheckArgs {
     /// The identity in that certificate, as a proxy may say it of a connection.
     #[arg(long, value_name = "URI")]
     peer_principal: Option<String>,
-    /// Address of who sends the request, as in a sidecar's `trusted_proxies`.
+    /// Address of who sends the request, as in a sidecar's `trusted_proxies` and in conditions of grants.
     #[arg(long, value_name = "IP")]
     peer_address: Option<IpAddr>,
     /// A header of the request; may be repeated.
     #[arg(long, value_name = "NAME: VALUE", value_parser = args::header)]
     header: Vec<(String, String)>,
+    /// File with the body of the request, as text: what a grant for one exact call may depend on.
+    #[arg(long, value_name = "FILE")]
+    body_file: Option<PathBuf>,
     /// Say what each step found, without the caches.
     #[arg(long)]
     explain: bool,
@@ -68,7 +71,9 @@ impl CheckArgs {
                 let certificate = self.certificate()?;
                 let (principal, certificate) = (self.peer_principal.as_deref(), certificate.as_deref());
                 let peer = Peer { principal, certificate, address: self.peer_address };
-                offline::decide(directory, key, request, (&*self.headers()?, peer), self.explain)?
+                let body = self.body()?;
+                let body = body.as_ref().map(String::as_bytes);
+                offline::decide(directory, key, request, (&*self.headers()?, body), peer, self.explain)?
             }
             _ => block_on(self.ask())?,
         };
@@ -88,6 +93,10 @@ impl CheckArgs {
         self.certificate_file.as_deref().map(files::read_text).transpose()
     }
 
+    fn body(&self) -> Result<Option<String>, Failure> {
+        self.body_file.as_deref().map(files::read_text).transpose()
+    }
+
     async fn ask(&self) -> Result<Value, Failure> {
         let base = api::parse_url(&self.admin)?;
         let url = base.join("/v1/check").map_err(|e| Failure::error(format!("`{base}`: {e}")))?;
@@ -98,6 +107,7 @@ impl CheckArgs {
         let body = json!({
             "method": self.method, "path": self.path, "host": self.host, "headers": headers, "explain": self.explain,
             "certificate": self.certificate()?, "principal": self.peer_principal, "address": self.peer_address,
+            "body": self.body()?,
         });
         let hint = "is the sidecar running? (--admin URL, PORTCULLIS_ADMIN)";
         let response = api::http_client(&base, None)?.post(url).json(&body).send().await;

@@ -23,7 +23,8 @@ pub(super) fn decide(
     directory: &Path,
     verify_key_file: &Path,
     (method, path, host): (&str, &str, &str),
-    (headers, peer): (&[(String, String)], Peer<'_>),
+    (headers, body): (&[(String, String)], Option<&[u8]>),
+    peer: Peer<'_>,
     explain: bool,
 ) -> Result<Value, Failure> {
     let key = VerifyKey::parse(&files::read_text(verify_key_file)?)
@@ -46,7 +47,7 @@ pub(super) fn decide(
     let headers =
         headers.iter().map(|(name, value)| Header { name: name.as_bytes(), value: value.as_bytes() }).collect();
     let (scheme, partial_body) = ("https", false);
-    let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body, peer };
+    let request = Request { door: Door::Check, method, path, host, scheme, headers, partial_body, body, peer };
     let (decision, steps) = gate.explain(&request);
     let steps = if explain { steps } else { Vec::new() };
     serde_json::to_value(CheckAnswer::new(&decision, &steps, None)).map_err(|e| Failure::error(e.to_string()))

@@ -1,6 +1,6 @@
 //! What is sent: signed frames, merged deltas, snapshot chunks.
 //!
-//! Plane: control; no I/O. INVARIANT: nothing here is given a change without asking its audience first, and a
+//! Plane: control; no I/O. Of a grant only its compact form is sent. INVARIANT: nothing here is given a change without asking its audience first, and a
 //! revision is never split over two deltas. Merging keeps the last version of an object, and a deletion of anything
 //! that the sidecar may hold.
 
@@ -11,7 +11,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use crate::control::index::{Logged, Stored};
-use crate::object::Kind;
+use crate::grant::CompactGrant;
+use crate::object::{Kind, Object};
 use crate::wire::proto::{self, payload::Body};
 use crate::wire::{Epoch, Revision, ScopeId, SigningKey, seal};
 
@@ -102,7 +103,11 @@ pub(super) fn chunk_end(objects: &[Arc<Stored>], from: usize) -> usize {
 
 /// About what an object takes.
 pub(super) fn size(stored: &Stored) -> usize {
-    stored.body.len() + stored.key.len() + OVERHEAD
+    let body = match &stored.object {
+        Some(Object::Grant(grant)) => CompactGrant::usual_len(grant),
+        _ => stored.body.len(),
+    };
+    body + stored.key.len() + OVERHEAD
 }
 
 pub(super) fn object(stored: &Stored) -> proto::Object {
@@ -110,11 +115,20 @@ pub(super) fn object(stored: &Stored) -> proto::Object {
         kind: i32::from(stored.kind as u8),
         key: stored.key.to_string(),
         revision: stored.revision.0,
-        body: stored.body.clone(),
+        body: match &stored.object {
+            Some(Object::Grant(grant)) => CompactGrant::encode(grant).into(),
+            _ => stored.body.clone(),
+        },
         deleted: false,
     }
 }
 
 fn tombstone(stored: &Stored) -> proto::Object {
-    proto::Object { body: Bytes::new(), deleted: true, ..object(stored) }
+    proto::Object {
+        kind: i32::from(stored.kind as u8),
+        key: stored.key.to_string(),
+        revision: stored.revision.0,
+        body: Bytes::new(),
+        deleted: true,
+    }
 }

@@ -13,6 +13,8 @@ use uuid::Uuid;
 
 use super::frames::{Sealer, chunk_end, object, size};
 use crate::control::index::Stored;
+use crate::grant::compact;
+use crate::object::Object;
 use crate::wire::Revision;
 use crate::wire::proto::{self, payload::Body};
 
@@ -73,13 +75,22 @@ impl Snapshot {
         if let Some((_, message)) = made.iter().find(|(n, _)| *n == sequence) {
             return Some(message.clone());
         }
-        let objects = objects.iter().map(|stored| object(stored)).collect();
-        let chunk = proto::SnapshotChunk { id: self.id.clone(), sequence: sequence as u64, objects };
-        let message = sealer.seal(Body::Chunk(chunk));
+        let message = sealer.seal(Body::Chunk(self.encode(sequence, objects)));
         if made.len() >= KEPT {
             made.pop_front();
         }
         made.push_back((sequence, message.clone()));
         Some(message)
+    }
+
+    fn encode(&self, sequence: usize, all: &[Arc<Stored>]) -> proto::SnapshotChunk {
+        let (mut objects, mut grants) = (Vec::new(), Vec::new());
+        for stored in all {
+            match &stored.object {
+                Some(Object::Grant(grant)) => compact::join(&mut grants, grant),
+                _ => objects.push(object(stored)),
+            }
+        }
+        proto::SnapshotChunk { id: self.id.clone(), sequence: sequence as u64, objects, grants: grants.into() }
     }
 }

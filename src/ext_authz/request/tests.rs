@@ -74,6 +74,7 @@ proptest! {
         prop_assert_eq!(request.method, &http.method);
         prop_assert_eq!(request.path, &http.path);
         prop_assert_eq!(request.host, &http.host);
+        prop_assert_eq!(request.body.unwrap_or_default(), &http.raw_body);
         match &http.header_map {
             // In order, duplicates included.
             Some(raw) => {

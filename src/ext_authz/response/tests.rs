@@ -32,6 +32,7 @@ fn request<'a>(headers: &[(&'a str, &'a [u8])]) -> Request<'a> {
         scheme: "https",
         headers,
         partial_body: false,
+        body: None,
         peer: Peer::default(),
     }
 }

@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::super::limits::Circumstances;
 use super::*;
+use crate::authz::{CanonicalPath, Template};
 use crate::credential::SpiffeId;
-use crate::object::{GrantConditions, Party};
+use crate::object::{Grant, GrantConditions, Party};
 
 fn grant(n: u128, workload: &str, resource: &str, path: Option<&str>, from: u64, to: u64) -> Grant {
     let mut grant = Grant {
@@ -42,10 +44,17 @@ fn grant(n: u128, workload: &str, resource: &str, path: Option<&str>, from: u64,
     grant
 }
 
+fn put(index: &mut GrantIndex, grant: &Grant, version: u64) {
+    index.put(&CompactGrant::read(&CompactGrant::encode(grant)).unwrap(), version);
+}
+
 fn find(index: &GrantIndex, workload: &str, resource: [&str; 2], action: &str, path: &str, now: u64) -> Covering {
     let key = WorkloadKey::of(&format!("spiffe://a/{workload}"));
     let path = CanonicalPath::parse(path).unwrap();
-    index.find(&key, resource, action, &path, Timestamp::from_secs(now), Apart::Id, |_| false)
+    let request = &Circumstances::new(("POST", "/"), &[], None, None);
+    let now = Timestamp::from_secs(now);
+    let sought = Sought { resource, action, path: &path, environment: "production", request, now };
+    index.find(&key, &sought, Apart::Id, |_| false)
 }
 
 const REFUNDS: [&str; 2] = ["payments/refunds", "payments"];
@@ -54,7 +63,7 @@ const REFUNDS: [&str; 2] = ["payments/refunds", "payments"];
 fn a_grant_covers_its_workload_resource_action_path_and_time_and_nothing_else() {
     let mut index = GrantIndex::new(1);
     let g = grant(1, "w", "payments/refunds", Some("/refunds/{*}"), 10, 20);
-    index.put(&g, 2);
+    put(&mut index, &g, 2);
     let standing = |workload, resource, action, path, now| {
         let found = find(&index, workload, resource, action, path, now);
         if found.active.is_empty() { Err(found.standing) } else { Ok(found.active[0].id) }
@@ -72,7 +81,7 @@ fn a_grant_covers_its_workload_resource_action_path_and_time_and_nothing_else() 
 #[test]
 fn a_grant_on_a_service_covers_its_routes() {
     let mut index = GrantIndex::new(1);
-    index.put(&grant(1, "w", "payments", None, 10, 20), 2);
+    put(&mut index, &grant(1, "w", "payments", None, 10, 20), 2);
     assert_eq!(find(&index, "w", REFUNDS, "write", "/refunds/7", 15).active.len(), 1);
     assert!(find(&index, "w", ["catalog/items", "catalog"], "write", "/refunds/7", 15).active.is_empty());
 }
@@ -82,11 +91,11 @@ fn later_versions_replace_earlier_ones_and_the_most_telling_wins() {
     let mut index = GrantIndex::new(1);
     let mut g = grant(1, "w", "payments/refunds", None, 10, 20);
     let key = WorkloadKey::of("spiffe://a/w");
-    index.put(&g, 2);
+    put(&mut index, &g, 2);
     assert_eq!(index.version(&key), 2);
     g.state = GrantState::Revoked;
     g.ended = Some(crate::object::Ending { by: "bob".to_owned(), at: Timestamp::from_secs(12), reason: String::new() });
-    index.put(&g, 3);
+    put(&mut index, &g, 3);
     assert_eq!((index.len(), index.version(&key)), (1, 3));
     let found = find(&index, "w", REFUNDS, "write", "/refunds/7", 15);
     assert_eq!((found.active.len(), found.standing), (0, over(12, true, g.id)));
@@ -95,7 +104,7 @@ fn later_versions_replace_earlier_ones_and_the_most_telling_wins() {
     asked.state = GrantState::Pending;
     asked.not_before = None;
     asked.not_after = None;
-    index.put(&asked, 4);
+    put(&mut index, &asked, 4);
     let found = find(&index, "w", REFUNDS, "write", "/refunds/7", 15);
     assert_eq!(found.standing, Standing::Pending(asked.id), "a new request tells more than an old end");
     index.remove(asked.id, 5);
@@ -107,11 +116,13 @@ fn later_versions_replace_earlier_ones_and_the_most_telling_wins() {
 fn revocations_end_a_grant_that_is_still_listed() {
     let mut index = GrantIndex::new(1);
     let g = grant(1, "w", "payments/refunds", None, 10, 20);
-    index.put(&g, 2);
+    put(&mut index, &g, 2);
     let path = CanonicalPath::parse("/refunds/7").unwrap();
     let now = Timestamp::from_secs(15);
-    let found =
-        index.find(&WorkloadKey::of("spiffe://a/w"), REFUNDS, "write", &path, now, Apart::Nothing, |id| id == g.id);
+    let request = &Circumstances::new(("POST", "/"), &[], None, None);
+    let (resource, action, environment) = (REFUNDS, "write", "production");
+    let sought = Sought { resource, action, path: &path, environment, request, now };
+    let found = index.find(&WorkloadKey::of("spiffe://a/w"), &sought, Apart::Nothing, |id| id == g.id);
     assert_eq!((found.active.len(), found.standing), (0, over(15, true, g.id)));
 }
 
@@ -122,14 +133,15 @@ fn of_two_that_are_over_the_later_end_is_told() {
     revoked.state = GrantState::Revoked;
     let at = Timestamp::from_secs(12);
     revoked.ended = Some(crate::object::Ending { by: "bob".to_owned(), at, reason: String::new() });
-    index.put(&revoked, 2);
+    put(&mut index, &revoked, 2);
     let expired = grant(2, "w", "payments/refunds", None, 14, 18);
-    index.put(&expired, 3);
+    put(&mut index, &expired, 3);
     assert_eq!(find(&index, "w", REFUNDS, "write", "/refunds/7", 19).standing, over(18, false, expired.id));
 }
 
 fn over(at: u64, revoked: bool, id: GrantId) -> Standing {
-    Standing::Over(Ended { at: Timestamp::from_secs(at), revoked, id })
+    let by = if revoked { End::Revoked } else { End::Expired };
+    Standing::Over(Ended { at: Timestamp::from_secs(at), by, id })
 }
 
 const PATHS: [Option<&str>; 5] = [None, Some("/refunds/{*}"), Some("/refunds/7"), Some("/refunds/8"), Some("/{**}")];
@@ -152,7 +164,7 @@ proptest! {
                 index.remove(g.id, 2);
                 list.remove(&g.id);
             } else {
-                index.put(&g, 2);
+                put(&mut index, &g, 2);
                 list.insert(g.id, g);
             }
         }
@@ -161,8 +173,8 @@ proptest! {
             // A snapshot that has a grant twice means the later one.
             let mut earlier = g.clone();
             earlier.path = Some("/refunds/9".to_owned());
-            rebuilt.put(&earlier, 1);
-            rebuilt.put(g, 1);
+            put(&mut rebuilt, &earlier, 1);
+            put(&mut rebuilt, g, 1);
         }
         rebuilt.settle();
         prop_assert_eq!(index.canonical(), rebuilt.canonical());

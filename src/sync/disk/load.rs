@@ -161,7 +161,11 @@ fn load_snapshot(fs: &dyn Fs, path: &Path, opener: &Opener) -> Result<(Built, Ch
     let damaged =
         |offset, reason: &str| LoadError::Damaged { path: path.to_owned(), offset, reason: reason.to_owned() };
     if fill(&mut file, &mut magic).map_err(read)? < magic.len() || magic != *SNAPSHOT_MAGIC {
-        return Err(damaged(0, "this is not a snapshot file"));
+        let reason = match magic.starts_with(b"portcullis-snap") {
+            true => "it was written by another version, in a form that is not read here",
+            false => "this is not a snapshot file",
+        };
+        return Err(damaged(0, reason));
     }
     let reader = Reader::new(file, Chain::start(), magic.len() as u64);
     ahead::read(reader, opener, |steps| {

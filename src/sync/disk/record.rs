@@ -12,10 +12,10 @@ use prost::Message;
 use crate::sync::frame::MAX_FRAME_BYTES;
 use crate::wire::proto::ServerFrame;
 
-/// First bytes of a snapshot file.
-pub(super) const SNAPSHOT_MAGIC: &[u8; 16] = b"portcullis-snap1";
+/// First bytes of a snapshot file. The number at its end changes with the form of what is in it.
+pub(super) const SNAPSHOT_MAGIC: &[u8; 16] = b"portcullis-snap2";
 /// First bytes of a journal file; the chain it continues follows.
-pub(super) const JOURNAL_MAGIC: &[u8; 16] = b"portcullis-jour1";
+pub(super) const JOURNAL_MAGIC: &[u8; 16] = b"portcullis-jour2";
 
 /// The length of most records of a snapshot, at most.
 const USUAL: usize = 1 << 20;

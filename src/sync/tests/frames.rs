@@ -42,7 +42,12 @@ impl Frames {
         for (sequence, change) in objects.iter().enumerate() {
             let objects = vec![object(change, revision)];
             let sequence = sequence as u64;
-            frames.push(self.seal(Body::Chunk(proto::SnapshotChunk { id: id.clone(), sequence, objects })));
+            frames.push(self.seal(Body::Chunk(proto::SnapshotChunk {
+                id: id.clone(),
+                sequence,
+                objects,
+                ..Default::default()
+            })));
         }
         frames.push(self.seal(Body::End(proto::SnapshotEnd { id, revision, chunks: count, objects: count })));
         frames
@@ -78,7 +83,7 @@ fn object(change: &Change, revision: u64) -> proto::Object {
         kind: i32::from(change.kind as u8),
         key: change.key.clone(),
         revision,
-        body: change.body.clone().unwrap_or_default(),
+        body: change.sent().unwrap_or_default(),
         deleted: change.body.is_none(),
     }
 }

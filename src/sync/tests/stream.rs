@@ -60,8 +60,14 @@ pub(super) fn bookmarked(frames: &[ServerFrame]) -> bool {
     frames.last().is_some_and(|f| matches!(body(f), Body::Bookmark(_)))
 }
 
-fn contains(haystack: &[u8], needle: &str) -> bool {
-    haystack.windows(needle.len()).any(|w| w == needle.as_bytes())
+fn contains(haystack: &[u8], needle: impl AsRef<[u8]>) -> bool {
+    let needle = needle.as_ref();
+    haystack.windows(needle.len()).any(|w| w == needle)
+}
+
+/// The id of a grant, as it stands in keys and in the compact form.
+fn forms_of(id: crate::object::GrantId) -> [Vec<u8>; 2] {
+    [id.to_string().into_bytes(), id.0.as_bytes().to_vec()]
 }
 
 #[tokio::test]
@@ -243,12 +249,20 @@ async fn invariant_08_no_byte_of_an_out_of_scope_grant_reaches_a_sidecar() {
                 let bytes = prost::Message::encode_to_vec(object);
                 assert!(!contains(&bytes, &secret), "`{secret}` in {object:?}");
             }
-            let id = &foreign.id.to_string();
-            assert!(!contains(&frame.payload, id), "the id of the foreign grant in a raw frame");
+            if let Body::Chunk(chunk) = body(frame) {
+                assert!(!contains(&chunk.grants, &secret), "`{secret}` among the grants");
+            }
+            for id in forms_of(foreign.id) {
+                assert!(!contains(&frame.payload, id), "the id of the foreign grant in a raw frame");
+            }
         }
     }
     let all: Vec<u8> = seen.iter().flat_map(|f| f.payload.to_vec()).collect();
-    assert!(contains(&all, &own.id.to_string()), "its own are there");
+    assert!(forms_of(own.id).iter().all(|id| contains(&all, id)), "its own are there: in the snapshot, and deleted");
+    assert!(
+        !contains(&all, &own.requested_by) && !contains(&all, &own.digest),
+        "but not who asked, nor what is voted on"
+    );
     assert!(contains(&all, &other_key), "and their revocation");
 }
 
@@ -295,6 +309,31 @@ async fn a_restart_answers_from_disk_and_resumes_by_delta() {
     assert_eq!(sidecar.stats.read().snapshots, 0, "a delta is enough");
     assert!(plane.fleet.receipt(position, plane.estate.clock.now().wall, Duration::from_secs(10)).await.complete);
     assert_eq!(plane.fleet.list(position)[0].instance, instance, "the same instance as before");
+}
+
+#[tokio::test]
+async fn a_state_of_another_form_is_refused_and_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plane = Plane::start(100).await;
+    let sidecar = plane.sidecar(Some(dir.path()));
+    sidecar.reaches(plane.index.position()).await;
+    let digest = sidecar.digest();
+    sidecar.stop().await;
+    plane.stop().await;
+    let file = dir.path().join("snapshot-00000001");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let place = bytes[..16].iter().position(u8::is_ascii_digit).unwrap();
+    bytes[place] = b'1';
+    std::fs::write(&file, bytes).unwrap();
+    let sidecar = plane.sidecar(Some(dir.path()));
+    assert_eq!(sidecar.position(), None, "what is not understood is no state");
+    plane.write_token(json!({}));
+    plane.run().await;
+    sidecar.reaches(plane.index.position()).await;
+    assert_eq!((sidecar.digest(), sidecar.stats.read().snapshots), (digest, 1));
+    sidecar.stop().await;
+    plane.stop().await;
+    assert!(plane.sidecar(Some(dir.path())).position().is_some(), "the one in its place is read");
 }
 
 #[tokio::test]
@@ -430,7 +469,7 @@ async fn pending_revisions_merge_into_one_delta_and_big_ones_are_not_split() {
     plane.commit(vec![change]);
     // One revision larger than a delta is filled up to.
     let many: Vec<Change> =
-        (0..1500).map(|i| plane.estate.grant("ci", "payments/refunds", &["write"], None, 600 + i).1).collect();
+        (0..5000).map(|i| plane.estate.grant("ci", "payments/refunds", &["write"], None, 600 + i).1).collect();
     let big = plane.commit(many);
     let last = plane.estate.revoke(&json!({"kind": "token", "issuer": "test", "jti": "x"}));
     let tip = plane.commit(vec![last]);
@@ -449,7 +488,7 @@ async fn pending_revisions_merge_into_one_delta_and_big_ones_are_not_split() {
     assert_eq!((deltas[1].from, deltas[1].to), (big.revision.0, tip.revision.0));
     let of_grant: Vec<_> = deltas[0].objects.iter().filter(|o| o.key == grant.id.to_string()).collect();
     assert!(of_grant.len() == 1 && of_grant[0].deleted, "the last word on an object wins: {of_grant:?}");
-    assert_eq!(deltas[0].objects.len(), 1551);
+    assert_eq!(deltas[0].objects.len(), 5051);
     assert!(Revision(deltas[1].to) == tip.revision && deltas[1].objects.len() == 1);
 }
 

@@ -61,6 +61,26 @@ async fn an_approval_looks_at_what_holds_then() {
 }
 
 #[tokio::test]
+async fn a_route_may_limit_how_often_a_grant_is_used() {
+    let site = Site::new().await;
+    site.furnish().await;
+    let mut limited = payments();
+    limited["routes"][0]["grants"]["max_uses"] = json!(0);
+    let refused = site.call("PUT", "/v1/services/payments", limited.clone()).await.expect(422);
+    refused.names("routes[0].grants.max_uses", "between 1");
+    limited["routes"][0]["grants"]["max_uses"] = json!(2);
+    site.call("PUT", "/v1/services/payments", limited).await.expect(200);
+    for uses in [json!(null), json!(3)] {
+        let mut asked = refund_request();
+        asked["uses"] = uses;
+        site.call("POST", "/v1/grant-requests", asked).await.expect(422).names("uses", "at most 2");
+    }
+    let mut asked = refund_request();
+    asked["uses"] = json!(2);
+    site.call("POST", "/v1/grant-requests", asked).await.expect(201);
+}
+
+#[tokio::test]
 async fn overlapping_routes_are_refused_and_both_are_named() {
     let site = Site::new().await;
     site.furnish().await;
