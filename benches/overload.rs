@@ -1,11 +1,11 @@
 //! `loopback --overload`: what is left of a server's goodput when it is driven at twice its capacity.
 //!
-//! A mix of warm checks and of good tokens that nobody has seen (`--cold PERCENT`). First its capacity, by a closed loop that
-//! saturates it; then an open loop at twice that, in which a check that is answered with an allow counts as goodput, and its
-//! latency from the time it was meant to be sent. In turn: with the limits that follow the delay, and with fixed ones.
-//! The server has the first half of the processors, the generator the rest; like Envoy by default, it has at most 1,024
-//! checks under way, and what it holds back for that is told. What a refusal costs is measured too: it bounds what any
-//! protection can keep.
+//! One mix throughout: warm checks and good tokens that nobody has seen (`--cold PERCENT`). Goodput is right answers a second to
+//! checks of that mix; a refusal is none. Capacity is the goodput of a closed loop that saturates the server and of which it
+//! refuses nothing (the run fails if it does), so that it is the capacity for the mix and not for the part of it that is
+//! cheap. Then an open loop offers the same mix at twice that; latency counts from the time a check was meant to be sent.
+//! In turn: with the limits that follow the delay, and with fixed ones. The server has the first half of the processors, the
+//! generator the rest; like Envoy by default, it has at most 1,024 checks under way, and what it holds back for that is told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -31,8 +31,10 @@ pub(super) struct Plan {
 
 /// Envoy's default for a cluster (`max_requests`).
 const MAX_UNDER_WAY: usize = 1024;
-/// How many checks saturate the server.
-const SATURATING: usize = 64;
+/// How many checks saturate the server without standing in line for long.
+const SATURATING: usize = 16;
+/// Of a thousand checks, how many a server may refuse while its capacity is measured.
+const REFUSED_AT_CAPACITY: u64 = 5;
 
 /// The limits of a server of the bench.
 pub(super) fn config(kind: &str) -> ext_authz::Config {
@@ -70,6 +72,8 @@ pub(super) fn run(grants: &str, plan: &Plan) {
         for (n, server) in kinds.iter().enumerate() {
             let time = Duration::from_secs(2);
             let (at_peak, took) = saturate(&runtime, server, Mix::new(server, plan.cold, 150_000), time);
+            let asked = at_peak.allowed + at_peak.refused;
+            assert!(at_peak.refused * 1000 <= asked * REFUSED_AT_CAPACITY, "{} of {asked} refused", at_peak.refused);
             let peak = at_peak.allowed as f64 / took.as_secs_f64();
             let rate = (peak * 2.0) as u64;
             let driven = drive(&runtime, server, plan, rate);
@@ -78,13 +82,15 @@ pub(super) fn run(grants: &str, plan: &Plan) {
             let of = |h: &Histogram<u64>, q| h.value_at_quantile(q) as f64 / 1000.0;
             let part = |n: u64| n as f64 * 100.0 / (rate * plan.seconds) as f64;
             println!(
-                "round {round}  {:<16} peak {peak:6.0}/s, driven {rate:6}/s: goodput {goodput:6.0}/s {share:5.2}x, p99 {:6.1} ms",
+                "round {round}  {:<16} capacity {peak:6.0}/s, offered {rate:6}/s: goodput {goodput:6.0}/s {share:5.2}x, p99 {:6.1} ms",
                 server.name,
                 of(&driven.all(), 0.99)
             );
             println!(
-                "         refused {:4.1} % ({} warm), held back {:4.1} %; p50/p99 ms warm {:.1}/{:.1} cold {:.1}/{:.1}; \
-                 processors busy: server {:.2} generator {:.2}",
+                "         answered {:.0}/s warm, {:.0}/s cold; refused {:4.1} % ({} warm), held back {:4.1} %; p50/p99 ms warm {:.1}/{:.1} \
+                 cold {:.1}/{:.1}; processors busy: server {:.2} generator {:.2}",
+                driven.warm.len() as f64 / plan.seconds as f64,
+                driven.cold.len() as f64 / plan.seconds as f64,
                 part(driven.answers.refused),
                 driven.warm_refused,
                 part(driven.held_back),
@@ -104,7 +110,7 @@ pub(super) fn run(grants: &str, plan: &Plan) {
             list.sort_by(f64::total_cmp);
             list[list.len() / 2]
         });
-        println!("median    {:<16} keeps {kept:5.2}x of its peak goodput, p99 {p99:6.1} ms", server.name);
+        println!("median    {:<16} keeps {kept:5.2}x of its capacity, p99 {p99:6.1} ms", server.name);
     }
 }
 

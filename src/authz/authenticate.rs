@@ -201,6 +201,15 @@ pub(super) fn registered<'a>(
     }
 }
 
+/// Whether both of them let `actor` act for `workload`. What an issuer says of the two is one thing; whom they are
+/// registered to act for and with is another, and both count.
+pub(super) fn agree(workload: &Registered, actor: &Registered) -> Result<(), Denied> {
+    if workload.document().may_be_acted_for_by(actor.document()) {
+        return Ok(());
+    }
+    deny(Reason::CredentialSubject, "the workload that acts may not act for this one")
+}
+
 // === impl Halt ===
 
 impl From<Rejection> for Halt {
@@ -361,10 +370,15 @@ impl KnownToken {
 
     /// The registered workload, and who acts for it.
     pub(super) fn parties(&self, snapshot: &Snapshot) -> Result<(Arc<str>, Option<Arc<str>>), Denied> {
-        let id = |party: &Result<Party, &'static str>| {
-            registered(party.as_ref().map_err(|why| *why), snapshot).map(|(workload, _)| Arc::clone(&workload.id))
+        let known = |party: &Result<Party, &'static str>| {
+            registered(party.as_ref().map_err(|why| *why), snapshot).map(|(workload, _)| workload)
         };
-        Ok((id(&self.workload)?, self.actor.as_ref().map(id).transpose()?))
+        let workload = known(&self.workload)?;
+        let Some(actor) = self.actor.as_ref().map(known).transpose()? else {
+            return Ok((Arc::clone(&workload.id), None));
+        };
+        agree(workload, actor)?;
+        Ok((Arc::clone(&workload.id), Some(Arc::clone(&actor.id))))
     }
 
     /// What it tells of a transaction. INVARIANT: one that has been revoked is a denial and no absence: a policy may

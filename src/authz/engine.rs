@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::authenticate::{KnownToken, authenticate, registered};
+use super::authenticate::{KnownToken, agree, authenticate, registered};
 use super::decision::{Decision, DecisionId, Parts};
 use super::explain::{Step, Trace};
 use super::freshness::Lease;
@@ -253,6 +253,7 @@ fn steps(
         parts.actor = Some(Arc::clone(&actor.id));
         parts.earlier_actors = caller.earlier_actors().cloned();
         trace.step("actor", || format!("`{}` acts for it", actor.id));
+        agree(workload, actor)?;
         if snapshot.revocations.is_delegator_revoked(&workload.id) {
             return Err((Reason::RevokedDelegator, None).into());
         }

@@ -83,10 +83,10 @@ impl AdmissionLimits {
 // === impl AdaptiveLimits ===
 
 impl Default for AdaptiveLimits {
-    /// Envoy waits for 200 ms: a check that has waited for half of them may still count. Half of 50 ms, less the queue of
-    /// the verification, is for cold ones.
+    /// What is admitted is to be answered within 50 ms at p99: half of that for all, and for cold ones what the queue of the
+    /// verification leaves.
     fn default() -> Self {
-        Self { min: 1024, delay: Duration::from_millis(100), cold_delay: Duration::from_millis(10) }
+        Self { min: 256, delay: Duration::from_millis(25), cold_delay: Duration::from_millis(10) }
     }
 }
 

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use super::turns::{Source, Turns};
 use crate::authz::Deferred;
 
+/// After this long without a break a queue is no burst any more.
+const STANDING: Duration = Duration::from_millis(100);
 /// How many proofs in a row may go before a token that waits.
 const PROOFS_IN_A_ROW: usize = 4;
 
@@ -26,7 +28,8 @@ pub struct VerificationLimits {
     pub threads: usize,
     /// Jobs of a kind that may wait for one: never more.
     pub queue: usize,
-    /// No more may wait than can be verified in this time. Without, only `queue` counts.
+    /// No more may wait than can be verified in this time, and of a queue that stands none longer than this. Without, only
+    /// `queue` counts.
     pub wait: Option<Duration>,
     /// How long a job may wait before it is too late.
     pub max_wait: Duration,
@@ -64,6 +67,8 @@ struct Queue {
     usual: UsualTime,
     /// Proofs that went before a token that waited, since a token last had its turn.
     proofs_in_a_row: usize,
+    /// Since when something has waited without a break.
+    standing: Option<Instant>,
     closed: bool,
 }
 
@@ -114,7 +119,9 @@ impl VerificationPool {
             Deferred::Proof => &mut queue.proofs,
         };
         let job = Job { since: Instant::now(), run: Box::new(job) };
+        let since = job.since;
         let pushed = waiting.push(source, job, room);
+        queue.standing.get_or_insert(since);
         drop(queue);
         let made_room = pushed.map_err(|_refused| QueueFull)?;
         self.0.changed.notify_one();
@@ -170,8 +177,13 @@ impl Shared {
             if queue.closed {
                 return None;
             }
-            if let Some(next) = queue.pop(self.limits.max_wait) {
-                return Some(next);
+            let patience = queue.patience(&self.limits, Instant::now());
+            let next = queue.pop(patience);
+            if queue.tokens.is_empty() && queue.proofs.is_empty() {
+                queue.standing = None;
+            }
+            if next.is_some() {
+                return next;
             }
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
@@ -181,6 +193,15 @@ impl Shared {
 // === impl Queue ===
 
 impl Queue {
+    /// How long a job may have waited. Of a queue that stands, no longer than it should be: those that came first would
+    /// all be too late soon, and so would everybody after them.
+    fn patience(&self, limits: &VerificationLimits, now: Instant) -> Duration {
+        match (self.standing, limits.wait) {
+            (Some(since), Some(wait)) if now.saturating_duration_since(since) >= STANDING => wait.min(limits.max_wait),
+            _ => limits.max_wait,
+        }
+    }
+
     /// A proof, or a token once enough proofs have gone before one; of a kind, sources take turns.
     fn pop(&mut self, max_wait: Duration) -> Option<(Job, Turn)> {
         let is_turn_of_token = self.proofs_in_a_row >= PROOFS_IN_A_ROW && !self.tokens.is_empty();
@@ -234,165 +255,4 @@ impl Job {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-
-    const LONG: Duration = Duration::from_secs(3600);
-    const ANY: Source = Source::Connection(1);
-
-    fn pool(queue: usize, max_wait: Duration) -> VerificationPool {
-        VerificationPool::start(VerificationLimits { threads: 1, queue, wait: None, max_wait }).unwrap()
-    }
-
-    /// Occupies the only thread until the sender is dropped.
-    fn occupy(pool: &VerificationPool) -> mpsc::Sender<()> {
-        let (entered, is_in) = mpsc::channel();
-        let (release, released) = mpsc::channel::<()>();
-        pool.submit(Deferred::Token, ANY, move |_| {
-            entered.send(()).unwrap();
-            let _ = released.recv();
-        })
-        .unwrap();
-        is_in.recv().unwrap();
-        release
-    }
-
-    #[test]
-    fn a_full_queue_turns_away_at_once_and_serves_in_order() {
-        let pool = pool(2, LONG);
-        let release = occupy(&pool);
-        let (told, heard) = mpsc::channel();
-        for n in [1, 2] {
-            let told = told.clone();
-            pool.submit(Deferred::Token, ANY, move |turn| told.send((n, turn)).unwrap()).unwrap();
-        }
-        assert_eq!(pool.submit(Deferred::Token, ANY, |_| {}), Err(QueueFull));
-        drop(release);
-        assert_eq!([heard.recv().unwrap(), heard.recv().unwrap()], [(1, Turn::Now), (2, Turn::Now)]);
-        assert_eq!(pool.submit(Deferred::Token, ANY, |_| {}), Ok(2), "there is room again");
-    }
-
-    /// Who is served, in order, of a token and proofs that wait for the only thread.
-    fn served(tokens: usize, proofs: usize, queue: usize) -> Vec<Deferred> {
-        let pool = pool(queue, LONG);
-        let release = occupy(&pool);
-        let (told, heard) = mpsc::channel();
-        for (what, count) in [(Deferred::Token, tokens), (Deferred::Proof, proofs)] {
-            for _ in 0..count {
-                let told = told.clone();
-                pool.submit(what, ANY, move |_| told.send(what).unwrap()).unwrap();
-            }
-        }
-        drop((release, told));
-        heard.iter().collect()
-    }
-
-    #[test]
-    fn proofs_have_room_of_their_own_and_go_before_tokens() {
-        let pool = pool(2, LONG);
-        let release = occupy(&pool);
-        for what in [Deferred::Token, Deferred::Proof] {
-            assert_eq!([0; 3].map(|_| pool.submit(what, ANY, |_| {})), [Ok(2), Ok(2), Err(QueueFull)], "{what:?}");
-        }
-        drop(release);
-        use Deferred::{Proof, Token};
-        assert_eq!(served(2, 2, 2), [Proof, Proof, Token, Token]);
-    }
-
-    #[test]
-    fn a_token_gets_its_turn_under_a_flood_of_proofs() {
-        use Deferred::{Proof, Token};
-        let four_then_one = [Proof, Proof, Proof, Proof, Token];
-        assert_eq!(served(3, 20, 100)[..15], four_then_one.repeat(3));
-        // Proofs with no token behind them keep none waiting.
-        assert_eq!(served(0, 20, 100), [Proof; 20]);
-    }
-
-    #[test]
-    fn a_token_that_is_too_late_uses_up_no_turn() {
-        let since = Instant::now();
-        let job = || Job { since, run: Box::new(|_| {}) };
-        let mut queue = Queue { proofs_in_a_row: PROOFS_IN_A_ROW, ..Queue::default() };
-        assert!([job(), job()].into_iter().all(|job| queue.tokens.push(ANY, job, 2).is_ok()));
-        assert!(queue.proofs.push(ANY, job(), 2).is_ok());
-        let mut pop = |max_wait| queue.pop(max_wait).map(|(_, turn)| (turn, queue.tokens.len(), queue.proofs.len()));
-        assert_eq!(pop(Duration::ZERO), Some((Turn::TooLate, 1, 1)));
-        assert_eq!(pop(LONG), Some((Turn::Now, 0, 1)), "the next token, before any proof");
-        assert_eq!(pop(LONG), Some((Turn::Now, 0, 0)));
-        assert_eq!(pop(LONG), None);
-    }
-
-    #[test]
-    fn what_waits_too_long_is_told_so() {
-        let pool = pool(1, Duration::ZERO);
-        let (told, heard) = mpsc::channel();
-        pool.submit(Deferred::Token, ANY, move |turn| told.send(turn).unwrap()).unwrap();
-        assert_eq!(heard.recv().unwrap(), Turn::TooLate);
-    }
-
-    #[test]
-    fn a_job_that_panics_ends_alone() {
-        let pool = pool(2, LONG);
-        let (told, heard) = mpsc::channel();
-        let lost = told.clone();
-        pool.submit(Deferred::Token, ANY, move |_| {
-            let _lost = lost;
-            panic!("as a bug would");
-        })
-        .unwrap();
-        pool.submit(Deferred::Token, ANY, move |turn| told.send(turn).unwrap()).unwrap();
-        assert_eq!(heard.iter().collect::<Vec<_>>(), [Turn::Now]);
-    }
-
-    #[test]
-    fn what_still_waits_at_the_end_is_dropped() {
-        let pool = pool(1, LONG);
-        let release = occupy(&pool);
-        let (told, heard) = mpsc::channel();
-        pool.submit(Deferred::Token, ANY, move |turn| told.send(turn).unwrap()).unwrap();
-        drop(pool);
-        assert_eq!(heard.recv().ok(), None, "dropped, not run");
-        drop(release);
-    }
-
-    #[test]
-    fn a_source_that_sends_much_keeps_no_other_waiting() {
-        let pool = pool(4, LONG);
-        let release = occupy(&pool);
-        let (told, heard) = mpsc::channel();
-        let submit = |from, name| {
-            let told = told.clone();
-            pool.submit(Deferred::Token, Source::Connection(from), move |turn| told.send((name, turn)).unwrap()).is_ok()
-        };
-        assert!(["a1", "a2", "a3", "a4"].map(|name| submit(1, name)).iter().all(|&taken| taken));
-        assert!(!submit(1, "a5"), "its own room is full");
-        assert!(submit(2, "b1"), "another source is heard");
-        assert_eq!(heard.try_recv().unwrap(), ("a4", Turn::MadeRoom), "at the cost of the one that has most");
-        drop(release);
-        let order: Vec<_> = (0..4).map(|_| heard.recv().unwrap()).collect();
-        assert_eq!(order, [("a1", Turn::Now), ("b1", Turn::Now), ("a2", Turn::Now), ("a3", Turn::Now)]);
-    }
-
-    #[test]
-    fn as_many_wait_as_can_be_verified_in_time() {
-        let wait = Some(Duration::from_millis(20));
-        let limits = VerificationLimits { threads: 2, queue: 256, wait, max_wait: LONG };
-        let mut usual = UsualTime::default();
-        let mut after = |times: u32, took| {
-            (0..times).for_each(|_| usual.learn(took));
-            usual.room(&limits)
-        };
-        let (fast, slow) = (Duration::from_micros(70), Duration::from_millis(2));
-        assert_eq!(after(0, fast), 256, "nothing is known yet: the bound");
-        assert_eq!(after(100, fast), 256);
-        assert!(after(1, Duration::from_secs(2)) > 200, "the machine stood still once");
-        assert_eq!(after(100, fast), 256);
-        assert!((18..=24).contains(&after(100, slow)), "20 ms of two threads");
-        assert_eq!(after(100, Duration::from_secs(1)), 8, "never none");
-        assert_eq!(after(200, fast), 256, "and back");
-        assert_eq!(usual.room(&VerificationLimits { wait: None, ..limits }), 256);
-        assert_eq!(usual.room(&VerificationLimits { queue: 3, ..limits }), 3, "the bound is the bound");
-    }
-}
+mod tests;

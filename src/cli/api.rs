@@ -131,6 +131,17 @@ impl Api {
         self.send(Method::DELETE, path, &[], None, Duration::ZERO).await
     }
 
+    /// Deletes one object, and is told where that has been applied within `wait`.
+    pub(super) async fn delete_wait(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        wait: Option<Duration>,
+    ) -> Result<Value, Failure> {
+        let query = [query, &waiting(wait)].concat();
+        self.send(Method::DELETE, path, &query, None, wait.unwrap_or_default()).await
+    }
+
     /// Asks for something to be done.
     pub(super) async fn post(&self, path: &[&str], body: &Value) -> Result<Value, Failure> {
         self.send(Method::POST, path, &[], Some(body), Duration::ZERO).await
@@ -143,9 +154,7 @@ impl Api {
         body: &Value,
         wait: Option<Duration>,
     ) -> Result<Value, Failure> {
-        let query: Vec<_> =
-            wait.iter().map(|w| ("wait", humantime::format_duration(*w).to_string().replace(' ', ""))).collect();
-        self.send(Method::POST, path, &query, Some(body), wait.unwrap_or_default()).await
+        self.send(Method::POST, path, &waiting(wait), Some(body), wait.unwrap_or_default()).await
     }
 
     async fn send(
@@ -182,6 +191,11 @@ impl std::fmt::Debug for Api {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Api").field("base", &self.base.as_str()).finish_non_exhaustive()
     }
+}
+
+/// The query that asks for a receipt.
+fn waiting(wait: Option<Duration>) -> Vec<(&'static str, String)> {
+    wait.iter().map(|w| ("wait", humantime::format_duration(*w).to_string().replace(' ', ""))).collect()
 }
 
 fn answer(base: &Url, status: reqwest::StatusCode, bytes: &[u8]) -> Result<Value, Failure> {

@@ -91,6 +91,19 @@ pub(super) enum GrantCommand {
         #[command(flatten)]
         api: ApiArgs,
     },
+    /// Give a grant back before its time is over: one that you asked for, or your own workload's.
+    #[command(after_help = "Example:\n  portcullis grant drop 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11 --wait 5s")]
+    Drop {
+        /// Its id.
+        id: GrantId,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
     /// End a grant now.
     #[command(after_help = "Example:\n  portcullis grant revoke 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11 --wait 5s")]
     Revoke {
@@ -130,6 +143,11 @@ impl GrantCommand {
                 let answer = api.connect()?.get(&["grants", &id.to_string()], &[]).await?;
                 text::show(out, &answer)?;
                 Ok(Answer::Yes)
+            }),
+            Self::Drop { id, reason, wait, api } => block_on(async {
+                let body = json!({ "reason": reason });
+                let answer = api.connect()?.post_wait(&["grants", &id.to_string(), "drop"], &body, wait.wait).await?;
+                receipt::print(out, &answer, &format!("dropped {id}"))
             }),
             Self::Revoke { id, reason, wait, api } => block_on(async {
                 let body = json!({ "reason": reason });

@@ -1,12 +1,12 @@
 //! `portcullis revoke`: end a token, a workload, a key … and be told where that is in force.
 //!
-//! Plane: composition, a client of the control plane's API. Revocations are append-only: there is no undo here. With
+//! Plane: composition, a client of the control plane's API. Revocations are append-only: lifting one leaves a record. With
 //! `--wait` the exit status says whether the receipt is complete.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::api::{ApiArgs, cell, items};
+use super::api::{ApiArgs, cell, items, object};
 use super::failure::{Answer, Outcome};
 use super::output::{Out, Table};
 use super::receipt::{self, WaitArgs};
@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
 use crate::object::GrantId;
 
-/// End something now. Revocations are never taken back and beat every allow.
+/// End something now. Revocations beat every allow until they are lifted, which leaves a record.
 #[derive(Debug, Subcommand)]
 #[command(
     after_help = "Example:\n  portcullis revoke workload spiffe://example.org/agent --reason 'key leaked' --wait 5s"
@@ -115,9 +115,28 @@ pub(super) enum RevokeCommand {
         #[command(flatten)]
         common: Common,
     },
+    /// Take a revocation out of force. It stays on record, with who lifted it and why.
+    ///
+    /// A grant that was revoked, and a workload that was retired, stay ended. A suspended workload is resumed instead.
+    #[command(after_help = "Example:\n  portcullis revoke lift 7c9e6679-7425-40de-944b-e07fc1f90ae7 \\\n    \
+        --reason 'the key had not leaked' --wait 5s")]
+    Lift {
+        /// Id of the revocation: see `portcullis revoke list`.
+        id: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
     /// List revocations.
-    #[command(after_help = "Example:\n  portcullis revoke list --output json")]
+    #[command(after_help = "Example:\n  portcullis revoke list --output json\n  portcullis revoke list --lifted")]
     List {
+        /// Those that have been lifted, instead of those in force.
+        #[arg(long)]
+        lifted: bool,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -138,7 +157,16 @@ pub(super) struct Common {
 impl RevokeCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         let (target, common) = match self {
-            Self::List { api } => return list(out, &api),
+            Self::List { lifted: false, api } => return list(out, &api),
+            Self::List { lifted: true, api } => return list_lifted(out, &api),
+            Self::Lift { id, reason, wait, api } => {
+                let body = json!({ "reason": reason });
+                return block_on(async {
+                    let answer = api.connect()?.post_wait(&["revocations", &id, "lift"], &body, wait.wait).await?;
+                    let target = object(&answer).pointer("/revocation/target").map(describe).unwrap_or_default();
+                    receipt::print(out, &answer, &format!("lifted {id}, of {target}"))
+                });
+            }
             Self::Token { issuer, jti, common } => (json!({ "kind": "token", "issuer": issuer, "jti": jti }), common),
             Self::TokensBefore { workload, before, common } => {
                 (json!({ "kind": "tokens_before", "workload": workload, "before": before }), common)
@@ -169,14 +197,38 @@ fn list(out: &mut Out<'_>, api: &ApiArgs) -> Outcome {
             out.json(&answer)?;
             return Ok(Answer::Yes);
         }
-        let mut table = Table::new(&["at", "by", "target", "reason"]);
+        let mut table = Table::new(&["id", "at", "by", "target", "reason"]).whole(&[0]);
         for one in items(&answer) {
             let target = one.get("target").map(describe).unwrap_or_default();
-            table.row([cell(one, "created_at"), cell(one, "created_by"), target, cell(one, "reason")]);
+            let at = minutes(&cell(one, "created_at"));
+            table.row([cell(one, "id"), at, cell(one, "created_by"), target, cell(one, "reason")]);
         }
         out.table(&table, "no revocations")?;
         Ok(Answer::Yes)
     })
+}
+
+fn list_lifted(out: &mut Out<'_>, api: &ApiArgs) -> Outcome {
+    block_on(async {
+        let answer = api.connect()?.list(&["lifts"], &[]).await?;
+        if out.is_json() {
+            out.json(&answer)?;
+            return Ok(Answer::Yes);
+        }
+        let mut table = Table::new(&["id", "lifted at", "lifted by", "target", "reason"]).whole(&[0]);
+        for one in items(&answer) {
+            let id = one.get("revocation").map(|revocation| cell(revocation, "id")).unwrap_or_default();
+            let target = one.pointer("/revocation/target").map(describe).unwrap_or_default();
+            table.row([id, minutes(&cell(one, "lifted_at")), cell(one, "lifted_by"), target, cell(one, "reason")]);
+        }
+        out.table(&table, "no lifted revocations")?;
+        Ok(Answer::Yes)
+    })
+}
+
+/// A time to the minute.
+fn minutes(time: &str) -> String {
+    time.rsplit_once(':').map_or_else(|| time.to_owned(), |(minutes, _seconds)| format!("{minutes}Z"))
 }
 
 /// A target in words: its kind, then its other members.

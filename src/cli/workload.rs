@@ -1,7 +1,8 @@
 //! `portcullis workload`: the registered principals.
 //!
-//! Plane: composition, a client of the control plane's API. Retiring a workload revokes its grants in the same step
-//! and is final: its id is never used again.
+//! Plane: composition, a client of the control plane's API. Suspending is for now, retiring for good: it revokes the
+//! workload's grants in the same step, and its id is never used again. With `--wait` the exit status says whether the
+//! receipt is complete.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,8 @@ use serde_json::{Map, Value, json};
 use super::api::{ApiArgs, cell, items};
 use super::failure::{Answer, Failure, Outcome};
 use super::output::{Out, Table};
-use super::{args, block_on, documents, receipt};
+use super::receipt::{self, WaitArgs};
+use super::{args, block_on, documents};
 
 /// Workloads: the principals. A credential counts only for a registered one.
 #[derive(Debug, Subcommand)]
@@ -25,8 +27,20 @@ pub(super) enum WorkloadCommand {
     )]
     Put(PutArgs),
     /// List workloads.
-    #[command(after_help = "Example:\n  portcullis workload list")]
+    #[command(after_help = "Example:\n  portcullis workload list --environment production --suspended")]
     List {
+        /// Only those that this team or person answers for.
+        #[arg(long)]
+        owner: Option<String>,
+        /// Only those of this environment.
+        #[arg(long)]
+        environment: Option<String>,
+        /// Only those of this kind: service, pipeline, agent or third_party.
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only those that are suspended.
+        #[arg(long)]
+        suspended: bool,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -38,11 +52,46 @@ pub(super) enum WorkloadCommand {
         #[command(flatten)]
         api: ApiArgs,
     },
-    /// Remove a workload: its credentials resolve to nobody any more.
-    #[command(after_help = "Example:\n  portcullis workload delete spiffe://example.org/storefront")]
-    Delete {
+    /// Stop a workload for now: whatever it shows is refused everywhere until it is resumed.
+    #[command(after_help = "Example:\n  portcullis workload suspend spiffe://example.org/agent \\\n    \
+        --reason 'odd traffic since noon' --wait 5s")]
+    Suspend {
         /// Its SPIFFE ID.
         id: String,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// Let a suspended workload go on. Grants that are not over by now count again.
+    #[command(after_help = "Example:\n  portcullis workload resume spiffe://example.org/agent --reason 'false alarm'")]
+    Resume {
+        /// Its SPIFFE ID.
+        id: String,
+        /// Why.
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+        #[command(flatten)]
+        api: ApiArgs,
+    },
+    /// End a workload for good, with all its grants and requests. Its id is never used again.
+    #[command(
+        visible_alias = "delete",
+        after_help = "Example:\n  portcullis workload retire spiffe://example.org/storefront --reason replaced --wait 5s"
+    )]
+    Retire {
+        /// Its SPIFFE ID.
+        id: String,
+        /// Why.
+        #[arg(long, default_value = "retired")]
+        reason: String,
+        #[command(flatten)]
+        wait: WaitArgs,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -72,6 +121,13 @@ pub(super) struct PutArgs {
     /// A label; may be repeated.
     #[arg(long, value_name = "NAME=VALUE", value_parser = args::pair)]
     label: Vec<(String, String)>,
+    /// A workload that it may act for, or all below one, as in `spiffe://example.org/users/*`; may be repeated.
+    /// Without any, the word of the token's issuer is enough.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    delegator: Vec<String>,
+    /// A workload that may act for it, likewise.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    actor: Vec<String>,
     #[command(flatten)]
     api: ApiArgs,
 }
@@ -87,29 +143,56 @@ impl WorkloadCommand {
                     receipt::print(out, &answer, &format!("put workload {id}"))
                 })
             }
-            Self::List { api } => block_on(async {
-                let answer = api.connect()?.list(&["workloads"], &[]).await?;
-                if out.is_json() {
-                    out.json(&answer)?;
-                    return Ok(Answer::Yes);
-                }
-                let mut table = Table::new(&["id", "kind", "owner", "environment", "roles"]);
-                for one in items(&answer) {
-                    table.row(["id", "kind", "owner", "environment", "roles"].map(|name| cell(one, name)));
-                }
-                out.table(&table, "no workloads")?;
-                Ok(Answer::Yes)
+            Self::List { owner, environment, kind, suspended, api } => block_on(async {
+                let suspended = suspended.then(|| "true".to_owned());
+                let filters =
+                    [("owner", owner), ("environment", environment), ("kind", kind), ("suspended", suspended)];
+                let query: Vec<_> = filters.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
+                let answer = api.connect()?.list(&["workloads"], &query).await?;
+                list(out, &answer)
             }),
             Self::Show { id, api } => block_on(async {
                 out.json(&api.connect()?.get(&["workloads", &id], &[]).await?)?;
                 Ok(Answer::Yes)
             }),
-            Self::Delete { id, api } => block_on(async {
-                let answer = api.connect()?.delete(&["workloads", &id]).await?;
-                receipt::print(out, &answer, &format!("deleted workload {id}"))
+            Self::Suspend { id, reason, wait, api } => block_on(async {
+                let body = json!({ "reason": reason });
+                let answer = api.connect()?.post_wait(&["workloads", &id, "suspend"], &body, wait.wait).await?;
+                receipt::print(out, &answer, &format!("suspended {id}"))
+            }),
+            Self::Resume { id, reason, wait, api } => block_on(async {
+                let body = json!({ "reason": reason });
+                let answer = api.connect()?.post_wait(&["workloads", &id, "resume"], &body, wait.wait).await?;
+                let printed = receipt::print(out, &answer, &format!("resumed {id}"))?;
+                let left = cell(&answer, "still_revoked_by");
+                if !out.is_json() && !left.is_empty() {
+                    out.line(format!("STILL REVOKED by {left}: see `portcullis revoke lift`"))?;
+                }
+                Ok(if left.is_empty() { printed } else { Answer::No })
+            }),
+            Self::Retire { id, reason, wait, api } => block_on(async {
+                let reason = [("reason", reason)];
+                let answer = api.connect()?.delete_wait(&["workloads", &id], &reason, wait.wait).await?;
+                let revoked = answer.get("revoked_grants").and_then(Value::as_array).map_or(0, Vec::len);
+                receipt::print(out, &answer, &format!("retired {id}, and with it {revoked} grants and requests"))
             }),
         }
     }
+}
+
+fn list(out: &mut Out<'_>, answer: &Value) -> Outcome {
+    if out.is_json() {
+        out.json(answer)?;
+        return Ok(Answer::Yes);
+    }
+    let mut table = Table::new(&["id", "kind", "owner", "environment", "roles", "state"]);
+    for one in items(answer) {
+        let suspended = one.get("suspended").is_some_and(Value::is_object);
+        let columns = ["id", "kind", "owner", "environment", "roles"].map(|name| cell(one, name));
+        table.row(columns.into_iter().chain([if suspended { "SUSPENDED" } else { "" }.to_owned()]));
+    }
+    out.table(&table, "no workloads")?;
+    Ok(Answer::Yes)
 }
 
 impl PutArgs {
@@ -125,6 +208,8 @@ impl PutArgs {
             "environment": self.environment,
             "roles": self.role,
             "labels": labels,
+            "delegators": self.delegator,
+            "actors": self.actor,
         }))
     }
 }

@@ -5,6 +5,8 @@
 //! Each logged change carries whom its versions before and after concern ([`Audience`]), so that the sync server can
 //! tell a sidecar that something of its own went away without telling it of anything that was never its own.
 
+mod revoked;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -12,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use self::revoked::RevokedWorkloads;
 use crate::clock::Timestamp;
 use crate::object::{Grant, GrantId, GrantState, Kind, Object, Target};
 use crate::wire::{Epoch, Position, Revision};
@@ -89,6 +92,7 @@ struct Inner {
     revision: Revision,
     live: Live,
     grants: ByService,
+    revoked: RevokedWorkloads,
     ring: VecDeque<Arc<Logged>>,
 }
 
@@ -233,9 +237,13 @@ impl Index {
     ) -> Self {
         let live: Live = live.into_iter().map(|s| ((s.kind, Arc::clone(&s.key)), s)).collect();
         let mut grants = ByService::default();
-        live.values().for_each(|stored| grants.add(stored));
+        let mut revoked = RevokedWorkloads::default();
+        for stored in live.values() {
+            grants.add(stored);
+            revoked.add(stored);
+        }
         let (tip, _) = watch::channel(revision);
-        let inner = RwLock::new(Inner { revision, live, grants, ring: VecDeque::new() });
+        let inner = RwLock::new(Inner { revision, live, grants, revoked, ring: VecDeque::new() });
         Self { epoch, ring_capacity, inner, tip }
     }
 
@@ -262,8 +270,10 @@ impl Index {
                 };
                 if let Some(old) = old {
                     inner.grants.remove(&old);
+                    inner.revoked.remove(&old);
                 }
                 inner.grants.add(stored);
+                inner.revoked.add(stored);
             }
             let changes = commit.changes.iter().zip(before).map(|(stored, before)| Change {
                 stored: Arc::clone(stored),
@@ -368,6 +378,11 @@ impl Index {
     /// One live object.
     pub fn get(&self, kind: Kind, key: &str) -> Option<Arc<Stored>> {
         self.read().live.get(&(kind, Arc::from(key))).cloned()
+    }
+
+    /// The revocations that end a workload, in force now.
+    pub fn revocations_of(&self, workload: &str) -> Vec<Arc<Stored>> {
+        self.read().revoked.of(workload)
     }
 
     /// Up to `limit` live objects of one kind, by key, whose keys come after `after`.

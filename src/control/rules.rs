@@ -11,7 +11,7 @@ use super::index::{Index, Stored};
 use crate::authz::{Relation, RouteTable, RouteTableError, Template};
 use crate::credential::{self, SpiffeId};
 use crate::object::{
-    FieldError, Grant, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Route, Service, Target, Workload,
+    FieldError, Grant, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Revocation, Route, Service, Workload,
 };
 use crate::policy::BUILTIN_ACTIONS;
 
@@ -93,11 +93,33 @@ pub(super) fn mappings(index: &Index, new: &Workload) -> Result<(), FieldError> 
     Ok(())
 }
 
+/// A revocation, if `stored` is one.
+pub(super) fn as_revocation(stored: &Stored) -> Option<&Revocation> {
+    match &stored.object {
+        Some(Object::Revocation(revocation)) => Some(revocation),
+        _ => None,
+    }
+}
+
 /// Whether a workload of this id has been retired: its id is never used again.
-pub(super) fn is_retired(index: &Index, id: &SpiffeId) -> bool {
-    index.list(Kind::Revocation).iter().any(|stored| {
-        matches!(&stored.object, Some(Object::Revocation(r)) if matches!(&r.target, Target::Workload { workload } if workload == id))
-    })
+pub(super) fn is_retired(index: &Index, id: &str) -> bool {
+    index.get(Kind::Workload, id).is_none() && !index.revocations_of(id).is_empty()
+}
+
+/// The workload, if it can get anything new now: it is registered, and neither suspended nor revoked.
+pub(super) fn in_service(index: &Index, id: &SpiffeId) -> Result<Arc<Stored>, FieldError> {
+    let refused = |what: &str| FieldError::new("workload", format!("`{id}` {what}"));
+    let stored = index.get(Kind::Workload, id.as_str());
+    let stored = stored.ok_or_else(|| {
+        refused(if is_retired(index, id.as_str()) { "has been retired" } else { "is not registered" })
+    })?;
+    if as_workload(&stored).is_some_and(|workload| workload.suspended.is_some()) {
+        return Err(refused("is suspended"));
+    }
+    match index.revocations_of(id.as_str()).first() {
+        Some(revocation) => Err(refused(&format!("has been revoked, by `{}`", revocation.key))),
+        None => Ok(stored),
+    }
 }
 
 /// The routes of a service conflict neither with each other nor with those of a service that some enforcement point

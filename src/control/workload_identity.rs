@@ -158,10 +158,12 @@ impl WorkloadIdentity {
         let workload = trust.owner_of(&token)?;
         let actor = trust.owners.actor_of(&token).transpose().map_err(Refusal::subject)?;
         trust.check(&workload, Some(&token), None)?;
-        self.registered(&workload)?;
+        let registered = self.registered(&workload)?;
         if let Some(actor) = &actor {
             trust.check_actor(&workload, actor, token.issued_at)?;
-            self.registered(actor)?;
+            if !registered.may_be_acted_for_by(&self.registered(actor)?) {
+                return Err(Refusal::subject("the workload that acts may not act for this one"));
+            }
         }
         Ok(Identified { workload, actor, token })
     }

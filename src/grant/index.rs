@@ -235,6 +235,8 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
             _ if !in_scope => Standing::None,
             _ if revoked => over(entry.not_after.min(now), End::Revoked),
             Phase::Pending => Standing::Pending(id),
+            // INVARIANT: what has ended is over, whatever a clock says that is behind.
+            Phase::Over => over(entry.not_after.min(now), End::Expired),
             Phase::Exhausted => over(entry.not_after.min(now), End::Exhausted),
             _ if now < entry.not_before => Standing::NotYetValid(id),
             _ if now >= entry.not_after => over(entry.not_after, End::Expired),
@@ -267,7 +269,6 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
 fn phase(grant: &CompactGrant<'_>) -> Option<(Phase, Timestamp, Timestamp)> {
     let start = grant.not_before.unwrap_or_default();
     let ended = |at: Timestamp| grant.not_after.map_or(at, |end| end.min(at));
-    // Of one that has ended too: on a clock that is behind, it has not.
     let granted = Phase::granted(grant.is_limited(), grant.break_glass);
     match grant.state {
         GrantState::Pending => Some((Phase::Pending, start, Timestamp::MAX)),
@@ -275,7 +276,7 @@ fn phase(grant: &CompactGrant<'_>) -> Option<(Phase, Timestamp, Timestamp)> {
         GrantState::Scheduled | GrantState::Active | GrantState::Ended if grant.uses.is_some() => None,
         GrantState::Scheduled => Some((Phase::Scheduled, grant.not_before?, grant.not_after?)),
         GrantState::Active => Some((granted, grant.not_before?, grant.not_after?)),
-        GrantState::Ended => Some((granted, grant.not_before?, ended(grant.ended_at?))),
+        GrantState::Ended => Some((Phase::Over, grant.not_before?, ended(grant.ended_at?))),
         GrantState::Exhausted => Some((Phase::Exhausted, start, ended(grant.ended_at?))),
         GrantState::Revoked => Some((Phase::Revoked, start, ended(grant.ended_at?))),
         GrantState::Denied | GrantState::Withdrawn | GrantState::ExpiredUnapproved => None,

@@ -60,6 +60,8 @@ pub(super) enum Phase {
     LimitedBreakGlass,
     /// Its last use has been spent.
     Exhausted,
+    /// Ended, or dropped before its end.
+    Over,
     Revoked,
 }
 

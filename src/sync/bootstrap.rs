@@ -1,19 +1,22 @@
 //! A snapshot that is arriving, put together on a thread of its own while the next frames come in.
 //!
-//! Plane: sync. Chunks go through in order, each into the assembly and then onto the disk, so that nobody holds more of a
-//! snapshot than a few frames beside what it becomes. While checks are answered from an older state the thread gives way
-//! to them. INVARIANT: what it builds is handed over whole at its end, or not at all; once it was given up, it touches the
-//! disk no more. On a runtime with one thread the work is done in place, so that a simulation can be repeated exactly.
+//! Plane: sync. Frames go through in order, each verified, then taken into the assembly, then onto the disk, so that nobody
+//! holds more of a snapshot than a few frames beside what it becomes. While checks are answered from an older state the
+//! thread gives way to them. INVARIANT: what it builds is handed over whole at its end, or not at all; once it was given
+//! up, it touches the disk no more; frames that came after its end are handed back. On a runtime with one thread the work
+//! is done in place, so that a simulation can be repeated exactly.
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Shared;
 use super::apply::{ApplyError, Assembly, Built};
+use super::frame::{FrameError, Opened};
 use crate::offload::has_other_threads;
 use crate::wire::Epoch;
-use crate::wire::proto::{ServerFrame, SnapshotChunk, SnapshotEnd};
+use crate::wire::proto::{ServerFrame, SnapshotChunk, SnapshotEnd, payload::Body};
 
 /// How many frames may wait.
 const WAITING: usize = 4;
@@ -25,23 +28,32 @@ const GIVE_WAY: i32 = 5;
 #[derive(Debug)]
 pub(super) enum Bootstrap {
     Here(Arc<Shared>, Box<Assembly>),
-    There { steps: mpsc::Sender<Step>, built: oneshot::Receiver<Ended> },
+    There { frames: mpsc::Sender<Arrived>, ended: oneshot::Receiver<Outcome> },
 }
 
+/// A frame, and when it came.
+pub(super) type Arrived = (ServerFrame, Instant);
+
+/// What comes of it, with the frame that ended it, and those that came after.
 #[derive(Debug)]
-pub(super) enum Step {
-    Chunk(Epoch, SnapshotChunk, ServerFrame),
-    End(Epoch, SnapshotEnd),
+pub(super) struct Ended {
+    /// Without one, the frame starts another snapshot.
+    pub(super) built: Option<Built>,
+    pub(super) last: Arrived,
+    pub(super) rest: mpsc::Receiver<Arrived>,
 }
 
-/// What came of it; `None` when it was given up.
-type Ended = Result<Option<Built>, ApplyError>;
+type Outcome = Result<Ended, BootstrapError>;
 
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BootstrapError {
+    #[error("a frame was refused: {0}")]
+    Frame(#[from] FrameError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    #[error("a frame of another kind came in the middle of a snapshot")]
+    Kind,
     #[error("no thread could be started: {0}")]
     Thread(#[from] std::io::Error),
     #[error("the thread that built it is gone")]
@@ -55,8 +67,8 @@ impl Bootstrap {
         if !has_other_threads() {
             return Ok(Self::Here(shared, Box::new(assembly)));
         }
-        let (steps, todo) = mpsc::channel(WAITING);
-        let (tell, built) = oneshot::channel();
+        let (frames, todo) = mpsc::channel(WAITING);
+        let (tell, ended) = oneshot::channel();
         std::thread::Builder::new().name("bootstrap".to_owned()).spawn(move || {
             if shared.state.load().snapshot.is_some() {
                 // On Linux this is about the calling thread. When it fails, checks are slower for a while.
@@ -64,61 +76,82 @@ impl Bootstrap {
             }
             let _ = tell.send(build(assembly, &shared, todo));
         })?;
-        Ok(Self::There { steps, built })
+        Ok(Self::There { frames, ended })
     }
 
-    /// Takes in the next chunk.
-    pub(super) async fn chunk(
+    /// Hands the next frame over as it came, to be verified there; `None` once it is. When it was too late for that, it
+    /// comes back with how it ended. Whatever has ended is not to be asked again.
+    pub(super) async fn give(&mut self, arrived: Arrived) -> Result<Option<(Arrived, Ended)>, BootstrapError> {
+        let Self::There { frames, ended } = self else { return Err(BootstrapError::Gone) };
+        let how = tokio::select! {
+            biased;
+            how = &mut *ended => how,
+            place = frames.reserve() => match place {
+                Ok(place) => {
+                    place.send(arrived);
+                    return Ok(None);
+                }
+                // It has stopped, and says why.
+                Err(_closed) => ended.await,
+            },
+        };
+        Ok(Some((arrived, how.unwrap_or(Err(BootstrapError::Gone))?)))
+    }
+
+    /// Waits until it has ended, which it does not by itself where the work is done in place.
+    pub(super) async fn ended(&mut self) -> Outcome {
+        match self {
+            Self::Here(..) => std::future::pending().await,
+            Self::There { ended, .. } => ended.await.unwrap_or(Err(BootstrapError::Gone)),
+        }
+    }
+
+    /// Takes in the next chunk, where the work is done in place.
+    pub(super) fn chunk(
         &mut self,
         epoch: Epoch,
         chunk: SnapshotChunk,
-        frame: ServerFrame,
+        frame: &ServerFrame,
     ) -> Result<(), BootstrapError> {
         match self {
-            Self::Here(shared, assembly) => Ok(put(assembly, shared, epoch, chunk, &frame)?),
-            Self::There { steps, built } => match steps.send(Step::Chunk(epoch, chunk, frame)).await {
-                Ok(()) => Ok(()),
-                // It has stopped, and says why.
-                Err(_closed) => Err(built.await.map_or(BootstrapError::Gone, |ended| match ended {
-                    Err(e) => e.into(),
-                    Ok(_) => BootstrapError::Gone,
-                })),
-            },
+            Self::Here(shared, assembly) => Ok(put(assembly, shared, epoch, chunk, frame)?),
+            Self::There { .. } => Err(BootstrapError::Gone),
         }
     }
 
-    /// Completes the snapshot.
-    pub(super) async fn end(self, epoch: Epoch, end: SnapshotEnd) -> Result<Built, BootstrapError> {
+    /// Completes the snapshot, where the work is done in place.
+    pub(super) fn end(self, epoch: Epoch, end: &SnapshotEnd) -> Result<Built, BootstrapError> {
         match self {
-            Self::Here(_, assembly) => Ok(assembly.end(epoch, &end)?),
-            Self::There { steps, built } => {
-                let _ = steps.send(Step::End(epoch, end)).await;
-                drop(steps);
-                match built.await {
-                    Ok(ended) => ended?.ok_or(BootstrapError::Gone),
-                    Err(_closed) => Err(BootstrapError::Gone),
-                }
-            }
+            Self::Here(_, assembly) => Ok(assembly.end(epoch, end)?),
+            Self::There { .. } => Err(BootstrapError::Gone),
         }
+    }
+
+    /// Whether frames are to be [given](Self::give) to it.
+    pub(super) const fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::There { .. })
     }
 
     /// Gives it up, and waits until nothing of it is under way.
     pub(super) async fn give_up(self) {
-        if let Self::There { steps, built } = self {
-            drop(steps);
-            let _ = built.await;
+        if let Self::There { frames, ended } = self {
+            drop(frames);
+            let _ = ended.await;
         }
     }
 }
 
-fn build(mut assembly: Assembly, shared: &Shared, mut todo: mpsc::Receiver<Step>) -> Ended {
-    while let Some(step) = todo.blocking_recv() {
-        match step {
-            Step::Chunk(epoch, chunk, frame) => put(&mut assembly, shared, epoch, chunk, &frame)?,
-            Step::End(epoch, end) => return assembly.end(epoch, &end).map(Some),
+fn build(mut assembly: Assembly, shared: &Shared, mut todo: mpsc::Receiver<Arrived>) -> Outcome {
+    while let Some(last) = todo.blocking_recv() {
+        let Opened { epoch, body } = shared.opener.open(&last.0)?;
+        match body {
+            Body::Chunk(chunk) => put(&mut assembly, shared, epoch, chunk, &last.0)?,
+            Body::End(end) => return Ok(Ended { built: Some(assembly.end(epoch, &end)?), last, rest: todo }),
+            Body::Begin(_) => return Ok(Ended { built: None, last, rest: todo }),
+            Body::Delta(_) | Body::Bookmark(_) => return Err(BootstrapError::Kind),
         }
     }
-    Ok(None)
+    Err(BootstrapError::Gone)
 }
 
 fn put(

@@ -18,7 +18,7 @@ use tonic::{Request, Status, Streaming};
 
 use super::Shared;
 use super::apply::{self, Assembly, Built, Unusable};
-use super::bootstrap::{Bootstrap, BootstrapError};
+use super::bootstrap::{Arrived, Bootstrap, BootstrapError, Ended};
 use super::connect::reasons;
 use super::frame::MAX_FRAME_BYTES;
 use crate::clock::Monotonic;
@@ -140,11 +140,12 @@ impl Session {
                 () = stop.cancelled() => return Err(End::Stopped),
                 frame = inbound.message() => {
                     match frame.map_err(|status| refused(&status))? {
-                        Some(frame) => self.frame(frame).await?,
+                        Some(frame) => self.arrived((frame, Instant::now())).await?,
                         None => return Ok(()),
                     }
                     silent_until = Instant::now() + self.shared.config.idle_timeout;
                 }
+                ended = ended(&mut self.stream.assembly) => self.snapshot_ended(ended).await?,
                 () = tokio::time::sleep_until(silent_until) => {
                     return Err(failed("the control plane has been silent for too long"));
                 }
@@ -178,8 +179,51 @@ impl Session {
         Ok(response.map_err(|status| refused(&status))?.into_inner())
     }
 
-    async fn frame(&mut self, frame: ServerFrame) -> Outcome<()> {
-        let arrived = Instant::now();
+    /// Takes the next frame, here or where a snapshot is put together.
+    async fn arrived(&mut self, arrived: Arrived) -> Outcome<()> {
+        let Some(bootstrap) = self.stream.assembly.as_mut().filter(|b| b.is_elsewhere()) else {
+            return self.frame(arrived).await;
+        };
+        match bootstrap.give(arrived).await {
+            Ok(None) => Ok(()),
+            Ok(Some((later, ended))) => {
+                self.snapshot_ended(Ok(ended)).await?;
+                Box::pin(self.arrived(later)).await
+            }
+            Err(e) => self.snapshot_ended(Err(e)).await,
+        }
+    }
+
+    /// Puts the snapshot in force that was put together elsewhere, and goes on with the frames after it.
+    async fn snapshot_ended(&mut self, ended: Result<Ended, BootstrapError>) -> Outcome<()> {
+        // It has ended by itself, and there is nothing to wait for.
+        self.stream.assembly = None;
+        let Ended { built, last, mut rest } = match ended {
+            Ok(ended) => ended,
+            Err(e) => {
+                self.shared.with_disk(super::disk::Disk::abandon);
+                return Err(no_snapshot(e));
+            }
+        };
+        match built {
+            Some(built) => self.snapshot(built, last).await?,
+            None => self.frame(last).await?,
+        }
+        while let Ok(later) = rest.try_recv() {
+            Box::pin(self.arrived(later)).await?;
+        }
+        Ok(())
+    }
+
+    async fn snapshot(&mut self, built: Built, (frame, arrived): Arrived) -> Outcome<()> {
+        let position = built.snapshot.position();
+        let unusable = self.put_in_force(built, arrived, true);
+        self.stream.confirmed = true;
+        self.durable = self.on_disk(move |d| d.end(&frame, position)).await?.unwrap_or(true);
+        self.report(position, unusable).await
+    }
+
+    async fn frame(&mut self, (frame, arrived): Arrived) -> Outcome<()> {
         let opened = self.shared.opener.open(&frame).map_err(|e| failed(&format!("a frame was refused: {e}")))?;
         match opened.body {
             Body::Delta(delta) => self.delta(&frame, opened.epoch, delta, arrived).await,
@@ -200,24 +244,14 @@ impl Session {
                 let Some(bootstrap) = &mut self.stream.assembly else {
                     return Err(failed("a chunk without a snapshot"));
                 };
-                let taken = bootstrap.chunk(opened.epoch, chunk, frame).await;
-                if taken.is_err() {
-                    // It has ended by itself, and there is nothing to wait for.
-                    self.stream.assembly = None;
-                    self.shared.with_disk(super::disk::Disk::abandon);
-                }
-                taken.map_err(no_snapshot)
+                bootstrap.chunk(opened.epoch, chunk, &frame).map_err(no_snapshot)
             }
             Body::End(end) => {
                 let Some(bootstrap) = self.stream.assembly.take() else {
                     return Err(failed("an end without a snapshot"));
                 };
-                let built = bootstrap.end(opened.epoch, end).await.map_err(no_snapshot)?;
-                let position = built.snapshot.position();
-                let unusable = self.put_in_force(built, arrived, true);
-                self.stream.confirmed = true;
-                self.durable = self.on_disk(move |d| d.end(&frame, position)).await?.unwrap_or(true);
-                self.report(position, unusable).await
+                let built = bootstrap.end(opened.epoch, &end).map_err(no_snapshot)?;
+                self.snapshot(built, (frame, arrived)).await
             }
         }
     }
@@ -378,6 +412,14 @@ impl Session {
         }
         let shared = Arc::clone(&self.shared);
         blocking(move || Ok(shared.with_disk(work))).await
+    }
+}
+
+/// Waits until a snapshot that is put together elsewhere has ended; for ever when there is none.
+async fn ended(bootstrap: &mut Option<Bootstrap>) -> Result<Ended, BootstrapError> {
+    match bootstrap {
+        Some(bootstrap) => bootstrap.ended().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -206,9 +206,48 @@ async fn workloads(alice: &Operator<'_>) {
     alice.both(&["workload", "show", &id], &["\"team\""]).await;
     let nobody = format!("{DOMAIN}/nobody");
     alice.refused(&["workload", "show", &nobody], &[&nobody]).await;
-    alice.says(&["workload", "delete", &id], &["deleted workload", &id]).await;
-    alice.refused(&["workload", "delete", &nobody], &[&nobody]).await;
-    alice.refused(&put, &[&id]).await;
+    alice.mistyped(&["workload", "put", &id, "--delegator"], &["--delegator", "SPIFFE_ID"]).await;
+    let acting = [&put[..], &["--delegator", "spiffe://x/*", "--actor", &nobody]].concat();
+    let acting = alice.json(&acting).await;
+    assert_eq!(
+        (&acting["object"]["delegators"], &acting["object"]["actors"]),
+        (&json!(["spiffe://x/*"]), &json!([nobody]))
+    );
+    lifecycle(alice, &id, &nobody).await;
+    alice.refused(&put, &[&id, "retired"]).await;
+}
+
+async fn lifecycle(alice: &Operator<'_>, id: &str, nobody: &str) {
+    let (complete, why) = ("complete: every enforcement point", ["--reason", "odd traffic", "--wait", "20s"]);
+    alice.says(&[&["workload", "suspend", id], &why[..]].concat(), &["suspended", id, complete]).await;
+    let suspended = alice.json(&[&["workload", "suspend", id], &why[..]].concat()).await;
+    assert_eq!(suspended["object"]["suspended"]["reason"], "odd traffic", "{suspended}");
+    alice.refused(&["workload", "suspend", nobody], &[nobody]).await;
+    let listed = alice.both(&["workload", "list", "--suspended"], &["SUSPENDED", id]).await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+    alice.says(&["workload", "list", "--owner", "nobody"], &["no workloads"]).await;
+    alice.refused(&["workload", "list", "--kind", "robot"], &["`kind`", "robot"]).await;
+    let by = suspended["object"]["suspended"]["revocation"].as_str().unwrap();
+    alice.refused(&["revoke", "lift", by, "--reason", "x"], &["resume the workload"]).await;
+
+    // A revocation of its own is not lifted by resuming.
+    let revoked = alice.json(&["revoke", "workload", id]).await;
+    let revoked = revoked["object"]["id"].as_str().unwrap();
+    alice.mistyped(&["workload", "resume", id], &["--reason"]).await;
+    let resumed = alice.types(&["workload", "resume", id, "--reason", "false alarm"], &[]).await;
+    assert_eq!(resumed.status, 1, "{}", resumed.stderr);
+    assert!(resumed.stdout.contains(&format!("STILL REVOKED by {revoked}")), "{}", resumed.stdout);
+    alice.mistyped(&["revoke", "lift", revoked], &["--reason"]).await;
+    alice.refused(&["revoke", "lift", revoked, "--reason", " "], &["`reason`", "for a reason"]).await;
+    alice.refused(&["revoke", "lift", NOBODY, "--reason", "x"], &[NOBODY]).await;
+    let lift = ["revoke", "lift", revoked, "--reason", "no leak", "--wait", "20s"];
+    alice.both(&lift, &["lifted", revoked, "workload", id, complete]).await;
+    alice.says(&["workload", "resume", id, "--reason", "done", "--wait", "20s"], &["resumed", complete]).await;
+    alice.both(&["revoke", "list", "--lifted"], &["LIFTED BY", revoked, by, "no leak"]).await;
+
+    alice.refused(&["workload", "retire", nobody], &[nobody]).await;
+    let retire = ["workload", "retire", id, "--reason", "replaced", "--wait", "20s"];
+    alice.both(&retire, &["retired", id, "0 grants", complete]).await;
 }
 
 async fn services(alice: &Operator<'_>) {
@@ -282,11 +321,19 @@ async fn grants(alice: &Operator<'_>, bob: &Operator<'_>) {
     alice.refused(&["grant", "list", "--state", "acitve"], &["acitve"]).await;
     alice.both(&["grant", "show", first], &["payments/refunds", "approve by bob", "ticket 7"]).await;
     alice.refused(&["grant", "show", NOBODY], &[NOBODY]).await;
-    for verb in ["approve", "deny", "withdraw", "show", "revoke"] {
+    for verb in ["approve", "deny", "withdraw", "show", "drop", "revoke"] {
         alice.mistyped(&["grant", verb, "not-an-id"], &["'not-an-id'", "<ID>", "not a grant id"]).await;
     }
     let nobody = ["--workload", "agent"];
     alice.mistyped(&[&["grant", "list"], &nobody[..]].concat(), &["'agent'", "--workload", "spiffe://"]).await;
+    let third = alice.json(&ask("payments/refunds", "write", "5m")).await;
+    let third = third["object"]["id"].as_str().unwrap();
+    alice.refused(&["grant", "drop", third], &["pending"]).await;
+    bob.says(&["grant", "approve", third], &["approved"]).await;
+    bob.refused(&["grant", "drop", third], &["`alice`, who asked for it"]).await;
+    let dropped = ["grant", "drop", third, "--reason", "not needed", "--wait", "20s"];
+    let dropped = alice.both(&dropped, &["dropped", third, "complete: every enforcement point"]).await;
+    assert_eq!(dropped["object"]["state"], "ended", "{dropped}");
     let revoke = ["grant", "revoke", first, "--reason", "done", "--wait", "20s"];
     bob.says(&revoke, &["revoked", "complete: every enforcement point"]).await;
     let revoked = bob.json(&["grant", "revoke", second, "--wait", "20s"]).await;

@@ -30,3 +30,4 @@ mod oracle;
 mod running;
 mod token_verify;
 mod workload_api;
+mod workload_life;

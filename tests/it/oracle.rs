@@ -192,9 +192,10 @@ impl Oracle {
             let from = time(grant, "not_before").unwrap_or(Timestamp::from_secs(0));
             let ends = time(grant, "not_after").into_iter().chain(time(&grant["ended"], "at")).min();
             let to = ends.unwrap_or(Timestamp::MAX);
+            let ended = text(grant, "state") == "ended";
             // The control plane says when a scheduled one starts.
             let waits = text(grant, "state") == "scheduled" && self.now < to;
-            let in_force = !pends && !revoked && !waits && from <= self.now && self.now < to;
+            let in_force = !pends && !revoked && !ended && !waits && from <= self.now && self.now < to;
             let covers = list(grant, "actions").contains(&action)
                 && grant["path"].as_str().is_none_or(|template| matches(template, path));
             match () {
@@ -202,6 +203,7 @@ impl Oracle {
                 () if !covers => {}
                 () if revoked => over.push((to.min(self.now), true, id)),
                 () if pends => _ = pending.insert(id),
+                () if ended => over.push((to.min(self.now), false, id)),
                 () if in_force => active.push((to, id, grant, to.since(from).as_secs())),
                 () if self.now < from || waits => _ = later.insert(id),
                 () => over.push((to, false, id)),

@@ -344,6 +344,43 @@ fn actors_of_an_oidc_issuer_are_mapped_like_its_subjects() {
     assert_eq!(judge(json!({"sub": Estate::id("auditor")})).reason, Reason::CredentialSubject, "no mapping, no actor");
 }
 
+/// `name` as a workload that may act for these, and for which those may act.
+fn with_parties(name: &str, role: &str, delegators: &[&str], actors: &[&str]) -> Value {
+    json!({
+        "id": Estate::id(name), "kind": "agent", "owner": "team", "environment": "production", "roles": [role],
+        "delegators": delegators, "actors": actors,
+    })
+}
+
+#[test]
+fn both_say_who_may_act_for_whom() {
+    let own = Estate::id("storefront");
+    let (own, below) = (own.as_str(), "spiffe://test.example/*");
+    for (delegators, actors, reason) in [
+        (&[][..], &[][..], Reason::AllowPolicy),
+        (&[own], &[], Reason::AllowPolicy),
+        (&["spiffe://other.example/*", below], &[], Reason::AllowPolicy),
+        (&[], &["spiffe://test.example/auditor"], Reason::AllowPolicy),
+        (&[own], &[below], Reason::AllowPolicy),
+        (&["spiffe://test.example/shop"], &[], Reason::CredentialSubject),
+        (&["spiffe://test.example/storefront/*"], &[], Reason::CredentialSubject),
+        (&[], &["spiffe://test.example/shop"], Reason::CredentialSubject),
+        (&[own], &["spiffe://other.example/*"], Reason::CredentialSubject),
+        (&["spiffe://other.example/*"], &[below], Reason::CredentialSubject),
+    ] {
+        let mut desk = Desk::new();
+        let warm = desk.judge("storefront", &act("auditor"));
+        assert_eq!(warm.reason, Reason::AllowPolicy, "anybody, as long as nobody is listed");
+        desk.put(|estate| estate.put(Kind::Workload, &with_parties("auditor", "auditor", delegators, &[])));
+        desk.put(|estate| estate.put(Kind::Workload, &with_parties("storefront", "storefront", &[], actors)));
+        assert_eq!(desk.judge("storefront", &act("auditor")).reason, reason, "{delegators:?} {actors:?}");
+        // Neither list is about what they do themselves.
+        for name in ["storefront", "auditor"] {
+            assert_eq!(desk.send(&desk.token(name, &json!({}))).reason, Reason::AllowPolicy, "{name}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

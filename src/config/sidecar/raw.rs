@@ -204,7 +204,8 @@ pub struct RawOverload {
     pub delay: Span,
     /// The same for checks with a token not seen before, which are shed first; at most `delay`.
     pub cold_delay: Span,
-    /// No more checks may wait for their verification than can be verified in this time.
+    /// No more checks may wait for their verification than can be verified in this time, and of a queue that stands none
+    /// waits longer.
     pub verification_wait: Span,
 }
 
@@ -305,8 +306,8 @@ impl Default for RawOverload {
         let span = |ms| Span(std::time::Duration::from_millis(ms));
         Self {
             mode: OverloadMode::Adaptive,
-            min_concurrent_checks: 1024,
-            delay: span(100),
+            min_concurrent_checks: 256,
+            delay: span(25),
             cold_delay: span(10),
             verification_wait: span(20),
         }

@@ -1,7 +1,8 @@
 //! Grants: listing them, looking at one, ending one before its time.
 //!
-//! Plane: control. INVARIANT: a revoked grant and its revocation are in one revision. Revoking what is revoked already
-//! succeeds with the position at which it was: who lost the first answer gets the same receipt by asking again.
+//! Plane: control. INVARIANT: a revoked grant and its revocation are in one revision. A grant is dropped by who asked for
+//! it or whose it is, and revoked by operators. Ending what has ended that way already succeeds with the position at
+//! which it did: who lost the first answer gets the same receipt by asking again.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use super::Api;
 use super::extract::{Caller, Name, Optional, Params};
 use super::problem::Problem;
-use super::respond::{Page, WaitQuery, Written, document};
+use super::respond::{Page, Taken, WaitQuery, Written, document};
 use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};
@@ -24,7 +25,6 @@ use crate::control::store::{Expect, Write};
 use crate::credential::SpiffeId;
 use crate::grant;
 use crate::object::{Grant, GrantState, Kind, Object, Revocation, Target};
-use crate::wire::{Position, Revision};
 
 /// Query of the lists of grants and requests.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -58,7 +58,7 @@ pub(super) struct Revoked {
     /// `None` when it was revoked before.
     pub(super) revocation: Option<Revocation>,
     /// The revision of the stored grant, and when it ended: what counts when it was revoked before.
-    pub(super) before: (Revision, Timestamp),
+    pub(super) before: Taken,
 }
 
 /// Grants and requests alike: a request is the first part of a grant's life.
@@ -104,11 +104,49 @@ pub(super) async fn revoke(
             revocation(index, &id, &caller, &reason, api.core.clock().now().wall)
         })
         .await?;
-    let (revision, ended_at) = revoked.before;
-    let epoch = api.core.index().position().epoch;
-    let (position, at) = committed.map_or((Position { epoch, revision }, ended_at), |c| (c.position, c.at));
-    let written = Written::new(&api, committed, revision, Some(revoked.grant)).wait(&api, position, at, wait).await;
+    let written = Written::step(&api, committed, revoked.before, Some(revoked.grant), wait).await;
     Ok(written.respond(StatusCode::OK))
+}
+
+pub(super) async fn drop_early(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Name(id): Name,
+    Params(query): Params<WaitQuery>,
+    Optional(Reason { reason }): Optional<Reason>,
+) -> Result<Response, Problem> {
+    let wait = query.duration()?;
+    let (committed, (grant, before)) = api
+        .core
+        .transact(&caller.intent("grant.drop"), |index| {
+            dropping(index, &id, &caller, &reason, api.core.clock().now().wall)
+        })
+        .await?;
+    Ok(Written::step(&api, committed, before, Some(grant), wait).await.respond(StatusCode::OK))
+}
+
+/// The plan that ends a grant early, for who asked for it and for whose it is.
+pub(super) fn dropping(
+    index: &Index,
+    id: &str,
+    caller: &Caller,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Plan<(Grant, Taken)>, Problem> {
+    crate::object::check_text("reason", reason, 1000)?;
+    let stored = one(index, id)?;
+    let grant = rules::as_grant(&stored).ok_or_else(Problem::internal)?;
+    if *grant.requested_by != *caller.name() && caller.principal.workload() != Some(&grant.workload) {
+        let message = format!("only `{}`, who asked for it, and its workload drop a grant", grant.requested_by);
+        return Err(Problem::forbidden(message));
+    }
+    let before = (stored.revision, grant.ended.as_ref().map_or(now, |e| e.at));
+    if grant.state == GrantState::Ended {
+        return Ok(Plan::new((grant.clone(), before)));
+    }
+    let next = grant::drop_early(grant, caller.name(), reason, now)?;
+    let change = Write::put(&Object::Grant(Box::new(next.clone())), Expect::Revision(stored.revision));
+    Ok(Plan::new((next, before)).write(change))
 }
 
 /// The plan that revokes a grant.

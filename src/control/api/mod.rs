@@ -10,6 +10,8 @@ mod grant_policies;
 mod grants;
 mod idempotency;
 mod issuers;
+mod lifecycle;
+mod lifts;
 mod named;
 mod openapi;
 mod operation;

@@ -46,6 +46,9 @@ pub(super) struct Written<T> {
     pub(super) receipt: Option<Receipt>,
 }
 
+/// Where in the log, and when, a step was taken.
+pub(super) type Taken = (Revision, Timestamp);
+
 /// Query of requests that may wait for a receipt.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +101,21 @@ impl<T: Serialize> Written<T> {
             more: serde_json::Map::new(),
             receipt: None,
         }
+    }
+
+    /// The answer to a step that may have been taken before, then: who lost the first answer gets the same receipt by
+    /// asking again.
+    pub(super) async fn step(
+        api: &Api,
+        committed: Option<Committed>,
+        before: Taken,
+        object: Option<T>,
+        wait: Option<Duration>,
+    ) -> Self {
+        let (revision, at) = before;
+        let epoch = api.core.index().position().epoch;
+        let (position, at) = committed.map_or((Position { epoch, revision }, at), |c| (c.position, c.at));
+        Self::new(api, committed, revision, object).wait(api, position, at, wait).await
     }
 
     /// With one more member.

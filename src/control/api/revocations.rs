@@ -1,7 +1,7 @@
 //! Revocations: ending a token, a workload's tokens, a workload, an issuer, a key or a grant.
 //!
-//! Plane: control. Append-only: there is no way to delete one here. A target that nothing matches is refused, because
-//! a misspelt revocation would be a false comfort.
+//! Plane: control. Append-only: there is no way to delete one here, and lifting one leaves a record (`lifts`). A target
+//! that nothing matches is refused, because a misspelt revocation would be a false comfort.
 
 use std::sync::Arc;
 
@@ -42,8 +42,12 @@ pub(super) async fn list(State(api): State<Arc<Api>>, Params(query): Params<Page
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>, Name(id): Name) -> Result<Response, Problem> {
-    let stored = api.core.index().get(Kind::Revocation, &id);
-    Ok(document(&api, &*stored.ok_or_else(|| Problem::not_found(format_args!("revocation `{id}`")))?))
+    let index = api.core.index();
+    let missing = || match index.get(Kind::Lift, &id) {
+        Some(_) => Problem::not_found(format_args!("revocation `{id}` in force: see `/v1/lifts/{id}`")),
+        None => Problem::not_found(format_args!("revocation `{id}`")),
+    };
+    Ok(document(&api, &*index.get(Kind::Revocation, &id).ok_or_else(missing)?))
 }
 
 pub(super) async fn create(
@@ -104,7 +108,7 @@ fn check_target(index: &Index, target: &Target, now: Timestamp) -> Result<(), Fi
         None => Err(FieldError::new("target.issuer", format!("there is no issuer `{name}`"))),
     };
     let workload = |id: &crate::credential::SpiffeId| {
-        let known = index.get(Kind::Workload, id.as_str()).is_some() || rules::is_retired(index, id);
+        let known = index.get(Kind::Workload, id.as_str()).is_some() || rules::is_retired(index, id.as_str());
         if known { Ok(()) } else { Err(FieldError::new("target.workload", format!("`{id}` is not registered"))) }
     };
     match target {

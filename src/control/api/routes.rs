@@ -6,6 +6,8 @@
 use super::grant_policies::{self, GrantPoliciesPublished, NewGrantPolicySet};
 use super::grants::{self, GrantQuery, Reason};
 use super::issuers::{self, KeysShown};
+use super::lifecycle::{self, ResumeBody, RetireQuery, SuspendBody};
+use super::lifts::{self, LiftBody};
 use super::openapi;
 use super::operation::{Operation, delete, get, post, put};
 use super::operators::{self, NewOperator, OperatorCreated, OperatorList};
@@ -16,10 +18,10 @@ use super::reviews::{self, Note, ReviewQuery};
 use super::revocations::{self, NewRevocation};
 use super::services;
 use super::status::{self, PointList, Status};
-use super::workloads::{self, RetireQuery};
+use super::workloads::{self, WorkloadQuery};
 use crate::credential::SpiffeId;
 use crate::grant::NewGrantRequest;
-use crate::object::{Grant, GrantId, GrantPolicySet, Issuer, PolicySet, Review, Revocation, Service, Workload};
+use crate::object::{Grant, GrantId, GrantPolicySet, Issuer, Lift, PolicySet, Review, Revocation, Service, Workload};
 
 /// All operations.
 pub(super) fn table() -> Vec<Operation> {
@@ -107,7 +109,7 @@ fn workloads() -> Vec<Operation> {
     const ID: &str = "The workload's SPIFFE ID, percent-encoded";
     vec![
         get("/v1/workloads", "workload.list", "List workloads", workloads::list)
-            .query::<PageQuery>()
+            .query::<WorkloadQuery>()
             .answers::<Listed<Workload>>(200, "A page of workloads, by id"),
         get("/v1/workloads/{id}", "workload.show", "Show a workload", workloads::show)
             .named::<SpiffeId>(ID)
@@ -121,12 +123,30 @@ fn workloads() -> Vec<Operation> {
             .answers::<Written<Workload>>(200, "It was there; `committed_at` is absent when it was as wanted already")
             .answers::<Written<Workload>>(201, "It is new")
             .problem(409),
-        delete("/v1/workloads/{id}", "workload.retire", "Retire a workload", workloads::retire)
+        delete("/v1/workloads/{id}", "workload.retire", "Retire a workload", lifecycle::retire)
             .about("Ends the workload, its grants and its requests in one revision. Its id is never registered again.")
             .named::<SpiffeId>(ID)
             .conditional()
             .query::<RetireQuery>()
             .answers::<Written<Nothing>>(200, "It is retired; `revoked_grants` has the ids of what ended with it"),
+        post("/v1/workloads/{id}/suspend", "workload.suspend", "Suspend a workload", lifecycle::suspend)
+            .about("Whatever it shows is refused everywhere until it is resumed. Suspending it again changes nothing.")
+            .named::<SpiffeId>(ID)
+            .tagged()
+            .conditional()
+            .query::<WaitQuery>()
+            .optional_body::<SuspendBody>()
+            .answers::<Written<Workload>>(200, "It is suspended")
+            .problem(409),
+        post("/v1/workloads/{id}/resume", "workload.resume", "Resume a suspended workload", lifecycle::resume)
+            .about("Lifts its suspension and no other revocation: `still_revoked_by` names those.")
+            .named::<SpiffeId>(ID)
+            .tagged()
+            .conditional()
+            .query::<WaitQuery>()
+            .body::<ResumeBody>()
+            .answers::<Written<Workload>>(200, "It is not suspended")
+            .problem(409),
     ]
 }
 
@@ -259,6 +279,13 @@ fn grants() -> Vec<Operation> {
             .named::<GrantId>(ID)
             .tagged()
             .answers::<Grant>(200, "The grant, or the request for it"),
+        post("/v1/grants/{id}/drop", "grant.drop", "Give a grant back before its time is over", grants::drop_early)
+            .about("For who asked for it, and for the workload whose it is.")
+            .named::<GrantId>(ID)
+            .query::<WaitQuery>()
+            .optional_body::<Reason>()
+            .answers::<Written<Grant>>(200, "The grant has ended")
+            .problem(409),
         post("/v1/grants/{id}/revoke", "grant.revoke", "Revoke a grant", grants::revoke)
             .about("Revoking what is revoked already succeeds, with the position at which it was.")
             .named::<GrantId>(ID)
@@ -285,5 +312,21 @@ fn revocations() -> Vec<Operation> {
             .named::<uuid::Uuid>("The revocation's id")
             .tagged()
             .answers::<Revocation>(200, "The revocation"),
+        post("/v1/revocations/{id}/lift", "revocation.lift", "Take a revocation out of force", lifts::create)
+            .about("It stays on record. Of grants, retired workloads and suspensions, none can be lifted.")
+            .named::<uuid::Uuid>("The revocation's id")
+            .query::<WaitQuery>()
+            .body::<LiftBody>()
+            .answers::<Written<Lift>>(200, "It is lifted, now or before")
+            .problem(409),
+        get("/v1/lifts", "revocation.list", "List lifted revocations", lifts::list)
+            .called("lift_list")
+            .query::<PageQuery>()
+            .answers::<Listed<Lift>>(200, "A page of records, by the id of the revocation"),
+        get("/v1/lifts/{id}", "revocation.show", "Show a lifted revocation", lifts::show)
+            .called("lift_show")
+            .named::<uuid::Uuid>("The revocation's id")
+            .tagged()
+            .answers::<Lift>(200, "The record"),
     ]
 }

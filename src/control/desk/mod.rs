@@ -58,10 +58,9 @@ impl Desk {
     /// Whether this request may be made, or be put in force, as things are now; and what that rests on.
     fn ground(&self, index: &Index, grant: &Grant) -> Result<Ground, Refusal> {
         let since = index.position().revision;
-        let workload =
-            registered(index, grant.workload.as_str()).map_err(|message| FieldError::new("workload", message))?;
+        let workload = rules::in_service(index, &grant.workload)?;
         let requester = match grant.requester.kind {
-            PartyKind::Workload => Some(registered(index, &grant.requested_by).map_err(Refusal::Forbidden)?),
+            PartyKind::Workload => Some(asking(index, &grant.requested_by)?),
             PartyKind::Person | PartyKind::Automation if self.operators.has_left(&grant.requested_by) => {
                 return Err(Refusal::Forbidden(format!("`{}` is not an operator any more", grant.requested_by)));
             }
@@ -172,13 +171,10 @@ impl Principal {
     }
 }
 
-/// A workload that may have grants, or why not.
-fn registered(index: &Index, id: &str) -> Result<Arc<Stored>, String> {
-    let stored = index.get(Kind::Workload, id).ok_or_else(|| format!("`{id}` is not registered"))?;
-    match rules::as_workload(&stored).map(|workload| workload.suspended.is_some()) {
-        Some(false) => Ok(stored),
-        _ => Err(format!("`{id}` is suspended")),
-    }
+/// The workload that asks, if it can get anything new now.
+fn asking(index: &Index, id: &str) -> Result<Arc<Stored>, Refusal> {
+    let parsed = id.parse().map_err(|_no_id| Refusal::Forbidden(format!("`{id}` is no workload")))?;
+    rules::in_service(index, &parsed).map_err(|e| Refusal::Forbidden(e.message))
 }
 
 /// The grant that a request is to follow, as long as it is remembered. A request that is made names one that is.

@@ -99,6 +99,33 @@ async fn who_acts_is_registered_and_of_the_issuers_own() {
 }
 
 #[tokio::test]
+async fn both_say_who_may_act_for_whom() {
+    let registered = |name: &str, delegators: &[&str], actors: &[&str]| {
+        json!({
+            "id": id(name), "kind": "agent", "owner": "team", "environment": "production",
+            "delegators": delegators, "actors": actors,
+        })
+    };
+    for (delegators, actors, counts) in [
+        (&["spiffe://test.example/storefront"][..], &["spiffe://test.example/*"][..], true),
+        (&["spiffe://test.example/ci"], &[], false),
+        (&[], &["spiffe://test.example/ci"], false),
+    ] {
+        let mut site = Site::new();
+        let token = site.token("storefront", json!({"act": {"sub": id("agent")}}));
+        let changes = vec![
+            site.estate.put(Kind::Workload, &registered("agent", delegators, &[])),
+            site.estate.put(Kind::Workload, &registered("storefront", &[], actors)),
+        ];
+        site.commit(changes);
+        match site.judge(&token, Evidence::default()).await {
+            Ok(found) => assert!(counts && found.actor.is_some(), "{delegators:?} {actors:?}"),
+            Err(refusal) => assert!(!counts && refusal.reason == Reason::CredentialSubject, "{refusal}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_bound_token_counts_only_with_all_that_it_is_bound_to() {
     let site = Site::new();
     let holder = KeyHolder::new();

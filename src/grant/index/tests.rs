@@ -113,6 +113,20 @@ fn later_versions_replace_earlier_ones_and_the_most_telling_wins() {
 }
 
 #[test]
+fn what_has_ended_is_over_even_when_the_clock_is_behind() {
+    for (from, ended, now, at) in [(10, 12, 15, 12), (10, 12, 11, 11), (14, 12, 15, 12), (14, 12, 11, 11)] {
+        let mut index = GrantIndex::new(1);
+        let mut dropped = grant(1, "w", "payments/refunds", None, from, 20);
+        dropped.state = GrantState::Ended;
+        let at_end = Timestamp::from_secs(ended);
+        dropped.ended = Some(crate::object::Ending { by: "w".to_owned(), at: at_end, reason: String::new() });
+        put(&mut index, &dropped, 2);
+        let found = find(&index, "w", REFUNDS, "write", "/refunds/7", now);
+        assert_eq!((found.active.len(), found.standing), (0, over(at, false, dropped.id)), "at {now}");
+    }
+}
+
+#[test]
 fn revocations_end_a_grant_that_is_still_listed() {
     let mut index = GrantIndex::new(1);
     let g = grant(1, "w", "payments/refunds", None, 10, 20);

@@ -102,7 +102,8 @@ fn some_of(values: &[&'static str], at_least: usize) -> impl Strategy<Value = Ve
 
 fn grant() -> impl Strategy<Value = Grant> {
     use GrantState::*;
-    let state = one_of(&[Active, Active, Active, Active, Scheduled, Pending, Pending, Ended, Revoked, Denied, Withdrawn]);
+    let state =
+        one_of(&[Active, Active, Active, Active, Scheduled, Pending, Pending, Ended, Revoked, Denied, Withdrawn]);
     let path = prop::option::weighted(0.4, one_of(&TEMPLATES));
     let times = (one_of(&[-1000_i64, -60, 0, 60, 600]), one_of(&[60_u64, 61, 600, 3600]));
     let whose = one_of(&WORKLOADS[..2]);

@@ -13,10 +13,12 @@ use tower::ServiceExt;
 
 use crate::clock::{ManualClock, SharedClock, Timestamp};
 use crate::control::api::{ApiConfig, router};
+use crate::control::desk::Desk;
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
 use crate::control::keys::{Keys, KeysConfig};
 use crate::control::operators::Operators;
 use crate::control::store::SqliteStore;
+use crate::control::sweep::sweep;
 use crate::control::{Core, CoreConfig};
 use crate::credential::TokenSigner;
 use crate::telemetry::ControlMetrics;
@@ -34,6 +36,7 @@ pub(super) struct Site {
     pub(super) clock: Arc<ManualClock>,
     pub(super) core: Arc<Core>,
     pub(super) fleet: Arc<Fleet>,
+    desk: Desk,
     router: Router,
     /// Of `bootstrap`.
     pub(super) token: String,
@@ -49,13 +52,13 @@ pub(super) struct Answer {
 
 impl Site {
     pub(super) async fn new() -> Self {
-        Self::at(TempDir::new().unwrap()).await
+        Self::at(TempDir::new().unwrap(), NOW).await
     }
 
-    async fn at(directory: TempDir) -> Self {
-        let clock = Arc::new(ManualClock::new(NOW));
+    async fn at(directory: TempDir, wall: Timestamp) -> Self {
+        let clock = Arc::new(ManualClock::new(wall));
         let shared: SharedClock = Arc::clone(&clock) as SharedClock;
-        let store = Arc::new(SqliteStore::open(directory.path(), NOW).await.unwrap());
+        let store = Arc::new(SqliteStore::open(directory.path(), wall).await.unwrap());
         let core = Core::open(store, Arc::clone(&shared), CoreConfig::default()).await.unwrap();
         let file = directory.path().join("bootstrap-token");
         let operators = Operators::open(Arc::clone(core.store()), Arc::clone(&shared), &file).await.unwrap();
@@ -73,17 +76,28 @@ impl Site {
         let config = ApiConfig { points, max_body_bytes: 64 << 10, ..ApiConfig::default() };
         let metrics = Arc::new(ControlMetrics::new().unwrap());
         let keys = Keys::new(Arc::clone(&core), metrics, KeysConfig::default());
+        let desk = Desk::new(Arc::clone(&operators));
         let router = router(Arc::clone(&core), Arc::clone(&fleet), operators, keys, config);
         let token = std::fs::read_to_string(file).unwrap().trim().to_owned();
-        Self { directory, clock, core, fleet, router, token }
+        Self { directory, clock, core, fleet, desk, router, token }
+    }
+
+    /// Ends, starts and forgets what is due.
+    pub(super) async fn sweep(&self) -> usize {
+        sweep(&self.core, &self.desk).await.unwrap()
     }
 
     /// Stops and starts the control plane.
     pub(super) async fn restart(self) -> Self {
+        self.restart_at(NOW).await
+    }
+
+    /// The same, on a machine whose wall clock stands at `wall`.
+    pub(super) async fn restart_at(self, wall: Timestamp) -> Self {
         let Self { directory, core, router, .. } = self;
         core.close().await;
         drop((core, router));
-        Self::at(directory).await
+        Self::at(directory, wall).await
     }
 
     pub(super) fn router(&self) -> Router {

@@ -1,9 +1,12 @@
 //! The API as an operator's tool uses it: whole requests through the router, on real SQLite.
 
+mod drops;
 mod flow;
 mod grants;
 mod harness;
 mod idempotency;
+mod lifecycle;
+mod model;
 mod refusals;
 mod rules;
 mod serving;
