@@ -23,14 +23,15 @@ use futures_util::future::BoxFuture;
 use hdrhistogram::Histogram;
 use portcullis::clock::{SharedClock, SystemClock, Timestamp};
 use portcullis::control::api::{ApiConfig, ServeLimits, router, serve};
+use portcullis::control::audit::{Event, Tip};
 use portcullis::control::fleet::{Fleet, FleetConfig};
 use portcullis::control::keys::{Keys, KeysConfig};
 use portcullis::control::operators::Operators;
 use portcullis::control::principal::OperatorKind;
 use portcullis::control::store::{
-    Committed, Conflict, Expect, Loaded, LogCommit, OperatorRow, SqliteStore, Store, StoreError, Unit, Write,
+    AuditRow, Committed, Conflict, Expect, Loaded, LogCommit, OperatorRow, SqliteStore, Store, StoreError, Unit, Write,
 };
-use portcullis::control::{Core, CoreConfig};
+use portcullis::control::{Core, CoreConfig, Intent};
 use portcullis::grant;
 use portcullis::object::{Object, VoteKind};
 use portcullis::telemetry::ControlMetrics;
@@ -162,10 +163,10 @@ impl Plane {
         let core = core.expect("a core");
         let file = directory.path().join("bootstrap-token");
         let operators = Operators::open(Arc::clone(core.store()), Arc::clone(&clock), &file).await.expect("operators");
+        let by = Intent::system("bench", "operator.create");
         let mut tokens = [String::new(), String::new()];
         for (name, token) in ["alice", "bob"].into_iter().zip(&mut tokens) {
-            *token =
-                operators.create(name, OperatorKind::Person, "bootstrap").await.expect("an operator").1.to_string();
+            *token = operators.create(name, OperatorKind::Person, &by).await.expect("an operator").1.to_string();
         }
         let fleet = FleetConfig {
             points: Vec::new(),
@@ -284,17 +285,33 @@ impl Store for Counted {
         self.store.operators()
     }
 
-    fn add_operator<'a>(&'a self, row: &'a OperatorRow) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.store.add_operator(row)
+    fn add_operator<'a>(&'a self, row: &'a OperatorRow, event: &'a Event) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.store.add_operator(row, event)
     }
 
     fn revoke_operator<'a>(
         &'a self,
         name: &'a str,
-        by: &'a str,
+        event: &'a Event,
         at: Timestamp,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.store.revoke_operator(name, by, at)
+        self.store.revoke_operator(name, event, at)
+    }
+
+    fn audit<'a>(&'a self, events: &'a [(Timestamp, Event)]) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.store.audit(events)
+    }
+
+    fn audit_tip(&self) -> BoxFuture<'_, Result<Tip, StoreError>> {
+        self.store.audit_tip()
+    }
+
+    fn audit_since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>> {
+        self.store.audit_since(after, limit)
+    }
+
+    fn audit_before(&self, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>> {
+        self.store.audit_before(before, limit)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -23,6 +23,8 @@ use super::wire::{Client, Seen};
 pub(crate) struct Scenario {
     /// Its name in the baseline.
     pub(crate) name: &'static str,
+    /// What the function is called, in its mangled name, within which instructions count.
+    pub(crate) within: &'static str,
     run: fn() -> Work,
 }
 
@@ -33,19 +35,22 @@ pub(crate) struct Work {
 }
 
 pub(crate) const SCENARIOS: &[Scenario] = &[
-    Scenario { name: "warm check by policy", run: || warm(false, Output::Off) },
-    Scenario { name: "warm check by grant", run: || warm(true, Output::Off) },
-    Scenario { name: "warm check by policy, recorded", run: || warm(false, records()) },
-    Scenario { name: "cold check without crypto by policy", run: || cold(false) },
-    Scenario { name: "cold check without crypto by grant", run: || cold(true) },
-    Scenario { name: "compile 10,000 grants and 100 policies", run: compile },
-    Scenario { name: "apply one grant to 100,000", run: apply },
-    Scenario { name: "server, 1 in flight: static-allow", run: || floor(1) },
-    Scenario { name: "server, 1 in flight: portcullis", run: || server(1, Output::Off) },
-    Scenario { name: "server, 16 in flight: static-allow", run: || floor(16) },
-    Scenario { name: "server, 16 in flight: portcullis", run: || server(16, Output::Off) },
-    Scenario { name: "server, 16 in flight: portcullis, recorded", run: || server(16, records()) },
+    Scenario { name: "warm check by policy", within: HERE, run: || warm(false, Output::Off) },
+    Scenario { name: "warm check by grant", within: HERE, run: || warm(true, Output::Off) },
+    Scenario { name: "warm check by policy, recorded", within: HERE, run: || warm(false, records()) },
+    Scenario { name: "one decision record, on the writer's thread", within: "write_decision_records", run: writer },
+    Scenario { name: "cold check without crypto by policy", within: HERE, run: || cold(false) },
+    Scenario { name: "cold check without crypto by grant", within: HERE, run: || cold(true) },
+    Scenario { name: "compile 10,000 grants and 100 policies", within: HERE, run: compile },
+    Scenario { name: "apply one grant to 100,000", within: HERE, run: apply },
+    Scenario { name: "server, 1 in flight: static-allow", within: HERE, run: || floor(1) },
+    Scenario { name: "server, 1 in flight: portcullis", within: HERE, run: || server(1, Output::Off) },
+    Scenario { name: "server, 16 in flight: static-allow", within: HERE, run: || floor(16) },
+    Scenario { name: "server, 16 in flight: portcullis", within: HERE, run: || server(16, Output::Off) },
+    Scenario { name: "server, 16 in flight: portcullis, recorded", within: HERE, run: || server(16, records()) },
 ];
+
+const HERE: &str = "measured_by_the_gate";
 
 /// The name is what callgrind looks for: whatever mangling makes of it, it is in there.
 #[inline(never)]
@@ -91,6 +96,22 @@ fn message(token: &str, n: usize, by_grant: bool) -> Vec<u8> {
 fn assert_allows(answer: &[u8]) {
     let answer = CheckResponse::decode(answer).expect("a CheckResponse");
     assert_eq!(answer.status.map(|status| status.code), Some(0), "the answer must be an allow");
+}
+
+/// What the thread that writes decision records does for one.
+fn writer() -> Work {
+    let output = records();
+    let Output::File { path, .. } = output.clone() else { panic!("records go to a file") };
+    let runtime = runtime();
+    let WarmDoor { door, token } = runtime.block_on(WarmDoor::new(output));
+    let message = message(&token, 0, false);
+    (0..2_000).for_each(|_| drop(black_box(door.answer(&message).expect("a known token"))));
+    // Writes what is queued.
+    drop(door);
+    drop(runtime);
+    let written = std::fs::read_to_string(path).expect("records").lines().count();
+    assert!(written >= 2_000, "{written} records");
+    Work { times: written, seen: None }
 }
 
 /// From a message to its answer, both caches warm.

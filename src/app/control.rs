@@ -15,6 +15,7 @@ use super::{BuildError, Deps, RunError, files, keys, listen};
 use crate::admin;
 use crate::config::{ControlConfig, SyncConfig, TlsFiles};
 use crate::control::api::{self, ApiConfig, ServeLimits};
+use crate::control::audit::Tip;
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
 use crate::control::keys::Keys;
 use crate::control::operators::Operators;
@@ -203,6 +204,7 @@ impl Bound {
         spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core), self.operators)));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(measure(Arc::clone(&self.core), self.fleet, self.metrics)));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(tell_checkpoints(Arc::clone(&self.core))));
         drop(self.blocker);
 
         let ended = |server, reason: &dyn ToString| Err(RunError::Ended { server, reason: reason.to_string() });
@@ -229,6 +231,8 @@ impl Bound {
         }
         api.abort();
         sync.abort();
+        self.core.audit().close().await;
+        tell_checkpoint(&self.core, &mut None).await;
         self.core.close().await;
         stop_admin.cancel();
         if let Ok(Err(error)) = admin.await {
@@ -246,5 +250,25 @@ async fn measure(core: Arc<Core>, fleet: Arc<Fleet>, metrics: Arc<ControlMetrics
         metrics.streams().set(i64::try_from(fleet.streams()).unwrap_or(i64::MAX));
         let (open_reviews, in_force) = core.index().emergencies();
         metrics.emergencies(open_reviews, in_force);
+    }
+}
+
+/// Logs how far the audit trail has come, so that a log which is kept elsewhere shows later that its end was cut off.
+async fn tell_checkpoints(core: Arc<Core>) {
+    let (mut ticks, mut last) = (tokio::time::interval(Duration::from_secs(600)), None);
+    loop {
+        ticks.tick().await;
+        tell_checkpoint(&core, &mut last).await;
+    }
+}
+
+async fn tell_checkpoint(core: &Core, last: &mut Option<Tip>) {
+    match core.store().audit_tip().await {
+        Ok(tip) if *last == Some(tip) => {}
+        Ok(tip) => {
+            tracing::info!(checkpoint = %tip, "audit checkpoint");
+            *last = Some(tip);
+        }
+        Err(error) => tracing::warn!(%error, "the audit trail could not be read"),
     }
 }

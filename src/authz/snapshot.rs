@@ -97,6 +97,13 @@ impl Builder {
         Self { next, version, stale: BTreeSet::new(), bad: Vec::new() }
     }
 
+    /// Starts from nothing, for a full snapshot in place of `other`: grants that come out the same are shared.
+    pub fn in_place_of(other: &Snapshot) -> Self {
+        let mut builder = Self::empty();
+        builder.next.grants = GrantIndex::filling_in_place_of(&other.grants, builder.version);
+        builder
+    }
+
     /// Starts from `snapshot`, sharing what does not change: for a delta.
     pub fn on(snapshot: &Snapshot) -> Self {
         let version = NEXT_VERSION.fetch_add(1, Ordering::Relaxed);

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{Method, Url};
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -157,6 +158,12 @@ impl Api {
         self.send(Method::POST, path, &waiting(wait), Some(body), wait.unwrap_or_default()).await
     }
 
+    /// Reads, and hands the answer on byte for byte.
+    pub(super) async fn get_bytes(&self, path: &[&str], query: &[(&str, String)]) -> Result<Bytes, Failure> {
+        let (status, bytes) = self.exchange(Method::GET, path, query, None, Duration::ZERO).await?;
+        if status.is_success() { Ok(bytes) } else { answer(&self.base, status, &bytes).map(|_never| bytes) }
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -165,6 +172,18 @@ impl Api {
         body: Option<&Value>,
         wait: Duration,
     ) -> Result<Value, Failure> {
+        let (status, bytes) = self.exchange(method, path, query, body, wait).await?;
+        answer(&self.base, status, &bytes)
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Option<&Value>,
+        wait: Duration,
+    ) -> Result<(reqwest::StatusCode, Bytes), Failure> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .map_err(|()| Failure::error(format!("`{}` cannot have a path", self.base)))?
@@ -183,7 +202,7 @@ impl Api {
         let response = request.send().await.map_err(|e| unreachable_server(&self.base, hint, &e))?;
         let status = response.status();
         let bytes = response.bytes().await.map_err(|e| unreachable_server(&self.base, hint, &e))?;
-        answer(&self.base, status, &bytes)
+        Ok((status, bytes))
     }
 }
 

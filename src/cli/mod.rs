@@ -9,6 +9,7 @@
 mod api;
 mod apply;
 mod args;
+mod audit;
 mod bench;
 mod check;
 mod decisions;
@@ -90,6 +91,8 @@ enum Command {
     Apply(apply::ApplyArgs),
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     Fleet(fleet::FleetArgs),
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -148,6 +151,7 @@ impl Command {
             Self::Service(command) => command.run(out),
             Self::Apply(args) => args.run(out),
             Self::Operator(command) => command.run(out),
+            Self::Audit(command) => command.run(out),
             Self::Fleet(args) => args.run(out),
             Self::Token(command) => command.run(out),
             Self::Decisions(command) => command.run(out),

@@ -211,5 +211,5 @@ fn assemble(unit: Unit, objects: Vec<Option<Object>>, committed: &Committed) -> 
             None => restore::tombstone(change.kind, &change.key, revision),
         })
     });
-    Commit { revision, at: committed.at, author: Arc::from(unit.author), changes: changes.collect() }
+    Commit { revision, at: committed.at, author: unit.author.name, changes: changes.collect() }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{RwLock, mpsc};
 
 use super::agenda::{Agenda, Retention};
+use super::audit::{Author, Recorder};
 use super::commit::{CommitError, Committer, Job};
 use super::index::Index;
 use super::restore::{Restored, restore};
@@ -39,6 +40,7 @@ pub struct Core {
     store: Arc<dyn Store>,
     clock: SharedClock,
     agenda: Arc<Agenda>,
+    recorder: Recorder,
     queue: std::sync::Mutex<Option<mpsc::Sender<Job>>>,
     /// Taken shared by writers, and exclusively by one whose plans keep losing.
     writers: RwLock<()>,
@@ -59,8 +61,8 @@ pub struct Plan<T> {
 /// Who does what, for the log.
 #[derive(Debug, Clone)]
 pub struct Intent {
-    /// The operator, or `system`.
-    pub author: Arc<str>,
+    /// Who.
+    pub author: Author,
     /// As in `grant.approve`.
     pub action: &'static str,
     /// The request that asked for it.
@@ -107,12 +109,14 @@ impl Core {
             floor,
             behind: false,
         };
+        let recorder = Recorder::start(Arc::clone(&store), Arc::clone(&clock));
         let task = tokio::spawn(committer.run());
         Ok(Arc::new(Self {
             index,
             store,
             clock,
             agenda,
+            recorder,
             queue: std::sync::Mutex::new(Some(sender)),
             writers: RwLock::new(()),
             committer: std::sync::Mutex::new(Some(task)),
@@ -132,6 +136,11 @@ impl Core {
     /// The store, for what is not in the log.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    /// Takes audit records of what no unit is about.
+    pub const fn audit(&self) -> &Recorder {
+        &self.recorder
     }
 
     /// Whether no more idempotency keys can be held.
@@ -171,7 +180,7 @@ impl Core {
             if changes.is_empty() {
                 return Ok((None, answer));
             }
-            let mut unit = Unit::new(&*intent.author, intent.action, &*intent.request_id);
+            let mut unit = Unit::new(intent.author.clone(), intent.action, &*intent.request_id);
             (unit.guards, unit.changes) = (guards, changes);
             match self.enqueue(unit).await {
                 Ok(committed) => return Ok((Some(committed), answer)),
@@ -184,6 +193,8 @@ impl Core {
 
     /// Commits what is queued, takes nothing more, and closes the store.
     pub async fn close(&self) {
+        // First, because the committer closes the store.
+        self.recorder.close().await;
         self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         let task = self.committer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(task) = task
@@ -206,6 +217,15 @@ impl Core {
 impl Default for CoreConfig {
     fn default() -> Self {
         Self { log_capacity: 65_536, queue: 4096, max_batch: 256, retention: Retention::default() }
+    }
+}
+
+// === impl Intent ===
+
+impl Intent {
+    /// Of the control plane itself, or of the part of it that `author` names.
+    pub fn system(author: &str, action: &'static str) -> Self {
+        Self { author: Author::system(author), action, request_id: Arc::from("") }
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod agenda;
 pub mod api;
+pub mod audit;
 mod commit;
 mod core;
 mod desk;

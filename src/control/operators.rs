@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
+use super::audit::Event;
+use super::core::Intent;
 use super::principal::{OperatorKind, Principal, Via};
 use super::store::{OperatorRow, Store, StoreError};
 use crate::clock::{SharedClock, Timestamp};
@@ -108,7 +110,7 @@ impl Operators {
         if this.store.operators().await?.is_empty() {
             // The file first: after a crash in between, the next start takes the token from it.
             let token = bootstrap_token(token_file)?;
-            this.add(BOOTSTRAP, OperatorKind::Person, SYSTEM, &token).await?;
+            this.add(BOOTSTRAP, OperatorKind::Person, &Intent::system(SYSTEM, "operator.create"), &token).await?;
             tracing::warn!(file = %token_file.display(), "first start: the token of the operator `bootstrap` is in this file");
         }
         this.reload().await?;
@@ -143,7 +145,7 @@ impl Operators {
         &self,
         name: &str,
         kind: OperatorKind,
-        by: &str,
+        by: &Intent,
     ) -> Result<(Operator, Zeroizing<String>), OperatorError> {
         if name == SYSTEM || crate::object::check_name("name", name).is_err() {
             return Err(OperatorError::Name(name.to_owned()));
@@ -156,9 +158,9 @@ impl Operators {
     }
 
     /// Revokes an operator: its token stops working with this call.
-    pub async fn revoke(&self, name: &str, by: &str) -> Result<(), OperatorError> {
+    pub async fn revoke(&self, name: &str, by: &Intent) -> Result<(), OperatorError> {
         let _one_at_a_time = self.changes.lock().await;
-        let done = self.store.revoke_operator(name, by, self.clock.now().wall).await?;
+        let done = self.store.revoke_operator(name, &event(by, name), self.clock.now().wall).await?;
         self.reload().await?;
         if done {
             return Ok(());
@@ -171,16 +173,16 @@ impl Operators {
         })
     }
 
-    async fn add(&self, name: &str, kind: OperatorKind, by: &str, token: &str) -> Result<Operator, OperatorError> {
+    async fn add(&self, name: &str, kind: OperatorKind, by: &Intent, token: &str) -> Result<Operator, OperatorError> {
         let row = OperatorRow {
             name: name.to_owned(),
             kind,
             token_sha256: hash(token),
             created_at: self.clock.now().wall,
-            created_by: by.to_owned(),
+            created_by: by.author.name.to_string(),
             revoked: None,
         };
-        if !self.store.add_operator(&row).await? {
+        if !self.store.add_operator(&row, &event(by, name)).await? {
             return Err(OperatorError::Taken(name.to_owned()));
         }
         Ok(row.into())
@@ -213,6 +215,11 @@ impl From<OperatorRow> for Operator {
             revoked_by,
         }
     }
+}
+
+/// What the audit trail says of it.
+fn event(by: &Intent, name: &str) -> Event {
+    Event::done(by.author.clone(), by.action, &format!("operator/{name}"), &by.request_id)
 }
 
 fn hash(token: &str) -> [u8; 32] {

@@ -50,7 +50,7 @@ pub(super) async fn sweep(core: &Core, desk: &Desk) -> Result<usize, CommitError
         if keys.is_empty() {
             return Ok(total);
         }
-        let intent = Intent { author: Arc::from("system"), action: "grant.sweep", request_id: Arc::from("") };
+        let intent = Intent::system("system", "grant.sweep");
         let result = core.transact(&intent, |index| Ok::<_, CommitError>(plan(core, desk, index, &keys, now))).await;
         match result {
             Ok((_, count)) => total += count,
@@ -70,7 +70,7 @@ pub async fn forget_keys(core: &Core) -> Result<usize, CommitError> {
         if keys.is_empty() {
             return Ok(total);
         }
-        let intent = Intent { author: Arc::from("system"), action: "idempotency.sweep", request_id: Arc::from("") };
+        let intent = Intent::system("system", "idempotency.sweep");
         let forget = |index: &Index| {
             let stored = keys.iter().filter_map(|key| index.get(Kind::Idempotency, key));
             let deletes = stored.map(|s| Write::delete(Kind::Idempotency, &*s.key, Expect::Revision(s.revision)));

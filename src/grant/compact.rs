@@ -16,7 +16,7 @@ use std::fmt::Display;
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
-use super::shards::WorkloadKey;
+use super::shards::{Shard, WorkloadKey};
 use crate::authz::Template;
 use crate::clock::Timestamp;
 use crate::object::{ExactCall, FieldError, Grant, GrantConditions, GrantId, GrantState, from_json};
@@ -238,6 +238,11 @@ fn pattern(template: &str) -> Option<Cow<'_, str>> {
         return Template::parse(template).ok().map(|t| Cow::Owned(t.pattern().to_owned()));
     }
     Some(Cow::Borrowed(template))
+}
+
+/// Where a grant stands in a snapshot: beside those that a sidecar keeps together.
+pub fn place(grant: &Grant) -> u16 {
+    Shard::of(&WorkloadKey::of(grant.workload.as_str()).0).number()
 }
 
 /// The forms in a batch, each behind its length in 4 bytes. One that is cut off is the last, and an error.

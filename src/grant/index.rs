@@ -16,13 +16,18 @@ use super::compact::CompactGrant;
 use super::covering::{Active, Apart, Covering, End, Ended, Sought, Standing};
 use super::leaf::{Entry, Ids, Leaf, Phase};
 use super::limits::Limits;
-use super::shards::{Shard, Shards, WorkloadKey};
+use super::shards::{FANOUT, Shard, Shards, WorkloadKey};
 use crate::clock::Timestamp;
 use crate::object::{GrantId, GrantState};
 use crate::policy::GrantFacts;
 
 /// How many grants that do not cover a request are looked at to find out what to say about them.
 const EXPLAIN_AT_MOST: usize = 16;
+
+/// How many leaves are complete before all grants are there: two for each there is, for a few may come in pieces.
+const MOST_CLOSED: usize = 2 * FANOUT * FANOUT;
+/// How many names are kept from one snapshot to the next.
+const KEPT_NAMES: usize = 16_384;
 
 /// The index.
 #[derive(Debug, Clone)]
@@ -31,8 +36,19 @@ pub struct GrantIndex {
     by_id: Shards<Ids>,
     len: usize,
     names: Arc<Names>,
-    /// Whether grants are only put in their order when all of them are there.
-    filling: bool,
+    filling: Option<Filling>,
+}
+
+/// Grants are only put in their order when a leaf is complete, or all of them are there.
+#[derive(Debug, Clone, Default)]
+struct Filling {
+    /// What this is to take the place of: a leaf that has become the same is shared with it.
+    beside: Option<(Shards<Leaf>, Shards<Ids>)>,
+    /// The leaf of the last grant. A whole snapshot comes leaf by leaf, so that when it goes on to the next, this one is
+    /// complete.
+    open: Option<Shard>,
+    /// How many leaves were taken to be complete. In another order than that they would be, again and again.
+    closed: usize,
 }
 
 /// What is looked for among the grants of a leaf.
@@ -67,19 +83,33 @@ impl GrantIndex {
             by_id: Shards::new(version),
             len: 0,
             names: Arc::new(Names::default()),
-            filling: false,
+            filling: None,
         }
     }
 
     /// An empty index to be filled and then [settled](Self::settle). Until then it finds nothing.
     pub fn filling(version: u64) -> Self {
-        Self { filling: true, ..Self::new(version) }
+        Self { filling: Some(Filling::default()), ..Self::new(version) }
+    }
+
+    /// The same, in place of `other`, with which it shares what comes out the same: so that two of a million grants each
+    /// are not there at once. Leaves that are shared keep their version; INVARIANT: whoever compares versions compares
+    /// that of the snapshot too.
+    pub fn filling_in_place_of(other: &Self, version: u64) -> Self {
+        let beside = Some((other.by_workload.clone(), other.by_id.clone()));
+        // Names of grants that are gone stay, unless they have become many.
+        let names = if other.names.are_few() { Arc::clone(&other.names) } else { Arc::default() };
+        let beside = beside.filter(|_| other.names.are_few());
+        Self { filling: Some(Filling { beside, ..Filling::default() }), names, ..Self::new(version) }
     }
 
     /// Ends the filling.
     pub fn settle(&mut self) {
-        if std::mem::take(&mut self.filling) {
-            self.by_workload.rearrange(|leaf| !leaf.entries().is_empty(), Leaf::settle);
+        let Some(filling) = self.filling.take() else { return };
+        self.by_workload.rearrange(Leaf::is_unsettled, Leaf::settle);
+        if let Some((leaves, ids)) = &filling.beside {
+            self.by_workload.share(leaves, Leaf::is_same);
+            self.by_id.share(ids, Ids::is_same);
         }
     }
 
@@ -105,10 +135,9 @@ impl GrantIndex {
 
     /// Puts a grant in place of its earlier version. One that was never granted and no longer can be is left out.
     pub fn put(&mut self, grant: &CompactGrant<'_>, version: u64) {
-        self.remove(grant.id, version);
-        let Some((phase, not_before, not_after)) = phase(grant) else { return };
+        let Some((phase, not_before, not_after)) = phase(grant) else { return self.remove(grant.id, version) };
         let limits = match phase.is_limited().then(|| Limits::of(grant)) {
-            Some(None) => return,
+            Some(None) => return self.remove(grant.id, version),
             Some(Some(limits)) => Some(Arc::new(limits)),
             None => None,
         };
@@ -117,18 +146,37 @@ impl GrantIndex {
         let id = *grant.id.0.as_bytes();
         let shard = Shard::of(&workload.0);
         let Some(ids) = self.by_id.edit(Shard::of(&id), version) else { return };
-        ids.insert(id, shard);
-        self.len += 1;
+        match ids.put(id, shard) {
+            None => self.len += 1,
+            Some(before) => _ = self.by_workload.edit(before, version).map(|leaf| leaf.remove(&id)),
+        }
+        self.open(shard, version);
         let Some(leaf) = self.by_workload.edit(shard, version) else { return };
         if let Some(limits) = limits {
             leaf.limit(id, limits);
         }
         let entry = Entry::new(workload.0, id, [not_before, not_after], phase);
         for resource in resources {
-            match self.filling {
+            match self.filling.is_some() {
                 true => leaf.append(entry.on(resource, actions), grant.path),
                 false => leaf.insert(entry.on(resource, actions), grant.path),
             }
+        }
+    }
+
+    /// While it is filled: goes on to this leaf.
+    fn open(&mut self, shard: Shard, version: u64) {
+        let Some(filling) = self.filling.as_mut().filter(|f| f.open != Some(shard)) else { return };
+        let Some(complete) = filling.open.replace(shard) else { return };
+        filling.closed += 1;
+        if filling.closed > MOST_CLOSED {
+            return;
+        }
+        if let Some(leaf) = self.by_workload.edit(complete, version) {
+            leaf.settle();
+        }
+        if let Some((leaves, _)) = &filling.beside {
+            self.by_workload.share_one(complete, leaves, Leaf::is_same);
         }
     }
 
@@ -155,7 +203,7 @@ impl GrantIndex {
     ) -> Covering {
         let mut found = Covering { active: SmallVec::new(), counted: Vec::new(), standing: Standing::None };
         let leaf = self.by_workload.get(Shard::of(&workload.0));
-        let Some(leaf) = leaf.filter(|_| !self.filling) else { return found };
+        let Some(leaf) = leaf.filter(|_| self.filling.is_none()) else { return found };
         let look = Look { names: &self.names, leaf, sought, apart, is_revoked };
         for resource in sought.resource {
             let Some(&resource) = self.names.resources.get(resource) else { continue };
@@ -286,6 +334,10 @@ fn phase(grant: &CompactGrant<'_>) -> Option<(Phase, Timestamp, Timestamp)> {
 // === impl Names ===
 
 impl Names {
+    fn are_few(&self) -> bool {
+        self.resource_names.len() <= KEPT_NAMES && self.action_set_names.len() <= KEPT_NAMES
+    }
+
     fn action_set(&self, number: u32) -> Arc<[Box<str>]> {
         self.action_set_names.get(number as usize).cloned().unwrap_or_else(|| Arc::from([]))
     }

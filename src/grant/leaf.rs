@@ -25,6 +25,8 @@ pub(super) struct Leaf {
     texts_used: usize,
     /// The limits of those grants that have some, by id. Few do.
     limits: Vec<(Key, Arc<Limits>)>,
+    /// Whether something was appended that is not in its place yet.
+    unsettled: bool,
 }
 
 /// One grant on one resource.
@@ -105,12 +107,19 @@ impl Leaf {
             // Larger steps than for one insertion; `settle` gives back what is left.
             self.entries.reserve_exact((self.entries.len() / 4).max(8));
         }
+        self.unsettled = true;
         let shared = self.entries.iter().rev().take(4).find(|e| self.text(e) == text).map(|e| e.text_at);
         self.place(self.entries.len(), shared, kind, text, entry);
     }
 
+    /// Whether [`settle`](Self::settle) has something to do.
+    pub(super) const fn is_unsettled(&self) -> bool {
+        self.unsettled
+    }
+
     /// Sorts what was appended, and gives back what is not needed.
     pub(super) fn settle(&mut self) {
+        self.unsettled = false;
         let texts = std::mem::take(&mut self.texts);
         self.entries.sort_unstable_by(|a, b| a.order_in(&texts).cmp(&b.order_in(&texts)));
         self.texts = texts;
@@ -133,6 +142,20 @@ impl Leaf {
         if self.texts.len() > TEXTS_MIN + 2 * self.texts_used {
             self.tidy();
         }
+    }
+
+    /// Whether both hold the same grants, none of them with limits. Numbers must mean the same in both.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let both_settled = !self.unsettled && !other.unsettled;
+        let same = |(a, b): (&Entry, &Entry)| {
+            let place = b.text_at;
+            Entry { text_at: place, ..*a } == *b && a.text_in(&self.texts) == b.text_in(&other.texts)
+        };
+        both_settled
+            && self.limits.is_empty()
+            && other.limits.is_empty()
+            && self.entries.len() == other.entries.len()
+            && self.entries.iter().zip(&other.entries).all(same)
     }
 
     /// Keeps the limits of a grant, which has none here yet.
@@ -317,13 +340,25 @@ impl Ids {
         self.0.get(place).map(|(_, shard)| *shard)
     }
 
-    /// Adds a grant, which is not there.
-    pub(super) fn insert(&mut self, id: Key, shard: Shard) {
-        let place = if self.is_last(&id) { self.0.len() } else { self.0.partition_point(|(known, _)| *known < id) };
+    /// Adds a grant. In which leaf it was before, if it was.
+    pub(super) fn put(&mut self, id: Key, shard: Shard) -> Option<Shard> {
+        let place = match self.is_last(&id) {
+            true => self.0.len(),
+            false => match self.0.binary_search_by(|(known, _)| known.cmp(&id)) {
+                Ok(place) => return self.0.get_mut(place).map(|(_, was)| std::mem::replace(was, shard)),
+                Err(place) => place,
+            },
+        };
         if self.0.len() == self.0.capacity() {
             self.0.reserve_exact(self.0.len() / 8 + 1);
         }
         self.0.insert(place, (id, shard));
+        None
+    }
+
+    /// Whether both hold the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.0 == other.0
     }
 
     /// Whether it comes after all that are there, as each grant of a snapshot does.

@@ -76,9 +76,36 @@ impl<L: Clone + Default> Shards<L> {
         }
     }
 
+    /// Takes from `other` each leaf that is the `same`, and with it its version.
+    pub(super) fn share(&mut self, other: &Self, same: impl Fn(&L, &L) -> bool) {
+        let all = (0..FANOUT as u8).flat_map(|node| (0..FANOUT as u8).map(move |leaf| Shard { node, leaf }));
+        all.for_each(|shard| self.share_one(shard, other, &same));
+    }
+
+    /// The same for one leaf.
+    pub(super) fn share_one(&mut self, shard: Shard, other: &Self, same: impl Fn(&L, &L) -> bool) {
+        let theirs = other.root.get(usize::from(shard.node)).and_then(|node| node.get(usize::from(shard.leaf)));
+        let (Some(ours), Some(theirs)) = (self.leaf(shard), theirs) else { return };
+        if std::ptr::eq(ours, Arc::as_ptr(theirs)) || !same(&ours.content, &theirs.content) {
+            return;
+        }
+        let node = self.root.get_mut(usize::from(shard.node)).map(Arc::make_mut);
+        if let Some(place) = node.and_then(|node| node.get_mut(usize::from(shard.leaf))) {
+            *place = Arc::clone(theirs);
+        }
+    }
+
     /// The contents of all leaves.
     pub(super) fn iter(&self) -> impl Iterator<Item = &L> {
         self.root.iter().flat_map(|node| node.iter()).map(|leaf| &leaf.content)
+    }
+
+    /// How many leaves two versions do not share.
+    #[cfg(test)]
+    pub(super) fn differing_leaves(&self, other: &Self) -> usize {
+        let leaves = |shards: &'_ Self| shards.root.iter().flat_map(|node| node.iter().map(Arc::as_ptr)).collect();
+        let (ours, theirs): (Vec<_>, Vec<_>) = (leaves(self), leaves(other));
+        ours.iter().zip(&theirs).filter(|(x, y)| x != y).count()
     }
 
     /// How many nodes two versions do not share.
@@ -95,6 +122,11 @@ impl<L: Clone + Default> Shards<L> {
 // === impl Shard ===
 
 impl Shard {
+    /// A number for it.
+    pub(super) const fn number(self) -> u16 {
+        (self.node as u16) << 8 | self.leaf as u16
+    }
+
     /// The leaf of a key, from its last two bytes: they are random in every kind of id that is used.
     pub(super) const fn of(key: &Key) -> Self {
         let [.., node, leaf] = *key;

@@ -133,15 +133,21 @@ impl Replay {
 // === impl Assembly ===
 
 impl Assembly {
-    /// Starts a snapshot, which may not be older than `floor`.
-    pub(super) fn begin(epoch: Epoch, begin: SnapshotBegin, floor: Option<Position>) -> Result<Self, ApplyError> {
+    /// Starts a snapshot, which may not be older than `floor`, to take the place of `current`.
+    pub(super) fn begin(
+        epoch: Epoch,
+        begin: SnapshotBegin,
+        floor: Option<Position>,
+        current: Option<&Snapshot>,
+    ) -> Result<Self, ApplyError> {
         let position = Position { epoch, revision: Revision(begin.revision) };
         if let Some(floor) = floor
             && position < floor
         {
             return Err(ApplyError::Older { offered: position, floor });
         }
-        Ok(Self { position, id: begin.id, chunks: 0, objects: 0, builder: Builder::empty(), unusable: Vec::new() })
+        let builder = current.map_or_else(Builder::empty, Builder::in_place_of);
+        Ok(Self { position, id: begin.id, chunks: 0, objects: 0, builder, unusable: Vec::new() })
     }
 
     /// Takes in the next chunk.
@@ -240,7 +246,7 @@ mod tests {
     #[test]
     fn a_snapshot_counts_only_when_it_is_whole() {
         let e = epoch();
-        let start = || Assembly::begin(e, begin(7), None).unwrap();
+        let start = || Assembly::begin(e, begin(7), None, None).unwrap();
         let mut whole = start();
         whole.chunk(e, chunk("s", 0)).unwrap();
         assert!(whole.chunk(e, chunk("s", 0)).is_err(), "twice the same");
@@ -257,16 +263,19 @@ mod tests {
     fn an_older_snapshot_is_refused() {
         let (old, new) = (Epoch::starting(Timestamp::from_secs(1)), Epoch::starting(Timestamp::from_secs(9)));
         let floor = Some(Position { epoch: new, revision: Revision(5) });
-        assert!(Assembly::begin(new, begin(4), floor).is_err());
-        assert!(Assembly::begin(old, begin(900), floor).is_err(), "an earlier epoch is older whatever its revision");
-        Assembly::begin(new, begin(5), floor).unwrap();
-        Assembly::begin(Epoch::starting(Timestamp::from_secs(10)), begin(0), floor).unwrap();
+        assert!(Assembly::begin(new, begin(4), floor, None).is_err());
+        assert!(
+            Assembly::begin(old, begin(900), floor, None).is_err(),
+            "an earlier epoch is older whatever its revision"
+        );
+        Assembly::begin(new, begin(5), floor, None).unwrap();
+        Assembly::begin(Epoch::starting(Timestamp::from_secs(10)), begin(0), floor, None).unwrap();
     }
 
     #[test]
     fn a_delta_continues_the_local_revision_or_nothing() {
         let e = epoch();
-        let current = Assembly::begin(e, begin(7), None).unwrap().end(e, &end(0, 0)).unwrap().snapshot;
+        let current = Assembly::begin(e, begin(7), None, None).unwrap().end(e, &end(0, 0)).unwrap().snapshot;
         let apply = |epoch, from, to| delta(&current, epoch, Delta { from, to, objects: vec![] });
         assert_eq!(apply(e, 7, 9).unwrap().snapshot.position().revision, Revision(9));
         for (epoch, from, to) in [(e, 6, 9), (e, 8, 9), (e, 7, 7), (e, 7, 6), (Epoch::starting(Timestamp::MAX), 7, 8)] {

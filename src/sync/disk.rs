@@ -1,7 +1,7 @@
 //! Last-known-good state on disk: signed frames as they came, so that a restart needs no control plane.
 //!
 //! Plane: sync. A generation is a snapshot file and the journal of the deltas after it; the high-water mark says how
-//! far state was durable. Order of a delta: put in force, journal, sync, raise the mark, and only then acknowledge; of
+//! far state was durable. Order of a delta: put in force, journal, sync, note the mark, and only then acknowledge; of
 //! a snapshot: temporary file, sync, empty journal, rename, sync the directory, raise the mark, drop what is below it.
 //! INVARIANT: a crash at any step leaves the old or the new state, and a restart never comes back older than an
 //! acknowledged revision. When the disk fails, the state on it is made void (by raising the mark in place, which needs
@@ -36,6 +36,10 @@ const MARK_FILE: &str = "high-water-mark";
 const BOOKMARK_FILE: &str = "bookmark";
 const LOCK_FILE: &str = "lock";
 const INSTANCE_FILE: &str = "instance";
+/// After so many changes the mark is made durable, if no bookmark was kept before. Until then the journal alone, which is
+/// durable, says how far the state was: were the machine to lose power and the disk some of what it had confirmed, a restart
+/// could not tell.
+const NOTED: u32 = 64;
 /// A journal larger than this and than its snapshot asks for a new snapshot.
 const JOURNAL_LIMIT: u64 = 64 * 1024 * 1024;
 
@@ -90,6 +94,8 @@ pub(super) struct Disk {
     next_number: u64,
     arriving: Option<Arriving>,
     errors: u64,
+    /// How often the mark was raised since it was made durable.
+    noted: u32,
     /// Held for the life of the process.
     _lock: Option<std::fs::File>,
 }
@@ -157,6 +163,7 @@ impl Disk {
             next_number: numbers.first().map_or(1, |n| n.saturating_add(1)),
             arriving: None,
             errors: 0,
+            noted: 0,
             fs,
             _lock: None,
         };
@@ -248,7 +255,7 @@ impl Disk {
         active.position = position;
         active.unsynced = !changes;
         if changes {
-            self.try_raise(position);
+            self.note(position);
         }
         true
     }
@@ -358,6 +365,11 @@ impl Disk {
                 }
             }
         }
+        if let Mode::Active(active) = &self.mode
+            && self.noted > 0
+        {
+            self.try_raise(active.position);
+        }
         if self.is_active()
             && let Err(e) = self.write_whole(BOOKMARK_FILE, &encode_bookmark(&self.boot, received, frame))
         {
@@ -403,9 +415,21 @@ impl Disk {
     }
 
     /// Raises the mark after the journal or the generation is durable. Then its failure is no danger to anybody.
+    fn note(&mut self, position: Position) {
+        self.noted = self.noted.saturating_add(1);
+        if self.noted >= NOTED {
+            self.try_raise(position);
+        } else if let Err(e) = self.mark.note(&*self.fs, position) {
+            self.failed("noting the high-water mark", &e);
+        }
+    }
+
     fn try_raise(&mut self, position: Position) -> bool {
         match self.mark.raise(&*self.fs, position) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.noted = 0;
+                true
+            }
             Err(e) => {
                 self.failed("raising the high-water mark", &e);
                 false

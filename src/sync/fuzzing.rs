@@ -27,9 +27,8 @@ pub fn payloads(mut bytes: &[u8]) -> Vec<Position> {
     while let Ok(payload) = Payload::decode_length_delimited(&mut bytes) {
         let (Ok(epoch), Some(body)) = (Epoch::parse(&payload.epoch), payload.body) else { break };
         let applied = match body {
-            Body::Begin(begin) => {
-                Assembly::begin(epoch, begin, Some(snapshot.position())).map(|begun| _ = assembly.insert(begun))
-            }
+            Body::Begin(begin) => Assembly::begin(epoch, begin, Some(snapshot.position()), Some(&snapshot))
+                .map(|begun| _ = assembly.insert(begun)),
             Body::Chunk(chunk) => assembly.as_mut().map_or(Ok(()), |a| a.chunk(epoch, chunk.into())),
             Body::End(end) => match assembly.take().map(|a| a.end(epoch, &end)) {
                 Some(built) => built.map(|built| snapshot = built.snapshot),

@@ -24,8 +24,8 @@ use super::frame::MAX_FRAME_BYTES;
 use crate::clock::Monotonic;
 use crate::offload::offload;
 use crate::state::Retired;
-use crate::wire::proto::Kind;
 use crate::wire::proto::sync_client::SyncClient;
+use crate::wire::proto::{self, Kind};
 use crate::wire::proto::{
     Ack, Bookmark, ClientFrame, Cursor, Delta, Hello, KeyMissing, Nack, ServerFrame, client_frame::Frame, payload::Body,
 };
@@ -33,6 +33,8 @@ use crate::wire::{Epoch, Position, RETRY_AFTER};
 
 /// How long a frame of ours may wait for the control plane to read it.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many objects a small delta has.
+const SMALL: usize = 4;
 /// How many unusable objects of one revision are reported one by one.
 const MAX_NACKS: usize = 64;
 /// How often it is looked for issuers with a missing key, and how often one is reported at most.
@@ -231,7 +233,11 @@ impl Session {
             Body::Begin(begin) => {
                 // Not below what was ever in force, in this process or one before.
                 let floor = self.shared.with_disk(|d| d.mark()).flatten().max(self.position);
-                let assembly = Assembly::begin(opened.epoch, begin, floor).map_err(|e| failed(&e.to_string()))?;
+                let current = self.shared.state.load().snapshot.clone();
+                let assembly = Assembly::begin(opened.epoch, begin, floor, current.as_deref());
+                // Not held any longer: what is in force is to be seen to go out of use.
+                drop(current);
+                let assembly = assembly.map_err(|e| failed(&e.to_string()))?;
                 if let Some(unfinished) = self.stream.assembly.take() {
                     // Before the file of the new one is begun: nothing of the old one may get into it.
                     unfinished.give_up().await;
@@ -265,7 +271,9 @@ impl Session {
         let current = self.shared.state.load().snapshot.clone();
         let Some(current) = current else { return Err(failed("a delta without a state to apply it to")) };
         // The closure owns and drops its reference to the state that is about to be replaced.
-        let built = blocking(move || apply::delta(&current, epoch, delta)).await?;
+        let is_small = is_small(&delta);
+        let work = move || apply::delta(&current, epoch, delta);
+        let built = if is_small { work().map_err(|e| failed(&e.to_string()))? } else { blocking(work).await? };
         let position = built.snapshot.position();
         self.stream.confirmed = true;
         let unusable = self.put_in_force(built, arrived, false);
@@ -413,6 +421,13 @@ impl Session {
         let shared = Arc::clone(&self.shared);
         blocking(move || Ok(shared.with_disk(work))).await
     }
+}
+
+/// Whether a delta is applied in less time than it takes to have another thread do it: a few objects, none of which has
+/// anything compiled.
+fn is_small(delta: &Delta) -> bool {
+    let light = |o: &proto::Object| matches!(o.kind(), Kind::Grant | Kind::Revocation | Kind::Workload);
+    delta.objects.len() <= SMALL && delta.objects.iter().all(light)
 }
 
 /// Waits until a snapshot that is put together elsewhere has ended; for ever when there is none.

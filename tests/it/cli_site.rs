@@ -143,7 +143,39 @@ async fn every_verb_does_what_it_says_and_names_a_slip() {
     local(&from).await.fails(2, &["'10.0.0'", "--peer-address"]);
     local(&["decisions", "tail", "--file", "/nowhere/x.jsonl"]).await.fails(2, &["`/nowhere/x.jsonl`"]);
     local(&["decisions", "tail", "--file", &path, "-n", "few"]).await.fails(2, &["'few'"]);
+    audit(&alice).await;
+    let directory = site.path("control");
     site.control.stop().await;
+    let checkpoint = local(&["audit", "checkpoint", "--database", &directory]).await;
+    let offline = ["audit", "verify", "--database", &directory, "--expect", checkpoint.stdout.trim()];
+    local(&offline).await.says(&["records from number 1 on: whole", checkpoint.stdout.trim()]);
+}
+
+async fn audit(alice: &Operator<'_>) {
+    alice.both(&["audit", "list"], &["SEQ", "AUTHOR", "alice", "revocation.create"]).await;
+    let refused = alice.json(&["audit", "list", "--outcome", "refused", "--author", "alice", "-n", "1"]).await;
+    assert_eq!(refused["items"].as_array().map(Vec::len), Some(1), "{refused}");
+    alice.refused(&["audit", "list", "--outcome", "perhaps"], &["`outcome`", "`perhaps`"]).await;
+    alice.mistyped(&["audit", "list", "--since", "soon"], &["'soon'"]).await;
+    let checkpoint = alice.types(&["audit", "checkpoint"], &[]).await;
+    let (directory, checkpoint) = (alice.site.path("control"), checkpoint.stdout.trim().to_owned());
+    for of in [&[][..], &["--database", &directory]] {
+        let verdict = alice.types(&[&["audit", "verify", "--expect", &checkpoint], of].concat(), &[]).await;
+        verdict.says(&["records from number 1 on: whole", "checkpoint "]);
+        let file = alice.site.path("audit.jsonl");
+        let export = alice.types(&[&["audit", "export"], of].concat(), &[]).await;
+        assert!(export.stdout.lines().count() > 50, "{}", export.stdout);
+        std::fs::write(&file, &export.stdout).unwrap();
+        local(&["audit", "verify", "--file", &file, "--expect", &checkpoint]).await.says(&["whole"]);
+        // Somebody takes a line out.
+        let third = export.stdout.lines().nth(2).unwrap();
+        std::fs::write(&file, export.stdout.replace(&format!("{third}\n"), "")).unwrap();
+        let verdict = local(&["audit", "verify", "--file", &file, "--output", "json"]).await.json(1);
+        assert_eq!(verdict["findings"][0]["what"], "missing", "{verdict}");
+        assert_eq!(verdict["findings"][0]["seq"], 3, "{verdict}");
+    }
+    alice.mistyped(&["audit", "verify", "--expect", "abc"], &["'abc'", "HASH:SEQ"]).await;
+    alice.mistyped(&["audit", "verify", "--database", "/nowhere"], &["/nowhere/control.db"]).await;
 }
 
 async fn operators(alice: &Operator<'_>) {

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
 use super::problem::{Problem, push_token};
+use crate::control::audit::Author;
 use crate::control::core::Intent;
 use crate::control::index::Stored;
 use crate::control::principal::Principal;
@@ -67,7 +68,7 @@ impl Caller {
 
     /// What is being done, for the log.
     pub(super) fn intent(&self, action: &'static str) -> Intent {
-        Intent { author: Arc::clone(&self.principal.name), action, request_id: Arc::clone(&self.request_id) }
+        Intent { author: Author::from(&self.principal), action, request_id: Arc::clone(&self.request_id) }
     }
 }
 

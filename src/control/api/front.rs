@@ -4,6 +4,7 @@
 //! requests is taken. Nothing is answered without it, not even that a path does not exist; but for operations that are
 //! public. A request that is for an operation has its [`Route`] in its extensions from here on.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -18,24 +19,52 @@ use super::Api;
 use super::extract::{Caller, MAX_WAIT};
 use super::operation::Route;
 use super::problem::Problem;
+use crate::control::audit::{Author, Event};
 use crate::control::principal::Principal;
 
 /// The header that carries the request's id, both ways.
 const REQUEST_ID: &str = "x-request-id";
 
+/// Actions whose success is recorded although they change nothing.
+const RECORDED_READS: [&str; 1] = ["audit.list"];
+
+/// What was called and by whom, for the audit trail.
+#[derive(Debug)]
+struct Call {
+    author: Author,
+    /// The operation's action; the method where there is no such operation.
+    action: Cow<'static, str>,
+    /// Method and path.
+    object: String,
+    is_read: bool,
+}
+
 pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = guarded(&api, request, next, &id).await.unwrap_or_else(IntoResponse::into_response);
-    tracing::debug!(request_id = %id, %method, %path, status = response.status().as_u16(), "answered");
+    let mut call = Call::of(&request);
+    let mut response = guarded(&api, request, next, &id, &mut call).await.unwrap_or_else(IntoResponse::into_response);
+    let status = response.status().as_u16();
+    tracing::debug!(request_id = %id, author = %call.author.name, call = %call.object, status, "answered");
+    if call.is_recorded(status) {
+        api.core.audit().note(Event::done(call.author, call.action, &call.object, &id).answered(status));
+    }
     let headers = response.headers_mut();
     super::respond::insert(headers, header::HeaderName::from_static(REQUEST_ID), &id);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> Result<Response, Problem> {
+async fn guarded(
+    api: &Api,
+    mut request: Request,
+    next: Next,
+    id: &Arc<str>,
+    call: &mut Call,
+) -> Result<Response, Problem> {
     let route = request.extensions().get::<MatchedPath>().and_then(|m| api.route(request.method(), m.as_str()));
+    if let Some(route) = route {
+        call.action = Cow::Borrowed(route.action);
+    }
     let caller = match route {
         Some(Route { public: true, .. }) => None,
         _ => Some(Caller { principal: authenticate(api, request.headers())?, request_id: Arc::clone(id) }),
@@ -45,6 +74,7 @@ async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> 
         extensions.insert(route);
     }
     if let Some(caller) = caller {
+        call.author = Author::from(&caller.principal);
         extensions.insert(caller);
     }
     let Ok(_place) = api.places.try_acquire() else {
@@ -62,6 +92,29 @@ async fn guarded(api: &Api, mut request: Request, next: Next, id: &Arc<str>) -> 
         Err(_elapsed) => Err(Problem::unavailable(
             "the request took too long; whether a change was made is not known, so look before trying again",
         )),
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    fn of(request: &Request) -> Self {
+        Self {
+            author: Author::unknown(),
+            action: Cow::Owned(request.method().to_string()),
+            object: format!("{} {}", request.method(), request.uri().path()),
+            is_read: request.method().is_safe(),
+        }
+    }
+
+    /// Whether the answer is a record of its own: refusals and failures, except of reads that somebody may make. A
+    /// change that was made is recorded with its commit.
+    fn is_recorded(&self, status: u16) -> bool {
+        match status {
+            401 | 403 | 429 | 500 => true,
+            400.. => !self.is_read,
+            _ => RECORDED_READS.contains(&&*self.action),
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! commit the plan, and answers. Every write records the operator as its author. Rules that span objects hold at
 //! commit, because plans carry guards for what they rested on. Fails closed: no token, no answer.
 
+mod audit;
 mod extract;
 mod front;
 mod grant_policies;

@@ -51,13 +51,13 @@ pub(super) async fn create(
     caller: Caller,
     Document(new): Document<NewOperator>,
 ) -> Result<Response, Problem> {
-    let (operator, token) = api.operators.create(&new.name, new.kind, caller.name()).await?;
+    let (operator, token) = api.operators.create(&new.name, new.kind, &caller.intent("operator.create")).await?;
     tracing::info!(operator = %operator.name, by = %caller.name(), request_id = %caller.request_id, "operator created");
     Ok(respond::json(StatusCode::CREATED, &OperatorCreated { object: operator, token: &token }))
 }
 
 pub(super) async fn revoke(State(api): State<Arc<Api>>, caller: Caller, Name(name): Name) -> Result<Response, Problem> {
-    api.operators.revoke(&name, caller.name()).await?;
+    api.operators.revoke(&name, &caller.intent("operator.revoke")).await?;
     tracing::info!(operator = %name, by = %caller.name(), request_id = %caller.request_id, "operator revoked");
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::control::commit::CommitError;
 use crate::control::desk::Refusal;
 use crate::control::operators::OperatorError;
+use crate::control::store::StoreError;
 use crate::grant::{RuleError, policy};
 use crate::object::FieldError;
 use crate::policy::PolicyErrors;
@@ -287,6 +288,13 @@ impl From<policy::Refusal> for Problem {
             policy::Refusal::NoMatch => Self::forbidden(detail),
             policy::Refusal::Terms(error) => Self::invalid(error),
         }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the store could not be read");
+        Self::unavailable("the store could not be read")
     }
 }
 

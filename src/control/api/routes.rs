@@ -3,6 +3,7 @@
 //! Plane: control. To add one: a line here with its action and its types; its problems follow from what it takes, and
 //! `docs/openapi.json` is made anew as its test says. Rows are in the order of the document.
 
+use super::audit::{self, AuditQuery, AuditRecords, Checkpoint};
 use super::grant_policies::{self, GrantPoliciesPublished, NewGrantPolicySet};
 use super::grants::{self, GrantQuery, Reason};
 use super::issuers::{self, KeysShown};
@@ -28,6 +29,7 @@ pub(super) fn table() -> Vec<Operation> {
     [
         status(),
         operators(),
+        audit(),
         issuers(),
         workloads(),
         services(),
@@ -74,6 +76,20 @@ fn operators() -> Vec<Operation> {
             .named::<String>("The operator's name")
             .answers_nothing(204, "It is revoked: its token is not accepted any more")
             .problem(409),
+    ]
+}
+
+fn audit() -> Vec<Operation> {
+    vec![
+        get("/v1/audit", "audit.list", "List audit records", audit::list)
+            .about(
+                "Each record is the bytes that were hashed. A page looks at a bounded number of records: it may hold \
+                    none and still have a `next`.",
+            )
+            .query::<AuditQuery>()
+            .answers::<AuditRecords>(200, "A page of records"),
+        get("/v1/audit/checkpoint", "audit.checkpoint", "Show how far the audit trail has come", audit::checkpoint)
+            .answers::<Checkpoint>(200, "The last record's hash and number"),
     ]
 }
 

@@ -11,8 +11,10 @@ use uuid::Uuid;
 
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
+use crate::control::audit::{Event, Tip};
 use crate::control::desk::Desk;
 use crate::control::operators::Operators;
+use crate::control::store::AuditRow;
 use crate::control::store::conformance::{put, unit};
 use crate::control::store::{Conflict, Expect, Loaded, LogCommit, OperatorRow, SqliteStore};
 use crate::control::sweep;
@@ -37,7 +39,7 @@ fn delete(name: &str) -> Write {
 }
 
 fn system() -> Intent {
-    Intent { author: Arc::from("alice"), action: "test", request_id: Arc::from("r") }
+    Intent { author: "alice".into(), action: "test", request_id: Arc::from("r") }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,17 +199,35 @@ impl Store for Faulty {
     fn operators(&self) -> BoxFuture<'_, Result<Vec<OperatorRow>, StoreError>> {
         self.inner.operators()
     }
-    fn add_operator<'a>(&'a self, row: &'a OperatorRow) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.inner.add_operator(row)
+    fn add_operator<'a>(&'a self, row: &'a OperatorRow, event: &'a Event) -> BoxFuture<'a, Result<bool, StoreError>> {
+        self.inner.add_operator(row, event)
     }
+
     fn revoke_operator<'a>(
         &'a self,
         name: &'a str,
-        by: &'a str,
+        event: &'a Event,
         at: Timestamp,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        self.inner.revoke_operator(name, by, at)
+        self.inner.revoke_operator(name, event, at)
     }
+
+    fn audit<'a>(&'a self, events: &'a [(Timestamp, Event)]) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.inner.audit(events)
+    }
+
+    fn audit_tip(&self) -> BoxFuture<'_, Result<Tip, StoreError>> {
+        self.inner.audit_tip()
+    }
+
+    fn audit_since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>> {
+        self.inner.audit_since(after, limit)
+    }
+
+    fn audit_before(&self, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>> {
+        self.inner.audit_before(before, limit)
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         self.inner.close()
     }

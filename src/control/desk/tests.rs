@@ -126,7 +126,7 @@ impl Site {
 }
 
 fn intent() -> Intent {
-    Intent { author: Arc::from("test"), action: "test", request_id: Arc::from("") }
+    Intent::system("test", "test")
 }
 
 fn why<T: std::fmt::Debug>(result: Result<T, Refusal>) -> String {
@@ -317,17 +317,17 @@ async fn a_scheduled_grant_does_not_start_when_something_has_gone() {
 #[tokio::test]
 async fn approvals_of_who_is_no_operator_any_more_do_not_count() {
     let site = Site::new(Some(POLICIES)).await;
-    site.operators.create("len", OperatorKind::Person, "bootstrap").await.unwrap();
+    site.operators.create("len", OperatorKind::Person, &intent()).await.unwrap();
     let grant = scheduled(&site).await;
-    site.operators.revoke("len", "bootstrap").await.unwrap();
+    site.operators.revoke("len", &intent()).await.unwrap();
     site.clock.advance(Duration::from_secs(3600));
     assert_eq!(site.sweep().await, 1);
     let told = site.grant(&grant).ended.unwrap().reason;
     assert!(told.contains("1 in step `lead`"), "{told}");
     // Who asked counts as well.
-    site.operators.create("ann", OperatorKind::Automation, "bootstrap").await.unwrap();
+    site.operators.create("ann", OperatorKind::Automation, &intent()).await.unwrap();
     let asked = site.new_grant(&Principal::new("ann", PrincipalKind::Automation, Via::Token), refunds(|_| {})).await;
-    site.operators.revoke("ann", "bootstrap").await.unwrap();
+    site.operators.revoke("ann", &intent()).await.unwrap();
     let refused = site.approve(&person("idp:sue", &["security"]), &asked, None).await;
     assert!(why(refused).contains("`ann` is not an operator any more"));
 }

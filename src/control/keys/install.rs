@@ -57,7 +57,7 @@ impl Spec {
 /// Commits `fetched` as the keys of the issuer, if they are other than those it has.
 pub(super) async fn install(core: &Core, spec: &Spec, fetched: &Jwks) -> Result<Installed, FetchError> {
     let new = sequence(spec.kind, fetched)?;
-    let intent = Intent { author: Arc::from(AUTHOR), action: "issuer.keys", request_id: Arc::from("") };
+    let intent = Intent::system(AUTHOR, "issuer.keys");
     let (_, installed) = core.transact(&intent, |index| plan(index, spec, fetched, new)).await?;
     Ok(installed)
 }

@@ -14,6 +14,10 @@ async fn open(directory: &TempDir) -> Result<Arc<Operators>, OperatorError> {
     Operators::open(store, Arc::new(ManualClock::new(NOW)), &file).await
 }
 
+fn by() -> Intent {
+    Intent::system(BOOTSTRAP, "test")
+}
+
 fn file(directory: &TempDir) -> std::path::PathBuf {
     directory.path().join("bootstrap-token")
 }
@@ -64,17 +68,17 @@ async fn a_token_left_by_a_start_that_crashed_is_used_unless_others_could_read_i
 async fn revoked_operators_are_nobody_and_their_names_stay_taken() {
     let directory = TempDir::new().unwrap();
     let operators = open(&directory).await.unwrap();
-    assert!(matches!(operators.revoke(BOOTSTRAP, BOOTSTRAP).await, Err(OperatorError::Last(_))));
-    let (carol, token) = operators.create("carol", OperatorKind::Person, BOOTSTRAP).await.unwrap();
+    assert!(matches!(operators.revoke(BOOTSTRAP, &by()).await, Err(OperatorError::Last(_))));
+    let (carol, token) = operators.create("carol", OperatorKind::Person, &by()).await.unwrap();
     assert_eq!((&*carol.created_by, carol.created_at), (BOOTSTRAP, NOW));
     assert_eq!(operators.authenticate(&token).map(|p| p.name).as_deref(), Some("carol"));
-    operators.revoke("carol", BOOTSTRAP).await.unwrap();
+    operators.revoke("carol", &by()).await.unwrap();
     assert_eq!(operators.authenticate(&token), None, "at once");
-    assert!(matches!(operators.revoke("carol", BOOTSTRAP).await, Err(OperatorError::Unknown(_))));
-    assert!(matches!(operators.create("carol", OperatorKind::Person, BOOTSTRAP).await, Err(OperatorError::Taken(_))));
+    assert!(matches!(operators.revoke("carol", &by()).await, Err(OperatorError::Unknown(_))));
+    assert!(matches!(operators.create("carol", OperatorKind::Person, &by()).await, Err(OperatorError::Taken(_))));
     for bad in ["", SYSTEM, "Carol", "a b", "-x"] {
         assert!(
-            matches!(operators.create(bad, OperatorKind::Person, BOOTSTRAP).await, Err(OperatorError::Name(_))),
+            matches!(operators.create(bad, OperatorKind::Person, &by()).await, Err(OperatorError::Name(_))),
             "{bad}"
         );
     }

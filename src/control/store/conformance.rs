@@ -11,6 +11,7 @@ use futures_util::future::LocalBoxFuture;
 
 use super::{Committed, Conflict, Expect, Guard, LogChange, OperatorRow, Store, StoreError, Unit, Write};
 use crate::clock::Timestamp;
+use crate::control::audit::{Author, Changed, Event, Finding, Tip, Verifier};
 use crate::control::principal::OperatorKind;
 use crate::control::restore::restore;
 use crate::object::Kind;
@@ -35,6 +36,10 @@ pub(crate) fn put(name: &str, expect: Expect) -> Write {
 
 pub(crate) fn unit(changes: Vec<Write>) -> Unit {
     Unit { changes, ..Unit::new("alice", "test", "r-1") }
+}
+
+fn by(name: &str) -> Event {
+    Event::done(Author::system(name), "operator.test", "", "r-2")
 }
 
 type Outcome = Result<Committed, Conflict>;
@@ -237,17 +242,68 @@ pub(crate) async fn operators(site: &dyn Site) {
         created_by: "system".to_owned(),
         revoked: None,
     };
-    assert!(store.add_operator(&row("a", 1)).await.unwrap());
-    assert!(!store.add_operator(&row("a", 2)).await.unwrap(), "the name is taken");
-    assert!(!store.revoke_operator("a", "a", NOW).await.unwrap(), "the last one stays");
-    assert!(store.add_operator(&row("b", 2)).await.unwrap());
-    assert!(store.revoke_operator("a", "b", NOW).await.unwrap());
-    assert!(!store.revoke_operator("a", "b", NOW).await.unwrap(), "once");
-    assert!(!store.add_operator(&row("a", 3)).await.unwrap(), "the name stays taken");
+    assert!(store.add_operator(&row("a", 1), &by("a")).await.unwrap());
+    assert!(!store.add_operator(&row("a", 2), &by("a")).await.unwrap(), "the name is taken");
+    assert!(!store.revoke_operator("a", &by("a"), NOW).await.unwrap(), "the last one stays");
+    assert!(store.add_operator(&row("b", 2), &by("a")).await.unwrap());
+    assert!(store.revoke_operator("a", &by("b"), NOW).await.unwrap());
+    assert!(!store.revoke_operator("a", &by("b"), NOW).await.unwrap(), "once");
+    assert!(!store.add_operator(&row("a", 3), &by("a")).await.unwrap(), "the name stays taken");
     store.close().await;
     let store = site.open().await;
     let rows = store.operators().await.unwrap();
     assert_eq!(rows[0], OperatorRow { revoked: Some((NOW, "b".to_owned())), ..row("a", 1) });
     assert_eq!(rows[1], row("b", 2));
+    store.close().await;
+}
+
+/// The audit trail: a record for each revision and for each change of an operator, none for what was rejected or did
+/// not happen; one chain across restarts; what it says of an object is the object's digest.
+pub(crate) async fn audit(site: &dyn Site) {
+    let store = site.open().await;
+    assert_eq!(store.audit_tip().await.unwrap(), Tip::genesis(store.epoch()));
+    let rejected = unit(vec![put("a", Expect::Absent), put("gone", Expect::Revision(Revision(9)))]);
+    commit(&*store, vec![unit(vec![put("a", Expect::Absent)]), rejected]).await;
+    let row = OperatorRow {
+        name: "alice".to_owned(),
+        kind: OperatorKind::Person,
+        token_sha256: [7; 32],
+        created_at: NOW,
+        created_by: "system".to_owned(),
+        revoked: None,
+    };
+    assert!(store.add_operator(&row, &by("system")).await.unwrap());
+    assert!(!store.add_operator(&row, &by("system")).await.unwrap());
+    let refused = Event::done(Author::unknown(), "grant.approve", "grant/1", "r-3").answered(403);
+    store.audit(&[(NOW, refused.clone()), (NOW, refused)]).await.unwrap();
+    store.close().await;
+    let store = site.open().await;
+    commit(&*store, vec![unit(vec![Write::delete(Kind::Service, "a", Expect::Any)])]).await;
+
+    let rows = store.audit_since(0, usize::MAX).await.unwrap();
+    let mut verifier = Verifier::new(Vec::new()).from_beginning(Tip::genesis(store.epoch()));
+    let records: Vec<_> = rows.iter().map(|row| verifier.record(Some(row.seq), &row.sealed).unwrap()).collect();
+    assert_eq!(verifier.tip(), Some(store.audit_tip().await.unwrap()));
+    assert_eq!(verifier.finish().findings, Vec::<Finding>::new());
+    let said: Vec<(&str, &str, Option<u64>)> =
+        records.iter().map(|r| (&*r.author, &*r.action, r.revision.map(|r| r.0))).collect();
+    assert_eq!(
+        said,
+        [
+            ("alice", "test", Some(1)),
+            ("system", "operator.test", None),
+            ("", "grant.approve", None),
+            ("", "grant.approve", None),
+            ("alice", "test", Some(2)),
+        ]
+    );
+    assert_eq!((&*records[0].object, &*records[0].request_id, records[0].at), ("service/a", "r-1", NOW));
+    assert_eq!(records[0].changes, [Changed::object(Kind::Service, "a", Some(&service("a")))]);
+    assert_eq!(records[1].changes, [row.changed()]);
+    assert_eq!(records[2].status, Some(403));
+    assert_eq!(records[4].changes, [Changed::object(Kind::Service, "a", None)]);
+    assert_eq!(store.audit_since(1, 2).await.unwrap(), rows[1..3]);
+    let latest = store.audit_before(u64::MAX, 2).await.unwrap();
+    assert_eq!(latest, [rows[4].clone(), rows[3].clone()]);
     store.close().await;
 }

@@ -17,9 +17,10 @@ use std::path::Path;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-pub use self::sqlite::SqliteStore;
+pub use self::sqlite::{AuditReader, SqliteStore};
 pub use self::unit::{Committed, Conflict, Expect, Guard, Unit, Write};
 use crate::clock::Timestamp;
+use crate::control::audit::{Changed, Event, Hash, Sealed, Tip};
 use crate::control::principal::OperatorKind;
 use crate::object::Kind;
 use crate::wire::{Epoch, Revision};
@@ -49,16 +50,28 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Every operator, revoked ones included.
     fn operators(&self) -> BoxFuture<'_, Result<Vec<OperatorRow>, StoreError>>;
 
-    /// Adds an operator; `false` when the name has been used before.
-    fn add_operator<'a>(&'a self, row: &'a OperatorRow) -> BoxFuture<'a, Result<bool, StoreError>>;
+    /// Adds an operator; `false` when the name has been used before. `event` goes into the audit trail with it.
+    fn add_operator<'a>(&'a self, row: &'a OperatorRow, event: &'a Event) -> BoxFuture<'a, Result<bool, StoreError>>;
 
-    /// Revokes an operator; `false` when there is no active one of that name, or it is the last.
+    /// Revokes an operator; `false` when there is no active one of that name, or it is the last. `event` says who.
     fn revoke_operator<'a>(
         &'a self,
         name: &'a str,
-        by: &'a str,
+        event: &'a Event,
         at: Timestamp,
     ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Puts events that no unit is about into the audit trail, in one durable transaction.
+    fn audit<'a>(&'a self, events: &'a [(Timestamp, Event)]) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// How far the audit trail has come.
+    fn audit_tip(&self) -> BoxFuture<'_, Result<Tip, StoreError>>;
+
+    /// The audit records after number `after`, oldest first, at most `limit`.
+    fn audit_since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>>;
+
+    /// The audit records before number `before`, newest first, at most `limit`.
+    fn audit_before(&self, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>>;
 
     /// Flushes and closes. Nothing works after it.
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -116,6 +129,15 @@ pub struct LogChange {
     pub body: Option<Bytes>,
     /// The version that was replaced; `None` when created.
     pub previous: Option<(Revision, Bytes)>,
+}
+
+/// A record of the audit trail, and the number that it is stored under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// The number.
+    pub seq: u64,
+    /// The record.
+    pub sealed: Sealed,
 }
 
 /// An operator as stored: a digest of the token, never the token.
@@ -193,6 +215,28 @@ impl StoreError {
 
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { place: path.display().to_string(), source }
+    }
+}
+
+// === impl OperatorRow ===
+
+impl OperatorRow {
+    /// What the audit trail keeps of it: a digest of every column.
+    pub fn changed(&self) -> Changed {
+        let mut token = String::new();
+        for byte in self.token_sha256 {
+            let _infallible = fmt::Write::write_fmt(&mut token, format_args!("{byte:02x}"));
+        }
+        let document = serde_json::json!([
+            self.name,
+            self.kind.name(),
+            token,
+            self.created_at,
+            self.created_by,
+            self.revoked.as_ref().map(|(at, by)| (at, by)),
+        ]);
+        let sha256 = Hash::of(document.to_string().as_bytes());
+        Changed { kind: "operator".into(), key: self.name.clone(), sha256: Some(sha256) }
     }
 }
 

@@ -4,8 +4,11 @@
 //! disk. WAL with `synchronous=FULL`: what a commit has answered was flushed. Directory 0700, database 0600. On open
 //! the file, the counter and the log are checked against each other; a contradiction is an error that names the file.
 
+mod audit;
 mod check;
 mod read;
+mod reader;
+mod verify;
 mod write;
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
@@ -20,8 +23,10 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, Sq
 use sqlx::{ConnectOptions, Connection, SqlSafeStr};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
-use super::{Committed, Conflict, Loaded, LogCommit, OperatorRow, Store, StoreError, Unit};
+pub use self::reader::AuditReader;
+use super::{AuditRow, Committed, Conflict, Loaded, LogCommit, OperatorRow, Store, StoreError, Unit};
 use crate::clock::Timestamp;
+use crate::control::audit::{Event, Tip};
 use crate::wire::{Epoch, Revision};
 
 /// Name of the database in its directory.
@@ -115,17 +120,37 @@ impl Store for SqliteStore {
         async move { self.answer(read::operators(&mut *self.connection().await?).await) }.boxed()
     }
 
-    fn add_operator<'a>(&'a self, row: &'a OperatorRow) -> BoxFuture<'a, Result<bool, StoreError>> {
-        async move { self.answer(write::add_operator(&mut *self.connection().await?, row).await) }.boxed()
+    fn add_operator<'a>(&'a self, row: &'a OperatorRow, event: &'a Event) -> BoxFuture<'a, Result<bool, StoreError>> {
+        async move { self.answer(write::add_operator(&mut *self.connection().await?, self.epoch, row, event).await) }
+            .boxed()
     }
 
     fn revoke_operator<'a>(
         &'a self,
         name: &'a str,
-        by: &'a str,
+        event: &'a Event,
         at: Timestamp,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        async move { self.answer(write::revoke_operator(&mut *self.connection().await?, name, by, at).await) }.boxed()
+        async move {
+            self.answer(write::revoke_operator(&mut *self.connection().await?, self.epoch, name, event, at).await)
+        }
+        .boxed()
+    }
+
+    fn audit<'a>(&'a self, events: &'a [(Timestamp, Event)]) -> BoxFuture<'a, Result<(), StoreError>> {
+        async move { self.answer(audit::write(&mut *self.connection().await?, self.epoch, events).await) }.boxed()
+    }
+
+    fn audit_tip(&self) -> BoxFuture<'_, Result<Tip, StoreError>> {
+        async move { self.answer(audit::tip(&mut *self.connection().await?, self.epoch).await) }.boxed()
+    }
+
+    fn audit_since(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>> {
+        async move { self.answer(audit::since(&mut *self.connection().await?, after, limit).await) }.boxed()
+    }
+
+    fn audit_before(&self, before: u64, limit: usize) -> BoxFuture<'_, Result<Vec<AuditRow>, StoreError>> {
+        async move { self.answer(audit::before(&mut *self.connection().await?, before, limit).await) }.boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -148,6 +173,7 @@ fn migrations() -> Migrator {
     Migrator::with_migrations(vec![
         migration(1, "init", include_str!("migrations/0001_init.sql")),
         migration(2, "operator kind", include_str!("migrations/0002_operator_kind.sql")),
+        migration(6, "audit", include_str!("migrations/0006_audit.sql")),
     ])
 }
 

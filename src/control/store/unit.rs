@@ -9,6 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
+use crate::control::audit::Author;
 use crate::object::{Kind, Object};
 use crate::wire::{Position, Revision};
 
@@ -16,7 +17,7 @@ use crate::wire::{Position, Revision};
 #[derive(Debug, Clone)]
 pub struct Unit {
     /// Who asks for it.
-    pub author: String,
+    pub author: Author,
     /// What is being done, as in `grant.approve`; kept with the revision.
     pub action: String,
     /// The id of the request that asked for it; kept with the revision.
@@ -96,7 +97,7 @@ pub struct Conflict {
 
 impl Unit {
     /// A unit without guards and changes.
-    pub fn new(author: impl Into<String>, action: impl Into<String>, request_id: impl Into<String>) -> Self {
+    pub fn new(author: impl Into<Author>, action: impl Into<String>, request_id: impl Into<String>) -> Self {
         Self {
             author: author.into(),
             action: action.into(),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::frames::{Sealer, chunk_end, object, size};
 use crate::control::index::Stored;
 use crate::grant::compact;
-use crate::object::Object;
+use crate::object::{Kind, Object};
 use crate::wire::Revision;
 use crate::wire::proto::{self, payload::Body};
 
@@ -34,7 +34,15 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Of these objects, which are a scope's at `revision`.
-    pub(super) fn new(revision: Revision, objects: Vec<Arc<Stored>>) -> Self {
+    pub(super) fn new(revision: Revision, mut objects: Vec<Arc<Stored>>) -> Self {
+        // Grants come last. In this order a sidecar is done with one part of them after the other.
+        let grants = objects.partition_point(|stored| stored.kind != Kind::Grant);
+        if let Some(grants) = objects.get_mut(grants..) {
+            grants.sort_by_cached_key(|stored| match &stored.object {
+                Some(Object::Grant(grant)) => compact::place(grant),
+                _ => 0,
+            });
+        }
         let mut chunks = Vec::new();
         let mut from = 0;
         while from < objects.len() {

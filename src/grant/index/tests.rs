@@ -160,6 +160,40 @@ fn over(at: u64, revoked: bool, id: GrantId) -> Standing {
 
 const PATHS: [Option<&str>; 5] = [None, Some("/refunds/{*}"), Some("/refunds/7"), Some("/refunds/8"), Some("/{**}")];
 
+#[test]
+fn a_snapshot_in_place_of_another_shares_the_leaves_that_came_out_the_same() {
+    let paths = [None, Some("/refunds/{*}"), Some("/a/b")];
+    let of = |n: u128, to| grant(n, &format!("w{}", n % 50), "payments/refunds", paths[n as usize % 3], 10, to);
+    let mut all: Vec<Grant> = (1..500).map(|n| of(n, 20)).collect();
+    let mut old = GrantIndex::new(1);
+    all.iter().rev().for_each(|g| put(&mut old, g, 1));
+    for by_leaf in [true, false] {
+        if by_leaf {
+            all.sort_by_key(super::super::compact::place);
+        } else {
+            all.sort_by_key(|g| g.id);
+        }
+        let mut same = GrantIndex::filling_in_place_of(&old, 2);
+        all.iter().for_each(|g| put(&mut same, g, 2));
+        same.settle();
+        assert_eq!((same.len(), same.canonical()), (old.len(), old.canonical()));
+        assert_eq!(same.by_workload.differing_leaves(&old.by_workload), 0, "by leaf: {by_leaf}");
+        assert_eq!(same.by_id.differing_leaves(&old.by_id), 0);
+        // One ends later, and one is there no more.
+        let mut other = GrantIndex::filling_in_place_of(&old, 2);
+        let changed = of(7, 30);
+        let left = all.iter().filter(|g| g.id != of(8, 20).id);
+        left.for_each(|g| put(&mut other, if g.id == changed.id { &changed } else { g }, 2));
+        other.settle();
+        assert_eq!(other.len(), old.len() - 1);
+        assert_eq!(other.by_workload.differing_leaves(&old.by_workload), 2);
+        let key = |name: &str| WorkloadKey::of(&format!("spiffe://a/{name}"));
+        assert_eq!(["w7", "w8", "w9"].map(|w| other.version(&key(w))), [2, 2, 1]);
+        assert_eq!(find(&other, "w7", REFUNDS, "write", "/refunds/7", 25).active.len(), 1);
+        assert_eq!(find(&old, "w7", REFUNDS, "write", "/refunds/7", 25).active.len(), 0);
+    }
+}
+
 proptest! {
     /// After any sequence of puts and removals, the index answers as a plain list does, and equals an index that was
     /// built from that list alone.

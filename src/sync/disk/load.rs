@@ -179,7 +179,7 @@ fn load_snapshot(fs: &dyn Fs, path: &Path, opener: &Opener) -> Result<(Built, Ch
             };
             match (body, assembly.as_mut()) {
                 (ReadyBody::Other(Body::Begin(begin)), None) => {
-                    assembly = Some(Assembly::begin(epoch, begin, None).map_err(|e| bad(&e))?);
+                    assembly = Some(Assembly::begin(epoch, begin, None, None).map_err(|e| bad(&e))?);
                 }
                 (ReadyBody::Chunk(chunk), Some(a)) => a.chunk(epoch, chunk).map_err(|e| bad(&e))?,
                 (ReadyBody::Other(Body::End(last)), Some(_)) => {

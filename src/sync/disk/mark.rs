@@ -1,7 +1,8 @@
 //! The high-water mark: the latest position that was made durable, below which nothing on disk is accepted again.
 //!
 //! Plane: sync. Two slots, written in turn and in place, each with its own checksum: a write that is cut short loses
-//! that slot only, and needs no free space. Raising the mark is also how a state on disk is made void. Fails closed:
+//! that slot only, and needs no free space. Between two writes that are made durable only one slot is written, so that the
+//! other stays good whatever becomes of it. Raising the mark is also how a state on disk is made void. Fails closed:
 //! when neither slot is readable, nothing on disk is accepted.
 
 use std::io::{self, Read};
@@ -23,8 +24,11 @@ const SLOT: usize = BODY + 32;
 pub(super) struct Mark {
     path: PathBuf,
     file: Option<Box<dyn File>>,
+    /// The number of the last write that was made durable.
     sequence: u64,
+    /// The latest that was written, and the latest that was made durable.
     position: Option<Position>,
+    durable: Option<Position>,
 }
 
 /// What the file says.
@@ -58,7 +62,7 @@ impl Mark {
             MarkState::At(position, sequence) => (Some(position), sequence),
             MarkState::Absent | MarkState::Corrupt => (None, 0),
         };
-        Self { path, file: None, sequence, position }
+        Self { path, file: None, sequence, position, durable: position }
     }
 
     /// Where it stands.
@@ -68,23 +72,42 @@ impl Mark {
 
     /// Raises the mark, durably. It never falls.
     pub(super) fn raise(&mut self, fs: &dyn Fs, position: Position) -> io::Result<()> {
-        if self.position.is_some_and(|p| p >= position) {
+        if self.durable.is_some_and(|p| p >= position) {
             return Ok(());
         }
+        let position = self.position.map_or(position, |noted| noted.max(position));
         let sequence = self.sequence + 1;
         let slot = encode(position, sequence);
-        let written = self.write(fs, &slot, sequence);
+        let written = self.write(fs, &slot, sequence, true);
         if written.is_err() {
             // What the slot holds is unknown; the next write opens the file anew and uses the same slot.
             self.file = None;
             return written;
         }
-        (self.sequence, self.position) = (sequence, Some(position));
+        (self.sequence, self.position, self.durable) = (sequence, Some(position), Some(position));
         Ok(())
     }
 
-    fn write(&mut self, fs: &dyn Fs, slot: &[u8; SLOT], sequence: u64) -> io::Result<()> {
-        if self.position.is_none() {
+    /// Raises the mark without waiting for the disk: it outlives the process, and the machine once something else has had
+    /// it made durable.
+    pub(super) fn note(&mut self, fs: &dyn Fs, position: Position) -> io::Result<()> {
+        if self.durable.is_none() {
+            return self.raise(fs, position);
+        }
+        if self.position.is_some_and(|p| p >= position) {
+            return Ok(());
+        }
+        let sequence = self.sequence + 1;
+        let written = self.write(fs, &encode(position, sequence), sequence, false);
+        match written {
+            Ok(()) => self.position = Some(position),
+            Err(_) => self.file = None,
+        }
+        written
+    }
+
+    fn write(&mut self, fs: &dyn Fs, slot: &[u8; SLOT], sequence: u64, durably: bool) -> io::Result<()> {
+        if self.durable.is_none() {
             // The first mark, or one in place of a corrupt one: the whole file, by rename.
             let temporary = self.path.with_extension("tmp");
             let mut file = fs.create(&temporary)?;
@@ -107,7 +130,7 @@ impl Mark {
             none => none.insert(fs.append(&self.path, u64::MAX)?),
         };
         file.write_at(slot_offset(sequence) as u64, slot)?;
-        file.sync()
+        if durably { file.sync() } else { Ok(()) }
     }
 }
 

@@ -227,19 +227,32 @@ fn run(shared: &Shared, mut sink: Sink) {
             continue;
         }
         idle = 0;
-        let mut batched = 0_u64;
-        for record in chunks.into_iter().flatten() {
-            writer.write(&record, &mut buffer);
-            batched += 1;
-            if buffer.len() >= BATCH_BYTES {
-                put(shared, &mut sink, &mut buffer, std::mem::take(&mut batched), &mut quiet_until);
-            }
-        }
-        put(shared, &mut sink, &mut buffer, batched, &mut quiet_until);
+        write_decision_records(chunks.into_iter().flatten(), &mut writer, &mut buffer, |buffer, records| {
+            put(shared, &mut sink, buffer, records, &mut quiet_until);
+        });
         if !closing {
             thread::park_timeout(TICK);
         }
     }
+}
+
+/// Serialises records and hands them to `put` in batches. A function of its own, because the gate counts what it takes.
+#[inline(never)]
+fn write_decision_records(
+    records: impl Iterator<Item = Record>,
+    writer: &mut Writer,
+    buffer: &mut Vec<u8>,
+    mut put: impl FnMut(&mut Vec<u8>, u64),
+) {
+    let mut batched = 0_u64;
+    for record in records {
+        writer.write(&record, buffer);
+        batched += 1;
+        if buffer.len() >= BATCH_BYTES {
+            put(buffer, std::mem::take(&mut batched));
+        }
+    }
+    put(buffer, batched);
 }
 
 /// Writes a batch, or counts its records as dropped.

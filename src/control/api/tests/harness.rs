@@ -108,6 +108,14 @@ impl Site {
         Answer::read(self.router.clone().oneshot(request).await.unwrap()).await
     }
 
+    /// The answer's text, and the `next` of the page that it is.
+    pub(super) async fn text(&self, request: Request<Body>) -> (String, Option<String>) {
+        let body = self.router.clone().oneshot(request).await.unwrap().into_body();
+        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        let next = serde_json::from_str::<Value>(&text).unwrap()["next"].as_str().map(str::to_owned);
+        (text, next)
+    }
+
     pub(super) fn request(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> Request<Body> {
         let request = Request::builder()
             .method(method)

@@ -1,5 +1,6 @@
 //! The API as an operator's tool uses it: whole requests through the router, on real SQLite.
 
+mod audit;
 mod drops;
 mod flow;
 mod grants;

@@ -24,7 +24,9 @@ pub(super) async fn contents(c: &mut SqliteConnection, place: &str) -> Result<()
             (SELECT coalesce(max(revision), 0) FROM log),
             (SELECT count(*) FROM commits),
             (SELECT coalesce(max(revision), 0) FROM commits),
-            (SELECT coalesce(max(revision), 0) FROM objects)
+            (SELECT coalesce(max(revision), 0) FROM objects),
+            (SELECT coalesce(max(revision), 0) FROM audit_base),
+            (SELECT coalesce(max(revision), 0) FROM audit)
          FROM counter WHERE id = 1",
     )
     .fetch_optional(&mut *c)
@@ -47,6 +49,10 @@ pub(super) async fn contents(c: &mut SqliteConnection, place: &str) -> Result<()
     }
     if newest_object > revision {
         return gap(format!("an object has revision {newest_object}, the counter says {revision}"));
+    }
+    let (base, audited) = (n(8)?, n(9)?);
+    if audited != revision && (base != revision || audited != 0) {
+        return gap(format!("the audit trail ends with revision {audited}, the counter says {revision}"));
     }
     Ok(())
 }

@@ -146,11 +146,11 @@ pub(super) fn timestamp(row: &SqliteRow, i: usize) -> Result<Timestamp, sqlx::Er
     u64::try_from(row.try_get::<i64, _>(i)?).map(Timestamp::from_millis).map_err(|_negative| bad("a time is negative"))
 }
 
-fn kind(row: &SqliteRow, i: usize) -> Result<Kind, sqlx::Error> {
+pub(super) fn kind(row: &SqliteRow, i: usize) -> Result<Kind, sqlx::Error> {
     let n: i32 = row.try_get(i)?;
     Kind::from_number(n).ok_or_else(|| bad(&format!("`{n}` is not a kind of object")))
 }
 
-fn bad(detail: &str) -> sqlx::Error {
+pub(super) fn bad(detail: &str) -> sqlx::Error {
     sqlx::Error::Decode(detail.into())
 }

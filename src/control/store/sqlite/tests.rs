@@ -39,6 +39,7 @@ conforms! {
     compaction => compaction;
     time_is_monotone => time_is_monotone;
     operators => operators;
+    audit => audit;
 }
 
 async fn filled(directory: &Path, units: usize) -> SqliteStore {

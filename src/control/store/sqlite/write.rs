@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Connection, Row, query};
 
-use super::read::{millis, number, revision, timestamp};
+use super::audit;
+use super::read::{self, millis, number, revision, timestamp};
 use crate::clock::Timestamp;
+use crate::control::audit::{Event, Tip as AuditTip};
 use crate::control::store::{Committed, Conflict, Expect, Guard, OperatorRow, Unit, Write};
 use crate::object::Kind;
 use crate::wire::{Epoch, Position, Revision};
@@ -20,6 +22,8 @@ struct Tip {
     at: Timestamp,
     /// The latest revision that touched a kind.
     kinds: BTreeMap<Kind, Revision>,
+    /// The last record of the audit trail.
+    audit: AuditTip,
 }
 
 /// The stored version of an object that is about to be replaced.
@@ -33,7 +37,7 @@ pub(super) async fn commit(
     now: Timestamp,
 ) -> Result<Vec<Result<Committed, Conflict>>, sqlx::Error> {
     let mut tx = c.begin_with("BEGIN IMMEDIATE").await?;
-    let mut tip = tip(&mut tx).await?;
+    let mut tip = tip(&mut tx, epoch).await?;
     let before = tip.revision;
     // Times never run backwards along the log, whatever the clock did across a restart.
     tip.at = tip.at.max(now);
@@ -67,7 +71,7 @@ pub(super) async fn commit(
     Ok(outcomes)
 }
 
-async fn tip(c: &mut SqliteConnection) -> Result<Tip, sqlx::Error> {
+async fn tip(c: &mut SqliteConnection, epoch: Epoch) -> Result<Tip, sqlx::Error> {
     let row = query("SELECT revision, at FROM counter WHERE id = 1").fetch_one(&mut *c).await?;
     let (revision, at) = (revision(&row, 0)?, timestamp(&row, 1)?);
     let mut kinds = BTreeMap::new();
@@ -76,7 +80,7 @@ async fn tip(c: &mut SqliteConnection) -> Result<Tip, sqlx::Error> {
             kinds.insert(kind, self::revision(&row, 1)?);
         }
     }
-    Ok(Tip { revision, at, kinds })
+    Ok(Tip { revision, at, kinds, audit: audit::tip(c, epoch).await? })
 }
 
 /// Checks guards and expectations; answers the versions that the changes replace.
@@ -125,7 +129,7 @@ async fn write(
     query("INSERT INTO commits (revision, at, author, action, request_id) VALUES (?, ?, ?, ?, ?)")
         .bind(revision)
         .bind(millis(tip.at))
-        .bind(&unit.author)
+        .bind(&*unit.author.name)
         .bind(&unit.action)
         .bind(&unit.request_id)
         .execute(&mut *c)
@@ -168,7 +172,7 @@ async fn write(
         };
         tip.kinds.insert(change.kind, tip.revision);
     }
-    Ok(())
+    audit::append(c, &mut tip.audit, audit::event(unit, tip.revision), tip.at).await
 }
 
 async fn find(c: &mut SqliteConnection, change: &Write) -> Result<Previous, sqlx::Error> {
@@ -203,7 +207,13 @@ pub(super) async fn trim(c: &mut SqliteConnection, floor: Revision) -> Result<()
 }
 
 /// Adds an operator.
-pub(super) async fn add_operator(c: &mut SqliteConnection, row: &OperatorRow) -> Result<bool, sqlx::Error> {
+pub(super) async fn add_operator(
+    c: &mut SqliteConnection,
+    epoch: Epoch,
+    row: &OperatorRow,
+    event: &Event,
+) -> Result<bool, sqlx::Error> {
+    let mut tx = c.begin_with("BEGIN IMMEDIATE").await?;
     let done = query(
         "INSERT INTO operators (name, kind, token_sha256, created_at, created_by) VALUES (?, ?, ?, ?, ?)
          ON CONFLICT (name) DO NOTHING",
@@ -213,26 +223,55 @@ pub(super) async fn add_operator(c: &mut SqliteConnection, row: &OperatorRow) ->
     .bind(row.token_sha256.as_slice())
     .bind(millis(row.created_at))
     .bind(&row.created_by)
-    .execute(&mut *c)
+    .execute(&mut *tx)
     .await?;
-    Ok(done.rows_affected() == 1)
+    if done.rows_affected() != 1 {
+        tx.rollback().await?;
+        return Ok(false);
+    }
+    audit_operator(&mut tx, epoch, &row.name, event, row.created_at).await?;
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// Revokes an operator, unless it is the last.
 pub(super) async fn revoke_operator(
     c: &mut SqliteConnection,
+    epoch: Epoch,
     name: &str,
-    by: &str,
+    event: &Event,
     at: Timestamp,
 ) -> Result<bool, sqlx::Error> {
+    let mut tx = c.begin_with("BEGIN IMMEDIATE").await?;
     let done = query(
         "UPDATE operators SET revoked_at = ?, revoked_by = ? WHERE name = ? AND revoked_at IS NULL
          AND (SELECT count(*) FROM operators WHERE revoked_at IS NULL) > 1",
     )
     .bind(millis(at))
-    .bind(by)
+    .bind(&*event.author.name)
     .bind(name)
-    .execute(&mut *c)
+    .execute(&mut *tx)
     .await?;
-    Ok(done.rows_affected() == 1)
+    if done.rows_affected() != 1 {
+        tx.rollback().await?;
+        return Ok(false);
+    }
+    audit_operator(&mut tx, epoch, name, event, at).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Records a change of an operator, with the digest of what is stored of it now.
+async fn audit_operator(
+    c: &mut SqliteConnection,
+    epoch: Epoch,
+    name: &str,
+    event: &Event,
+    at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let stored = read::operators(c).await?.into_iter().find(|row| row.name == name);
+    let mut event = event.clone();
+    event.changes = stored.iter().map(OperatorRow::changed).collect();
+    let mut tip = audit::tip(c, epoch).await?;
+    audit::append(c, &mut tip, event, at).await
 }
