@@ -71,6 +71,9 @@ pub enum BuildError {
     /// The control plane's operators.
     #[error(transparent)]
     Operators(#[from] crate::control::operators::OperatorError),
+    /// The keys that tokens are signed with.
+    #[error("signing keys: {0}")]
+    TokenKeys(#[from] crate::control::token_keys::TokenKeyError),
     /// The sidecar's side of sync.
     #[error(transparent)]
     Sync(#[from] crate::sync::OpenError),

@@ -18,6 +18,7 @@ use crate::state::State;
 use crate::testing::{Estate, POLICIES, request};
 
 mod crowd;
+mod uses;
 
 const SIZES: CacheSizes = CacheSizes { tokens: 100, decisions: 100 };
 
@@ -61,7 +62,7 @@ const REQUESTS: [(&str, &str); 6] = [
     ("POST", "/payouts/7"),
 ];
 
-const LIMITS: usize = 6;
+const LIMITS: usize = 7;
 
 /// One of so many ways to limit a grant.
 fn limit(grant: &mut crate::object::Grant, way: usize) {
@@ -77,6 +78,7 @@ fn limit(grant: &mut crate::object::Grant, way: usize) {
         4 => json!({"method": "POST", "path": "/refunds/7?x"}),
         5 => json!({"method": "POST", "path": "/refunds/7", "body_sha256":
                     "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}),
+        6 => return grant.uses = Some(2),
         _ => return,
     };
     grant.call = serde_json::from_value(call).unwrap();

@@ -12,6 +12,7 @@ mod args;
 mod audit;
 mod bench;
 mod check;
+mod credential;
 mod decisions;
 mod dev;
 mod documents;
@@ -97,6 +98,8 @@ enum Command {
     #[command(subcommand)]
     Token(token::TokenCommand),
     #[command(subcommand)]
+    Credential(credential::CredentialCommand),
+    #[command(subcommand)]
     Decisions(decisions::DecisionsCommand),
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -154,6 +157,7 @@ impl Command {
             Self::Audit(command) => command.run(out),
             Self::Fleet(args) => args.run(out),
             Self::Token(command) => command.run(out),
+            Self::Credential(command) => command.run(out),
             Self::Decisions(command) => command.run(out),
             Self::Bench(command) => command.run(out),
             Self::Config(command) => command.run(out),

@@ -14,6 +14,7 @@ use super::load::{self, ConfigError, Environment};
 use super::shared::{RawTelemetry, Telemetry};
 use super::sidecar::{positive, services};
 use super::token_review::{self, RawTokenReview};
+use super::tokens::{RawTokens, TokensConfig};
 use super::values::{Address, Identity, Span};
 use crate::control::keys::KeysConfig;
 use crate::control::token_review::TokenReviewConfig;
@@ -30,7 +31,7 @@ const MAX_STREAMS: usize = 1_000_000;
 pub struct RawControl {
     /// Where it listens.
     pub listeners: RawControlListeners,
-    /// Directory of `control.db`, `signing-key`, `verify-key` and `bootstrap-token`. Created with mode 0700.
+    /// Directory of `control.db`, `signing-key`, `verify-key`, `bootstrap-token` and `token-keys`. Created with mode 0700.
     pub data_directory: PathBuf,
     /// Certificates of the API and sync listeners. Required unless `insecure_loopback` is true.
     pub tls: Option<RawTls>,
@@ -40,6 +41,8 @@ pub struct RawControl {
     pub sync: RawSync,
     /// How the keys of issuers with `keys_from` are kept up to date.
     pub keys: RawKeys,
+    /// The control plane as an issuer of short-lived tokens. Without it, it issues none.
+    pub tokens: Option<RawTokens>,
     /// Logs and traces.
     pub telemetry: RawTelemetry,
 }
@@ -122,6 +125,8 @@ pub struct ControlConfig {
     pub sync: SyncConfig,
     /// How issuers' keys are kept up to date.
     pub keys: KeysConfig,
+    /// The control plane as an issuer, if it is one.
+    pub tokens: Option<TokensConfig>,
     /// Logs and traces.
     pub telemetry: Telemetry,
 }
@@ -193,6 +198,7 @@ impl Default for RawControl {
             insecure_loopback: false,
             sync: RawSync::default(),
             keys: RawKeys::default(),
+            tokens: None,
             telemetry: RawTelemetry::default(),
         }
     }
@@ -257,12 +263,14 @@ impl RawControl {
             }
         }
         let RawControlListeners { api, sync, admin } = self.listeners;
+        let sync_config = self.sync.validate()?;
         Ok(ControlConfig {
             listeners: ControlListeners { api, sync, admin },
             data_directory: self.data_directory,
             tls,
-            sync: self.sync.validate()?,
             keys: self.keys.validate()?,
+            tokens: self.tokens.map(|tokens| tokens.validate(sync_config.max_staleness)).transpose()?,
+            sync: sync_config,
             telemetry: self.telemetry.validate(),
         })
     }

@@ -12,6 +12,7 @@ pub mod schema;
 mod shared;
 mod sidecar;
 mod token_review;
+mod tokens;
 mod values;
 
 #[cfg(test)]
@@ -31,4 +32,5 @@ pub use self::sidecar::{
     Transport,
 };
 pub use self::token_review::RawTokenReview;
+pub use self::tokens::{RawTokens, TokensConfig};
 pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

@@ -374,3 +374,26 @@ fn the_key_of_nonces_is_long_and_random_looking_base64() {
     assert!(!format!("{config:?}").contains("MDEyMzQ1"));
     assert_eq!(message(sidecar(&text, &[("PORTCULLIS__CACHE__PROOFS", "0")])), "`cache.proofs`: must be at least 1");
 }
+
+#[test]
+fn a_control_plane_that_issues_tokens_says_who_it_is_and_rotates_no_faster_than_keys_become_known() {
+    let with = |tokens: &str| control(&format!("insecure_loopback: true\ntokens: {tokens}\n"));
+    let config = with("{issuer: 'https://control.example'}").unwrap().tokens.unwrap();
+    assert_eq!(config.keys.name, "portcullis");
+    assert_eq!(config.keys.max_staleness, std::time::Duration::from_secs(300), "that of `sync`");
+    assert!(control("insecure_loopback: true\n").unwrap().tokens.is_none());
+    for (tokens, key) in [
+        ("{issuer: control}", "tokens.issuer"),
+        ("{issuer: 'https://control.example/'}", "tokens.issuer"),
+        ("{issuer: 'https://control.example?a'}", "tokens.issuer"),
+        ("{issuer: 'https://control.example', name: A}", "tokens.name"),
+        ("{issuer: 'https://control.example', key_set_cache: 0s}", "tokens.key_set_cache"),
+        ("{issuer: 'https://control.example', rotate_every: 14m}", "tokens.rotate_every"),
+        ("{issuer: 'https://control.example', per_minute: 0}", "tokens.per_minute"),
+        ("{issuer: 'https://control.example', audiences: ['']}", "tokens.audiences"),
+        ("{name: x}", "issuer"),
+    ] {
+        let why = message(with(tokens));
+        assert!(why.contains(key), "{tokens}: {why}");
+    }
+}

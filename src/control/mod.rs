@@ -9,6 +9,7 @@ pub mod audit;
 mod commit;
 mod core;
 mod desk;
+pub mod exchange;
 pub mod fleet;
 pub mod index;
 mod key_book;
@@ -20,7 +21,9 @@ mod rules;
 pub mod store;
 pub mod sweep;
 pub mod sync_server;
+pub mod token_keys;
 pub mod token_review;
+pub mod uses;
 pub mod workload_identity;
 
 pub use self::agenda::Retention;

@@ -11,7 +11,8 @@ use super::index::{Index, Stored};
 use crate::authz::{Relation, RouteTable, RouteTableError, Template};
 use crate::credential::{self, SpiffeId};
 use crate::object::{
-    FieldError, Grant, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Revocation, Route, Service, Workload,
+    FieldError, Grant, GrantState, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Revocation, Route, Service,
+    Workload,
 };
 use crate::policy::BUILTIN_ACTIONS;
 
@@ -214,7 +215,8 @@ pub(super) fn grantable(index: &Index, grant: &Grant) -> Result<Vec<Arc<Stored>>
     Ok(services)
 }
 
-fn actions_of(route: &Route) -> impl Iterator<Item = &str> {
+/// The actions that requests for a route can mean.
+pub(super) fn actions_of(route: &Route) -> impl Iterator<Item = &str> {
     let defaults = if route.action.is_none() && route.methods.is_empty() { &Route::DEFAULT_ACTIONS[..] } else { &[] };
     let by_method = if route.action.is_none() { route.methods.as_slice() } else { &[] };
     route
@@ -238,7 +240,13 @@ pub(super) fn live_grants_on(index: &Index, service: &str, routes: Option<&BTree
     grants
 }
 
-/// The live grants and requests of a workload.
-pub(super) fn live_grants_of(index: &Index, workload: &SpiffeId) -> Vec<Arc<Stored>> {
-    index.live_grants_of(workload.as_str())
+/// What ends with a workload: its live grants and requests, and the requests that it has made for others and that wait.
+pub(super) fn ending_with(index: &Index, workload: &SpiffeId) -> Vec<Arc<Stored>> {
+    let ends = |grant: &Grant| {
+        let asks = grant.state == GrantState::Pending && grant.requested_by == workload.as_str();
+        !grant.state.is_terminal() && (grant.workload == *workload || asks)
+    };
+    let mut grants = index.list(Kind::Grant);
+    grants.retain(|stored| as_grant(stored).is_some_and(ends));
+    grants
 }

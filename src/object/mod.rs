@@ -5,6 +5,7 @@
 //! not understood must not be ignored. What only makes sense against other objects (a grant's resource exists, a
 //! policy type-checks) is checked where those are at hand: in `control` before commit, in `authz` on compile.
 
+mod allotments;
 mod approval;
 mod grant;
 mod grant_policies;
@@ -16,12 +17,14 @@ mod policy_set;
 mod review;
 mod revocation;
 mod service;
+mod signing_key;
 mod workload;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::allotments::{Allotments, MAX_ACCOUNTS, UseAccount};
 pub use self::approval::{ApprovalStep, Needs, Party, PartyKind};
 pub use self::grant::{Ending, Grant, GrantId, GrantState, ParseGrantIdError, Vote, VoteKind};
 pub use self::grant_policies::GrantPolicySet;
@@ -37,6 +40,7 @@ pub use self::revocation::{Revocation, Target};
 pub use self::service::{
     Authentication, Freshness, GrantTerms, Method, ResourceName, ResourceNameError, Route, Service,
 };
+pub use self::signing_key::{SigningKey, SigningKeyState};
 pub use self::workload::{Suspension, Workload, WorkloadKind, WorkloadPattern};
 
 /// What kind of object a document is. The order is the order in which a snapshot sends them.
@@ -60,6 +64,10 @@ pub enum Kind {
     GrantPolicySet = 7,
     /// [`Review`]
     Review = 8,
+    /// [`Allotments`]
+    Allotment = 9,
+    /// [`SigningKey`]
+    SigningKey = 10,
     /// [`Lift`]
     Lift = 20,
     /// [`Idempotency`]
@@ -85,6 +93,10 @@ pub enum Object {
     GrantPolicySet(GrantPolicySet),
     /// See [`Kind::Review`].
     Review(Box<Review>),
+    /// See [`Kind::Allotment`].
+    Allotment(Box<Allotments>),
+    /// See [`Kind::SigningKey`].
+    SigningKey(Box<SigningKey>),
     /// See [`Kind::Lift`].
     Lift(Box<Lift>),
     /// See [`Kind::Idempotency`].
@@ -105,7 +117,7 @@ pub struct FieldError {
 
 impl Kind {
     /// Every kind, in snapshot order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Revocation,
         Self::Issuer,
         Self::Workload,
@@ -114,6 +126,8 @@ impl Kind {
         Self::Grant,
         Self::GrantPolicySet,
         Self::Review,
+        Self::Allotment,
+        Self::SigningKey,
         Self::Lift,
         Self::Idempotency,
     ];
@@ -134,6 +148,8 @@ impl Kind {
             Self::Grant => "grant",
             Self::GrantPolicySet => "grant_policy_set",
             Self::Review => "review",
+            Self::Allotment => "allotment",
+            Self::SigningKey => "signing_key",
             Self::Lift => "lift",
             Self::Idempotency => "idempotency",
         }
@@ -173,6 +189,8 @@ impl Object {
             Kind::Grant => Self::Grant(Box::new(from_json(body)?)),
             Kind::GrantPolicySet => Self::GrantPolicySet(from_json(body)?),
             Kind::Review => Self::Review(Box::new(from_json(body)?)),
+            Kind::Allotment => Self::Allotment(Box::new(from_json(body)?)),
+            Kind::SigningKey => Self::SigningKey(Box::new(from_json(body)?)),
             Kind::Lift => Self::Lift(Box::new(from_json(body)?)),
             Kind::Idempotency => Self::Idempotency(from_json(body)?),
         };
@@ -191,6 +209,8 @@ impl Object {
             Self::Grant(o) => o.check(),
             Self::GrantPolicySet(o) => o.check(),
             Self::Review(o) => o.check(),
+            Self::Allotment(o) => o.check(),
+            Self::SigningKey(o) => o.check(),
             Self::Lift(o) => o.check(),
             Self::Idempotency(o) => o.check(),
         }
@@ -207,6 +227,8 @@ impl Object {
             Self::Grant(_) => Kind::Grant,
             Self::GrantPolicySet(_) => Kind::GrantPolicySet,
             Self::Review(_) => Kind::Review,
+            Self::Allotment(_) => Kind::Allotment,
+            Self::SigningKey(_) => Kind::SigningKey,
             Self::Lift(_) => Kind::Lift,
             Self::Idempotency(_) => Kind::Idempotency,
         }
@@ -223,6 +245,8 @@ impl Object {
             Self::Grant(o) => o.id.to_string(),
             Self::GrantPolicySet(_) => GrantPolicySet::KEY.to_owned(),
             Self::Review(o) => o.grant.to_string(),
+            Self::Allotment(o) => o.grant.to_string(),
+            Self::SigningKey(o) => o.kid.clone(),
             Self::Lift(o) => o.id().to_string(),
             Self::Idempotency(o) => o.key.clone(),
         }
@@ -240,6 +264,8 @@ impl Object {
             Self::Grant(o) => uuid(&o.id.0),
             Self::GrantPolicySet(_) => key == GrantPolicySet::KEY,
             Self::Review(o) => uuid(&o.grant.0),
+            Self::Allotment(o) => uuid(&o.grant.0),
+            Self::SigningKey(o) => o.kid == key,
             Self::Lift(o) => uuid(&o.revocation.id),
             Self::Idempotency(o) => o.key == key,
         }
@@ -256,6 +282,8 @@ impl Object {
             Self::Grant(o) => serde_json::to_vec(o),
             Self::GrantPolicySet(o) => serde_json::to_vec(o),
             Self::Review(o) => serde_json::to_vec(o),
+            Self::Allotment(o) => serde_json::to_vec(o),
+            Self::SigningKey(o) => serde_json::to_vec(o),
             Self::Lift(o) => serde_json::to_vec(o),
             Self::Idempotency(o) => serde_json::to_vec(o),
         };

@@ -22,6 +22,7 @@ mod dpop;
 mod end_to_end;
 mod envoy;
 mod envoy_config;
+mod exchange;
 mod failure_mode;
 mod metrics;
 mod mtls;

@@ -33,7 +33,7 @@ struct Provider {
 }
 
 /// The directory with its `node_modules`, and the `node` that runs it: `PORTCULLIS_OIDC_PROVIDER`, or where the installer puts it.
-fn installed() -> PathBuf {
+pub(crate) fn installed() -> PathBuf {
     // Empty: the installer has failed already. It is run again, so that the test can say why.
     if let Some(path) = std::env::var_os("PORTCULLIS_OIDC_PROVIDER").filter(|path| !path.is_empty()) {
         return path.into();

@@ -31,6 +31,10 @@ pub(super) struct Caller {
     pub(super) request_id: Arc<str>,
 }
 
+/// The id of the request. Put there by `front`, also where anybody may ask.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) Arc<str>);
+
 /// A JSON document.
 #[derive(Debug)]
 pub(super) struct Document<T>(pub(super) T);

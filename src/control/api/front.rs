@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::Api;
-use super::extract::{Caller, MAX_WAIT};
+use super::extract::{Caller, MAX_WAIT, RequestId};
 use super::operation::Route;
 use super::problem::Problem;
 use crate::control::audit::{Author, Event};
@@ -50,7 +50,7 @@ pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: N
     }
     let headers = response.headers_mut();
     super::respond::insert(headers, header::HeaderName::from_static(REQUEST_ID), &id);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
@@ -70,6 +70,7 @@ async fn guarded(
         _ => Some(Caller { principal: authenticate(api, request.headers())?, request_id: Arc::clone(id) }),
     };
     let extensions = request.extensions_mut();
+    extensions.insert(RequestId(Arc::clone(id)));
     if let Some(route) = route {
         extensions.insert(route);
     }

@@ -236,7 +236,7 @@ fn retirement(
         .guard(Guard::KindUnchanged { kind: Kind::Grant, since })
         .write(Write::put(&revocation, Expect::Absent))
         .write(Write::delete(Kind::Workload, &*stored.key, Expect::Revision(stored.revision)));
-    for held in rules::live_grants_of(index, &workload.id) {
+    for held in rules::ending_with(index, &workload.id) {
         let Some(grant) = rules::as_grant(&held) else { continue };
         let next = grant::revoke(grant, caller.name(), reason, now)?;
         plan.answer.0.push(next.id);

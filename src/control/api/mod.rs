@@ -5,6 +5,7 @@
 //! commit, because plans carry guards for what they rested on. Fails closed: no token, no answer.
 
 mod audit;
+mod exchange;
 mod extract;
 mod front;
 mod grant_policies;
@@ -26,6 +27,7 @@ mod revocations;
 mod routes;
 mod serve;
 mod services;
+mod signing_keys;
 mod status;
 mod workloads;
 
@@ -40,6 +42,7 @@ use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
 use super::core::Core;
 use super::desk::Desk;
+use super::exchange::Exchange;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
 use super::operators::Operators;
@@ -62,6 +65,8 @@ pub struct ApiConfig {
     pub max_concurrent_requests: usize,
     /// How long a request may take, beside what it asks to wait.
     pub request_timeout: Duration,
+    /// The exchange of tokens, if the control plane issues any.
+    pub tokens: Option<Arc<Exchange>>,
 }
 
 /// What handlers work with.
@@ -78,6 +83,9 @@ struct Api {
     /// What is served, as the front door knows it.
     routes: Vec<Route>,
 }
+
+/// The largest form: two tokens, each byte of which may take three.
+const MAX_FORM: usize = 64 << 10;
 
 /// The body limit of a route, for the message.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +120,7 @@ pub fn router(
         let limit = match operation.limit() {
             Limit::Document => document,
             Limit::Policies => policies,
+            Limit::Form => MAX_FORM,
         };
         let limited = operation.handler.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)));
         router = router.route(operation.route.path, limited);
@@ -139,6 +148,7 @@ impl Default for ApiConfig {
             max_policy_bytes: 24 << 20,
             max_concurrent_requests: 512,
             request_timeout: Duration::from_secs(30),
+            tokens: None,
         }
     }
 }

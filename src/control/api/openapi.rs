@@ -12,7 +12,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::operation::{Answer, Operation, SchemaOf, schema_of};
+use super::operation::{Answer, FORM, Operation, SchemaOf, schema_of};
 use super::problem::Body as ProblemBody;
 use super::routes;
 
@@ -184,7 +184,7 @@ fn problems(operation: &Operation) -> BTreeSet<u16> {
     if operation.named.is_some() || operation.query.is_some() {
         statuses.insert(400);
     }
-    if operation.body.is_some() {
+    if operation.body.is_some_and(|body| body.media_type != FORM) {
         statuses.extend([400, 413, 415, 422]);
     }
     if operation.conditional {
@@ -193,6 +193,8 @@ fn problems(operation: &Operation) -> BTreeSet<u16> {
     if operation.keyed {
         statuses.extend([400, 409, 422]);
     }
+    // What is described as an answer is described.
+    statuses.retain(|status| operation.answers.iter().all(|answer| answer.status != *status));
     statuses
 }
 

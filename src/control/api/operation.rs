@@ -11,6 +11,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::Api;
+use super::problem::Body as ProblemBody;
 
 /// What the front door knows of the operation that a request is for. In the extensions of every request for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,9 @@ pub(super) enum Method {
     Delete,
 }
 
+/// The media type of a form.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+
 /// Writes a type's schema, by reference where it has a name.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
@@ -42,6 +46,8 @@ pub(super) enum Limit {
     Document,
     /// As a policy set, which is larger.
     Policies,
+    /// As a few tokens.
+    Form,
 }
 
 /// The body that an operation takes.
@@ -188,6 +194,21 @@ impl Operation {
     pub(super) fn body<T: JsonSchema>(mut self) -> Self {
         let schema: SchemaOf = schema_of::<T>;
         self.body = Some(Body { schema, media_type: "application/json", optional: false, limit: Limit::Document });
+        self
+    }
+
+    /// A form, as HTML has them.
+    pub(super) fn form<T: JsonSchema>(mut self) -> Self {
+        let (schema, media_type): (SchemaOf, _) = (schema_of::<T>, FORM);
+        self.body = Some(Body { schema, media_type, optional: false, limit: Limit::Form });
+        self
+    }
+
+    /// Fails with a JSON document that is no problem, or, when it got no further than the front door, with one.
+    pub(super) fn refuses<T: JsonSchema>(mut self, status: u16, description: &'static str) -> Self {
+        let problem: SchemaOf = schema_of::<ProblemBody>;
+        let content = vec![("application/json", schema_of::<T> as SchemaOf), ("application/problem+json", problem)];
+        self.answers.push(Answer { status, description, content });
         self
     }
 

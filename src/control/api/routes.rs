@@ -4,6 +4,7 @@
 //! `docs/openapi.json` is made anew as its test says. Rows are in the order of the document.
 
 use super::audit::{self, AuditQuery, AuditRecords, Checkpoint};
+use super::exchange::{self, TokenAnswer, TokenForm, TokenRefused};
 use super::grant_policies::{self, GrantPoliciesPublished, NewGrantPolicySet};
 use super::grants::{self, GrantQuery, Reason};
 use super::issuers::{self, KeysShown};
@@ -18,11 +19,14 @@ use super::respond::{Listed, PageQuery, WaitQuery, Written};
 use super::reviews::{self, Note, ReviewQuery};
 use super::revocations::{self, NewRevocation};
 use super::services;
+use super::signing_keys::{self, KeyRevocation, KeyRotation};
 use super::status::{self, PointList, Status};
 use super::workloads::{self, WorkloadQuery};
 use crate::credential::SpiffeId;
 use crate::grant::NewGrantRequest;
-use crate::object::{Grant, GrantId, GrantPolicySet, Issuer, Lift, PolicySet, Review, Revocation, Service, Workload};
+use crate::object::{
+    Grant, GrantId, GrantPolicySet, Issuer, Lift, PolicySet, Review, Revocation, Service, SigningKey, Workload,
+};
 
 /// All operations.
 pub(super) fn table() -> Vec<Operation> {
@@ -38,6 +42,7 @@ pub(super) fn table() -> Vec<Operation> {
         grants(),
         reviews(),
         revocations(),
+        tokens(),
     ]
     .into_iter()
     .flatten()
@@ -109,12 +114,14 @@ fn issuers() -> Vec<Operation> {
             .conditional()
             .body::<Issuer>()
             .answers::<Written<Issuer>>(200, "It was there; `committed_at` is absent when it was as wanted already")
-            .answers::<Written<Issuer>>(201, "It is new"),
+            .answers::<Written<Issuer>>(201, "It is new")
+            .problem(409),
         delete("/v1/issuers/{name}", "issuer.delete", "Delete an issuer", issuers::delete)
             .about("Ends every token that it has issued.")
             .named::<String>(NAME)
             .conditional()
-            .answers::<Written<Nothing>>(200, "It is gone"),
+            .answers::<Written<Nothing>>(200, "It is gone")
+            .problem(409),
         get("/v1/issuers/{name}/keys", "issuer.keys", "Show how an issuer's keys stand", issuers::keys)
             .named::<String>(NAME)
             .answers::<KeysShown>(200, "How many there are, and how fetching them goes"),
@@ -344,5 +351,53 @@ fn revocations() -> Vec<Operation> {
             .named::<uuid::Uuid>("The revocation's id")
             .tagged()
             .answers::<Lift>(200, "The record"),
+    ]
+}
+
+fn tokens() -> Vec<Operation> {
+    vec![
+        post("/v1/token", "token.exchange", "Exchange a workload's token for a short-lived one", exchange::exchange)
+            .about(
+                "Token exchange (RFC 8693). Anybody may ask: who asks is said by the tokens in the form. Errors are those of \
+                 OAuth; `access_denied` for want of a grant carries a `grant_request` to post.",
+            )
+            .public()
+            .form::<TokenForm>()
+            .answers::<TokenAnswer>(200, "The token")
+            .refuses::<TokenRefused>(400, "No token, and why")
+            .refuses::<TokenRefused>(429, "This workload has had as many as it may have in this time")
+            .refuses::<TokenRefused>(503, "No token can be issued now")
+            .problem(404),
+        get("/v1/signing-keys", "signing_key.list", "List the keys that tokens are signed with", signing_keys::list)
+            .query::<PageQuery>()
+            .answers::<Listed<SigningKey>>(200, "A page of keys, by id"),
+        post("/v1/signing-keys/rotate", "signing_key.rotate", "Have the next key sign", signing_keys::rotate)
+            .about("It takes over once everybody who verifies has had time to learn of it; with `at_once`, now.")
+            .query::<WaitQuery>()
+            .optional_body::<KeyRotation>()
+            .answers::<Written<SigningKey>>(200, "The next key; it signs when it is `active`")
+            .problem(404)
+            .problem(409),
+        post("/v1/signing-keys/{kid}/revoke", "signing_key.revoke", "Revoke a key", signing_keys::revoke)
+            .about("No token that it signed counts any more.")
+            .named::<String>("The key's id")
+            .query::<WaitQuery>()
+            .optional_body::<KeyRevocation>()
+            .answers::<Written<SigningKey>>(200, "It is published no more")
+            .problem(409),
+        get("/.well-known/jwks.json", "signing_key.published", "The public keys (RFC 7517)", signing_keys::jwks)
+            .public()
+            .answers::<serde_json::Value>(200, "A key set")
+            .problem(404),
+        get(
+            "/.well-known/spiffe-bundle",
+            "signing_key.published",
+            "The same as a SPIFFE bundle",
+            signing_keys::spiffe_bundle,
+        )
+        .called("signing_key_bundle")
+        .public()
+        .answers::<serde_json::Value>(200, "A trust bundle")
+        .problem(404),
     ]
 }

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::harness::{STOREFRONT, Site, issuer, refund_request, workload, workload_path};
 use crate::clock::Clock;
-use crate::object::{Kind, Object};
+use crate::control::store::{Expect, Unit, Write};
+use crate::object::{Grant, Kind, Object};
 use crate::wire::Revision;
 
 /// The kinds that the last revision changed.
@@ -178,6 +179,32 @@ async fn what_is_retired_stays_so() {
     }
     let site = site.restart().await;
     site.call("PUT", &path, workload(STOREFRONT)).await.expect(409);
+}
+
+#[tokio::test]
+async fn what_a_retired_workload_has_asked_for_others_waits_no_longer() {
+    let site = Site::new().await;
+    site.furnish().await;
+    let other = "spiffe://test.example/other";
+    site.call("PUT", &workload_path(other), workload(other)).await.expect(201);
+    let mut asked = refund_request();
+    asked["workload"] = json!(other);
+    let (kept, ends) =
+        (site.call("POST", "/v1/grant-requests", asked.clone()).await.expect(201), site.ask(&site.token));
+    let (kept, mut ends) = (kept.body["object"].clone(), ends.await);
+    // As `storefront` asks for `other`.
+    (ends["workload"], ends["requested_by"], ends["requester"]) =
+        (json!(other), json!(STOREFRONT), json!({ "kind": "workload" }));
+    let mut grant: Grant = serde_json::from_value(ends.clone()).unwrap();
+    grant.digest = grant.request_digest();
+    let write = Write::put(&Object::Grant(Box::new(grant)), Expect::Any);
+    site.core.commit(Unit::new("test", "test", "").with(write)).await.unwrap();
+    let retired = site.call("DELETE", &workload_path(STOREFRONT), Value::Null).await.expect(200);
+    assert_eq!(retired.body["revoked_grants"], json!([ends["id"]]));
+    let state = async |grant: &Value| {
+        site.get(&format!("/v1/grants/{}", grant["id"].as_str().unwrap())).await.body["state"].clone()
+    };
+    assert_eq!((state(&ends).await, state(&kept).await), (json!("revoked"), json!("pending")));
 }
 
 #[tokio::test]
