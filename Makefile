@@ -9,6 +9,7 @@ CARGO ?= cargo
 TESTS ?=
 ENVOY := examples/demo/install-envoy.sh
 OIDC_PROVIDER := tests/it/oidc/install.sh
+SCHEMATHESIS := tests/it/openapi/install.sh
 
 RENEW ?=
 SCENARIO ?=
@@ -54,6 +55,7 @@ dev: build ## Run everything on this machine, to play with
 
 test: setup ## Run all tests (TESTS=name for some)
 	PORTCULLIS_ENVOY="$$($(ENVOY))" PORTCULLIS_OIDC_PROVIDER="$$($(OIDC_PROVIDER))" \
+	    PORTCULLIS_SCHEMATHESIS="$$($(SCHEMATHESIS))" \
 	    $(CARGO) test --locked --lib --bins --tests -- $(TESTS)
 	$(CARGO) test --locked --doc -- $(TESTS)
 

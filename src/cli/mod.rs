@@ -23,6 +23,7 @@ mod grant;
 mod grant_policy;
 mod issuer;
 mod operator;
+mod operator_policy;
 mod output;
 mod policy;
 mod receipt;
@@ -34,6 +35,7 @@ mod service;
 mod token;
 mod verdict;
 mod verify;
+mod watch;
 mod workload;
 
 #[cfg(test)]
@@ -92,6 +94,8 @@ enum Command {
     Apply(apply::ApplyArgs),
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
+    #[command(subcommand)]
+    OperatorPolicy(operator_policy::OperatorPolicyCommand),
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     Fleet(fleet::FleetArgs),
@@ -154,6 +158,7 @@ impl Command {
             Self::Service(command) => command.run(out),
             Self::Apply(args) => args.run(out),
             Self::Operator(command) => command.run(out),
+            Self::OperatorPolicy(command) => command.run(out),
             Self::Audit(command) => command.run(out),
             Self::Fleet(args) => args.run(out),
             Self::Token(command) => command.run(out),

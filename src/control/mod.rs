@@ -6,6 +6,7 @@
 mod agenda;
 pub mod api;
 pub mod audit;
+pub mod callers;
 mod commit;
 mod core;
 mod desk;
@@ -14,6 +15,7 @@ pub mod fleet;
 pub mod index;
 mod key_book;
 pub mod keys;
+pub mod operator_policy;
 pub mod operators;
 pub mod principal;
 mod restore;

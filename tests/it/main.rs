@@ -27,6 +27,8 @@ mod failure_mode;
 mod metrics;
 mod mtls;
 mod oidc_provider;
+mod openapi_document;
+mod operators;
 mod oracle;
 mod running;
 mod token_verify;

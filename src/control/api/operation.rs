@@ -90,6 +90,10 @@ pub(super) struct Operation {
     pub(super) tagged: bool,
     /// Says where what it has made is.
     pub(super) located: bool,
+    /// The operations that what it has made is for, and where in the answer their part of the path is.
+    pub(super) links: Vec<(&'static str, &'static str)>,
+    /// Takes `Last-Event-ID`.
+    pub(super) streams: bool,
     /// Takes `If-Match` and `If-None-Match: *`.
     pub(super) conditional: bool,
     /// Takes `Idempotency-Key`.
@@ -154,6 +158,8 @@ impl Operation {
             problems: Vec::new(),
             id: None,
             tagged: false,
+            links: Vec::new(),
+            streams: false,
             located: false,
             conditional: false,
             keyed: false,
@@ -235,6 +241,15 @@ impl Operation {
         self
     }
 
+    /// The answer before can also be had as a stream of events.
+    pub(super) fn streams(mut self, nothing_more: &'static str) -> Self {
+        if let Some(answer) = self.answers.last_mut() {
+            answer.content.push(("text/event-stream", schema_of::<String>));
+        }
+        self.streams = true;
+        self.answers_nothing(204, nothing_more)
+    }
+
     /// Succeeds without a body.
     pub(super) fn answers_nothing(mut self, status: u16, description: &'static str) -> Self {
         self.answers.push(Answer { status, description, content: Vec::new() });
@@ -250,6 +265,12 @@ impl Operation {
     /// Answers with an entity tag.
     pub(super) const fn tagged(mut self) -> Self {
         self.tagged = true;
+        self
+    }
+
+    /// What it has made is for these operations (by their names in the document): `pointer` leads to its name in the answer.
+    pub(super) fn leads_to(mut self, pointer: &'static str, operations: &[&'static str]) -> Self {
+        self.links.extend(operations.iter().map(|id| (*id, pointer)));
         self
     }
 
