@@ -43,6 +43,7 @@ pub struct Bound {
     deps: Deps,
     core: Arc<Core>,
     fleet: Arc<Fleet>,
+    operators: Arc<Operators>,
     keys: Arc<Keys>,
     metrics: Arc<ControlMetrics>,
     api: (TcpListener, SocketAddr),
@@ -87,7 +88,8 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
 
     let api_config = ApiConfig { points: points(&config.sync), ..ApiConfig::default() };
     let keys = Keys::new(Arc::clone(&core), Arc::clone(&metrics), config.keys.clone());
-    let api_router = api::router(Arc::clone(&core), Arc::clone(&fleet), operators, Arc::clone(&keys), api_config);
+    let api_router =
+        api::router(Arc::clone(&core), Arc::clone(&fleet), Arc::clone(&operators), Arc::clone(&keys), api_config);
     let sync_config = SyncServerConfig {
         tls: sync_tls,
         audience: config.sync.audience.clone(),
@@ -119,6 +121,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         deps: deps.clone(),
         core,
         fleet,
+        operators,
         keys,
         metrics,
         api,
@@ -198,9 +201,9 @@ impl Bound {
         let sync = sync_server::serve(self.sync.0, self.sync_deps, self.sync_config, stop.clone());
         let mut sync = spawn.spawn(sync);
         let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
-        spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core))));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core), self.operators)));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
-        spawn.spawn(stop.clone().run_until_cancelled_owned(measure(self.fleet, self.metrics)));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(measure(Arc::clone(&self.core), self.fleet, self.metrics)));
         spawn.spawn(stop.clone().run_until_cancelled_owned(tell_checkpoints(Arc::clone(&self.core))));
         drop(self.blocker);
 
@@ -239,12 +242,14 @@ impl Bound {
     }
 }
 
-/// Keeps the number of streams current.
-async fn measure(fleet: Arc<Fleet>, metrics: Arc<ControlMetrics>) {
+/// Keeps current what is counted: streams, open reviews, break-glass grants in force.
+async fn measure(core: Arc<Core>, fleet: Arc<Fleet>, metrics: Arc<ControlMetrics>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         metrics.streams().set(i64::try_from(fleet.streams()).unwrap_or(i64::MAX));
+        let (open_reviews, in_force) = core.index().emergencies();
+        metrics.emergencies(open_reviews, in_force);
     }
 }
 

@@ -284,7 +284,10 @@ fn steps(
         let actor = Question { workload, key, ..subject };
         let of_actor = actor.answer(until, memo, trace, &mut cached);
         parts.cached &= cached;
-        if !of_actor.reason.is_allow() || answer.reason == Reason::AllowPolicy {
+        // Of two that allow, the record names the one that took more.
+        let took_more =
+            |reason| matches!((answer.reason, reason), (Reason::AllowPolicy, _) | (_, Reason::AllowBreakGlass));
+        if !of_actor.reason.is_allow() || took_more(of_actor.reason) {
             answer = of_actor;
         }
     }

@@ -160,7 +160,8 @@ impl Question<'_> {
             match inquiry.ask(Some(&self.snapshot.grants.facts(active))) {
                 Outcome::Allow(policies) => {
                     let grant = Some(active.id);
-                    return Some(Answer { reason: Reason::AllowGrant, grant, policies, grant_request: None });
+                    let reason = if active.break_glass { Reason::AllowBreakGlass } else { Reason::AllowGrant };
+                    return Some(Answer { reason, grant, policies, grant_request: None });
                 }
                 denied => with_grant = with_grant.or(Some((active, denied))),
             }

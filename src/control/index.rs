@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use self::revoked::RevokedWorkloads;
 use crate::clock::Timestamp;
-use crate::object::{Grant, GrantId, Kind, Object, Target};
+use crate::object::{Grant, GrantId, GrantState, Kind, Object, Target};
 use crate::wire::{Epoch, Position, Revision};
 
 /// One version of one object.
@@ -98,10 +98,12 @@ struct Inner {
 
 type Live = BTreeMap<(Kind, Arc<str>), Arc<Stored>>;
 
-/// The live grants of each service, by key: a sidecar's own, without a walk over everybody's.
+/// The grants of each service and the unfinished ones of each workload, by key: without a walk over everybody's.
 #[derive(Debug, Default)]
 struct ByService {
     services: HashMap<Box<str>, BTreeMap<Arc<str>, Arc<Stored>>>,
+    /// Those that wait, or are or will be in force.
+    workloads: HashMap<Box<str>, BTreeMap<Arc<str>, Arc<Stored>>>,
     /// How many live grants there are.
     count: usize,
 }
@@ -176,6 +178,10 @@ impl ByService {
     fn add(&mut self, stored: &Arc<Stored>) {
         let Some(Object::Grant(grant)) = &stored.object else { return };
         self.count += 1;
+        if !grant.state.is_terminal() {
+            let of_workload = self.workloads.entry(Box::from(grant.workload.as_str())).or_default();
+            of_workload.insert(Arc::clone(&stored.key), Arc::clone(stored));
+        }
         for resource in &grant.resources {
             match self.services.get_mut(&*resource.service) {
                 Some(of_service) => of_service.insert(Arc::clone(&stored.key), Arc::clone(stored)),
@@ -191,6 +197,12 @@ impl ByService {
     fn remove(&mut self, old: &Stored) {
         let Some(Object::Grant(grant)) = &old.object else { return };
         self.count = self.count.saturating_sub(1);
+        if let Some(of_workload) = self.workloads.get_mut(grant.workload.as_str()) {
+            of_workload.remove(&old.key);
+            if of_workload.is_empty() {
+                self.workloads.remove(grant.workload.as_str());
+            }
+        }
         for resource in &grant.resources {
             if let Some(of_service) = self.services.get_mut(&*resource.service) {
                 of_service.remove(&old.key);
@@ -315,6 +327,30 @@ impl Index {
         let others = others.filter(|s| concerns(s, &inner.live, services));
         let grants = inner.grants.of(services);
         (Position { epoch: self.epoch, revision: inner.revision }, others.cloned().chain(grants).collect())
+    }
+
+    /// The grants and requests of a workload that have not come to their end, by key.
+    pub fn live_grants_of(&self, workload: &str) -> Vec<Arc<Stored>> {
+        let inner = self.read();
+        inner.grants.workloads.get(workload).map(|grants| grants.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// How many reviews are open, and how many break-glass grants are in force, which all have one.
+    pub fn emergencies(&self) -> (usize, usize) {
+        let inner = self.read();
+        let reviews =
+            inner.live.range((Kind::Review, Arc::from(""))..).take_while(|((kind, _), _)| *kind == Kind::Review);
+        let open = reviews.filter_map(|(_, stored)| match &stored.object {
+            Some(Object::Review(review)) => Some(review),
+            _ => None,
+        });
+        let (mut all, mut in_force) = (0, 0);
+        for review in open {
+            all += usize::from(review.closed.is_none());
+            let active = live_grant(&inner.live, &review.grant).is_some_and(|g| g.state == GrantState::Active);
+            in_force += usize::from(active);
+        }
+        (all, in_force)
     }
 
     /// About how many live objects concern a sidecar of `services`; not fewer than do.

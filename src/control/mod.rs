@@ -8,6 +8,7 @@ pub mod api;
 pub mod audit;
 mod commit;
 mod core;
+mod desk;
 pub mod fleet;
 pub mod index;
 mod key_book;

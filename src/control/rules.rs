@@ -23,6 +23,14 @@ pub(super) fn as_grant(stored: &Stored) -> Option<&Grant> {
     }
 }
 
+/// A review, if `stored` is one.
+pub(super) fn as_review(stored: &Stored) -> Option<&Review> {
+    match &stored.object {
+        Some(Object::Review(review)) => Some(review),
+        _ => None,
+    }
+}
+
 /// A service, if `stored` is one.
 pub(super) fn as_service(stored: &Stored) -> Option<&Service> {
     match &stored.object {

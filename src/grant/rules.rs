@@ -349,15 +349,21 @@ pub fn cast(grant: &Grant, ballot: Ballot<'_>, now: Timestamp) -> Result<Grant, 
 /// one of those, would be approving for themselves. `delegators` are the registered ones.
 pub fn barred<'a>(
     approver: &str,
+    party: &Party,
     workload: &Workload,
     delegators: impl IntoIterator<Item = &'a Workload>,
 ) -> Option<RuleError> {
-    if workload.owner == approver {
+    if owns(workload, approver, party) {
         return Some(RuleError::Owner(approver.to_owned()));
     }
     let named = workload.delegators.iter().any(|pattern| pattern.matches(approver));
-    let answers = || delegators.into_iter().any(|delegator| delegator.owner == approver);
+    let answers = || delegators.into_iter().any(|delegator| owns(delegator, approver, party));
     (named || answers()).then(|| RuleError::Delegator(approver.to_owned()))
+}
+
+/// Whether they answer for a workload, by their name or as one of the group that does.
+pub fn owns(workload: &Workload, name: &str, party: &Party) -> bool {
+    workload.owner == name || party.groups.contains(&workload.owner)
 }
 
 /// The approvals that are missing, of `steps`, when only the votes count that `stands` holds for. Each approver counts

@@ -7,6 +7,7 @@
 mod audit;
 mod extract;
 mod front;
+mod grant_policies;
 mod grants;
 mod idempotency;
 mod issuers;
@@ -20,6 +21,7 @@ mod policies;
 mod problem;
 mod requests;
 mod respond;
+mod reviews;
 mod revocations;
 mod routes;
 mod serve;
@@ -37,6 +39,7 @@ use tokio::sync::Semaphore;
 use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
 use super::core::Core;
+use super::desk::Desk;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
 use super::operators::Operators;
@@ -67,6 +70,7 @@ struct Api {
     core: Arc<Core>,
     fleet: Arc<Fleet>,
     operators: Arc<Operators>,
+    desk: Desk,
     keys: Arc<Keys>,
     config: ApiConfig,
     places: Semaphore,
@@ -92,7 +96,17 @@ pub fn router(
     let operations = routes::table();
     let routes = operations.iter().map(|o| o.route).collect();
     let (document, policies) = (config.max_body_bytes, config.max_policy_bytes);
-    let api = Arc::new(Api { core, fleet, operators, keys, config, places, started, routes });
+    let api = Arc::new(Api {
+        core,
+        fleet,
+        desk: Desk::new(Arc::clone(&operators)),
+        operators,
+        keys,
+        config,
+        places,
+        started,
+        routes,
+    });
     let mut router = Router::new();
     for operation in operations {
         let limit = match operation.limit() {

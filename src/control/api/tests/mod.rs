@@ -3,6 +3,7 @@
 mod audit;
 mod drops;
 mod flow;
+mod grants;
 mod harness;
 mod idempotency;
 mod lifecycle;
