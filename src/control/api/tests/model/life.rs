@@ -31,8 +31,10 @@ pub(super) struct Rules {
 /// A workload.
 #[derive(Debug, Clone)]
 pub(super) struct Being {
-    /// Those of the actors who would be approving for themselves.
-    pub(super) barred: Vec<usize>,
+    /// The actor who answers for it, if one does.
+    pub(super) owner: Option<usize>,
+    /// The workload that it acts for, if there is one.
+    pub(super) acts_for: Option<usize>,
     pub(super) suspended: bool,
     pub(super) retired: bool,
     /// Revocations of it that are no suspensions.
@@ -69,9 +71,18 @@ pub(super) enum Asked {
 // === impl Model ===
 
 impl Model {
-    pub(super) fn new(rules: Rules, barred: impl IntoIterator<Item = Vec<usize>>) -> Self {
-        let being = |barred| Being { barred, suspended: false, retired: false, revoked: 0 };
-        Self { lives: Vec::new(), beings: barred.into_iter().map(being).collect(), rules }
+    /// The owner of each workload, and whom it acts for.
+    pub(super) fn new(rules: Rules, beings: impl IntoIterator<Item = (Option<usize>, Option<usize>)>) -> Self {
+        let being = |(owner, acts_for)| Being { owner, acts_for, suspended: false, retired: false, revoked: 0 };
+        Self { lives: Vec::new(), beings: beings.into_iter().map(being).collect(), rules }
+    }
+
+    /// Whether somebody would be approving for themselves: they answer for the workload, or for one that it acts for.
+    /// Nobody answers for what has been retired.
+    pub(super) fn barred(&self, by: usize, workload: usize) -> bool {
+        let being = &self.beings[workload];
+        let parties = [Some(workload), being.acts_for];
+        parties.into_iter().flatten().any(|n| !self.beings[n].retired && self.beings[n].owner == Some(by))
     }
 
     /// Each step answers whether it is taken; what is not taken changes nothing.
@@ -133,11 +144,7 @@ impl Model {
         now: Timestamp,
     ) -> bool {
         let life = &self.lives[grant];
-        if !life.takes_vote(by)
-            || !same_digest
-            || !self.supported(life)
-            || self.beings[life.workload].barred.contains(&by)
-        {
+        if !life.takes_vote(by) || !same_digest || !self.supported(life) || self.barred(by, life.workload) {
             return false;
         }
         let open = self.open(life);
