@@ -327,8 +327,8 @@ impl World {
         let approvers: BTreeSet<&str> = approvals.iter().map(|v| &*v.approver).collect();
         assert_eq!(approvers.len(), approvals.len(), "nobody twice: {grant:?}");
         assert!(!approvers.contains(&*grant.requested_by), "nobody for themselves: {grant:?}");
-        // What was approved before the workload that she answers for was retired, she has not approved.
-        let barred = !grant.state.is_terminal() && self.model.barred(OLGA, workload);
+        // Whoever is barred now has always been: what was retired never comes back.
+        let barred = self.model.barred(OLGA, workload);
         assert!(!barred || !approvers.contains(NAMES[OLGA]), "nobody who answers for it: {grant:?}");
         assert!(self.model.rules.steps.len() == 1 || !approvers.contains(NAMES[ROBOT]), "no program: {grant:?}");
         let counting: BTreeSet<_> = approvals.iter().filter(|v| v.digest == grant.digest).map(|v| &v.step).collect();
