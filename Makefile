@@ -9,6 +9,7 @@ CARGO ?= cargo
 TESTS ?=
 ENVOY := examples/demo/install-envoy.sh
 OIDC_PROVIDER := tests/it/oidc/install.sh
+SCHEMATHESIS := tests/it/openapi/install.sh
 
 RENEW ?=
 SCENARIO ?=
@@ -42,7 +43,7 @@ build: setup ## Build target/debug/portcullis
 demo: build ## Play the demo on real Envoy: seven steps, each checked
 	@python3 -B examples/demo/demo.py --portcullis target/debug/portcullis --envoy "$$($(ENVOY))"
 
-STORIES := zero-standing-privilege
+STORIES := short-lived-credential zero-standing-privilege
 stories: build ## Play the stories of examples/ on real Envoy, each answer checked
 	@for story in $(STORIES); do \
 	    echo "=== $$story"; \
@@ -54,6 +55,7 @@ dev: build ## Run everything on this machine, to play with
 
 test: setup ## Run all tests (TESTS=name for some)
 	PORTCULLIS_ENVOY="$$($(ENVOY))" PORTCULLIS_OIDC_PROVIDER="$$($(OIDC_PROVIDER))" \
+	    PORTCULLIS_SCHEMATHESIS="$$($(SCHEMATHESIS))" \
 	    $(CARGO) test --locked --lib --bins --tests -- $(TESTS)
 	$(CARGO) test --locked --doc -- $(TESTS)
 

@@ -41,6 +41,7 @@ fn decisions(c: &mut Criterion) {
             now: estate.clock.now(),
             proofs: None,
             settings: &settings,
+            uses: None,
         };
 
         let state = estate.state();

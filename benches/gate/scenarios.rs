@@ -134,7 +134,7 @@ fn cold(by_grant: bool) -> Work {
     let (memo, settings) = (NoCrypto::default(), authz::Settings::default());
     let decide = || {
         let (now, lease) = (estate.clock.now(), Some(estate.lease()));
-        let inputs = Inputs { snapshot: Some(&snapshot), lease, now, proofs: None, settings: &settings };
+        let inputs = Inputs { snapshot: Some(&snapshot), lease, now, proofs: None, settings: &settings, uses: None };
         authz::decide(black_box(&request), inputs, &memo)
     };
     (0..50).for_each(|_| assert!(decide().permit().is_some()));

@@ -152,6 +152,7 @@ pub(super) fn serve(directory: &Path, shape: Shape) {
             clock: clock.clone(),
             metrics: Arc::new(portcullis::telemetry::ControlMetrics::new().expect("metrics")),
             keys: None,
+            uses: None,
         };
         let config = SyncServerConfig {
             tls: Some(Arc::clone(&tls)),

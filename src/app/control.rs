@@ -16,12 +16,15 @@ use crate::admin;
 use crate::config::{ControlConfig, SyncConfig, TlsFiles};
 use crate::control::api::{self, ApiConfig, ServeLimits};
 use crate::control::audit::Tip;
+use crate::control::exchange::{Exchange, ExchangeConfig};
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
 use crate::control::keys::Keys;
 use crate::control::operators::Operators;
 use crate::control::store::{SqliteStore, Store};
 use crate::control::sync_server::{self, SyncServerConfig, SyncServerDeps};
+use crate::control::token_keys::TokenKeys;
 use crate::control::token_review::TokenReviewSettings;
+use crate::control::uses::{self, Uses};
 use crate::control::{Core, CoreConfig, sweep};
 use crate::drain::Signal;
 use crate::readiness::{Blocker, Readiness};
@@ -45,6 +48,8 @@ pub struct Bound {
     fleet: Arc<Fleet>,
     operators: Arc<Operators>,
     keys: Arc<Keys>,
+    uses: Arc<Uses>,
+    tokens: Option<Arc<Exchange>>,
     metrics: Arc<ControlMetrics>,
     api: (TcpListener, SocketAddr),
     api_tls: Option<Arc<rustls::ServerConfig>>,
@@ -72,8 +77,10 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
     let api = bind("listeners.api", config.listeners.api.0)?;
     let sync = bind("listeners.sync", config.listeners.sync.0)?;
     let admin = bind("listeners.admin", config.listeners.admin.0)?;
-    let api_tls = server_tls(config.tls.as_ref(), tls::TLS12_UP, &[tls::ALPN_H2, tls::ALPN_HTTP1])?;
-    let sync_tls = server_tls(config.tls.as_ref(), tls::TLS13, &[tls::ALPN_H2])?;
+    let operators_ca = config.operators.client_ca_file.clone();
+    let api_tls = server_tls(config.tls.as_ref(), operators_ca, tls::TLS12_UP, &[tls::ALPN_H2, tls::ALPN_HTTP1])?;
+    let sidecars_ca = config.tls.as_ref().and_then(|files| files.client_ca_file.clone());
+    let sync_tls = server_tls(config.tls.as_ref(), sidecars_ca, tls::TLS13, &[tls::ALPN_H2])?;
 
     let now = deps.clock.now().wall;
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, now).await?);
@@ -86,24 +93,39 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
     let fleet = Fleet::open(Arc::clone(&deps.clock), fleet_config(&config.sync, registry.clone()))
         .map_err(|e| BuildError::File { path: registry, reason: e.to_string() })?;
 
-    let api_config = ApiConfig { points: points(&config.sync), ..ApiConfig::default() };
     let keys = Keys::new(Arc::clone(&core), Arc::clone(&metrics), config.keys.clone());
+    let tokens = match config.tokens.clone() {
+        Some(tokens) => {
+            let signing = TokenKeys::open(Arc::clone(&core), &directory, tokens.keys).await?;
+            let config = ExchangeConfig {
+                audiences: tokens.audiences,
+                per_minute: tokens.per_minute,
+                reviews: reviews(&config.sync),
+            };
+            Some(Exchange::new(Arc::clone(&core), signing, Arc::clone(&keys), config))
+        }
+        None => None,
+    };
+    let api_config = ApiConfig {
+        points: points(&config.sync),
+        callers: config.operators.callers.clone(),
+        tokens: tokens.clone(),
+        ..ApiConfig::default()
+    };
     let api_router =
         api::router(Arc::clone(&core), Arc::clone(&fleet), Arc::clone(&operators), Arc::clone(&keys), api_config);
     let sync_config = SyncServerConfig {
         tls: sync_tls,
         audience: config.sync.audience.clone(),
         trusted_issuers: config.sync.trust.clone(),
-        token_review: TokenReviewSettings {
-            servers: config.sync.token_review.clone(),
-            ..TokenReviewSettings::default()
-        },
+        token_review: reviews(&config.sync),
         lease: config.sync.lease,
         bookmark_interval: config.sync.bookmark_interval,
         max_streams: config.sync.max_streams,
         max_snapshots: config.sync.max_snapshots,
         ..SyncServerConfig::default()
     };
+    let uses = Uses::new(Arc::clone(&core), uses::LEASE);
     let sync_deps = SyncServerDeps {
         index: Arc::clone(core.index()),
         fleet: Arc::clone(&fleet),
@@ -111,6 +133,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         clock: Arc::clone(&deps.clock),
         metrics: Arc::clone(&metrics),
         keys: Some(Arc::clone(&keys)),
+        uses: Some(Arc::clone(&uses)),
     };
     let admin_router = admin::router(admin::Common {
         readiness: readiness.clone(),
@@ -123,6 +146,8 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         fleet,
         operators,
         keys,
+        uses,
+        tokens,
         metrics,
         api,
         api_tls,
@@ -139,16 +164,18 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
 
 fn server_tls(
     files: Option<&TlsFiles>,
+    client_ca_file: Option<std::path::PathBuf>,
     versions: &[&'static rustls::SupportedProtocolVersion],
     alpn: &[&[u8]],
 ) -> Result<Option<Arc<rustls::ServerConfig>>, BuildError> {
     let Some(files) = files else { return Ok(None) };
-    let files = ServerFiles {
-        cert_file: files.cert_file.clone(),
-        key_file: files.key_file.clone(),
-        client_ca_file: files.client_ca_file.clone(),
-    };
+    let files = ServerFiles { cert_file: files.cert_file.clone(), key_file: files.key_file.clone(), client_ca_file };
     Ok(Some(tls::server_config(&files, versions, alpn)?))
+}
+
+/// Which tokens an API server has to confirm, whoever brings them.
+fn reviews(config: &SyncConfig) -> TokenReviewSettings {
+    TokenReviewSettings { servers: config.token_review.clone(), ..TokenReviewSettings::default() }
 }
 
 /// The enforcement points, for the fleet and for the rule that their routes must not overlap.
@@ -202,7 +229,11 @@ impl Bound {
         let mut sync = spawn.spawn(sync);
         let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core), self.operators)));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(self.uses.run()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
+        if let Some(tokens) = self.tokens {
+            spawn.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(tokens.keys()).run()));
+        }
         spawn.spawn(stop.clone().run_until_cancelled_owned(measure(Arc::clone(&self.core), self.fleet, self.metrics)));
         spawn.spawn(stop.clone().run_until_cancelled_owned(tell_checkpoints(Arc::clone(&self.core))));
         drop(self.blocker);

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod files;
 mod keys;
 mod listen;
+mod pinned;
 pub mod process;
 pub mod sidecar;
 pub mod upstream;
@@ -54,6 +55,14 @@ pub enum BuildError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Threads cannot be started.
+    #[error("`listeners.ext_authz.pinned_threads`: {threads} threads cannot be started: {source}")]
+    Threads {
+        /// How many.
+        threads: u16,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// A file or directory cannot be used.
     #[error("`{}`: {reason}", path.display())]
     File {
@@ -71,6 +80,9 @@ pub enum BuildError {
     /// The control plane's operators.
     #[error(transparent)]
     Operators(#[from] crate::control::operators::OperatorError),
+    /// The keys that tokens are signed with.
+    #[error("signing keys: {0}")]
+    TokenKeys(#[from] crate::control::token_keys::TokenKeyError),
     /// The sidecar's side of sync.
     #[error(transparent)]
     Sync(#[from] crate::sync::OpenError),

@@ -22,9 +22,9 @@ use super::revocations::TokenMarks;
 use super::snapshot::Snapshot;
 use super::transaction::transaction_of;
 use crate::clock::{Now, Timestamp};
-use crate::credential::{self, Purpose, Rejection, VerifiedToken, X509Svid};
+use crate::credential::{self, Purpose, Rejection, Tie, VerifiedToken, X509Svid};
 use crate::grant::WorkloadKey;
-use crate::object::{Authentication, GrantId};
+use crate::object::Authentication;
 use crate::policy::TransactionFacts;
 
 /// A verified token, with what follows from it and the mappings alone.
@@ -272,9 +272,9 @@ impl Caller {
         self.known_token()?.earlier_actors.as_ref()
     }
 
-    /// The grant that the token is tied to.
-    pub(super) fn grant(&self) -> Option<GrantId> {
-        self.token()?.grant
+    /// What the token is tied to, if a control plane issued it.
+    pub(super) fn tie(&self) -> Option<&Tie> {
+        self.token()?.tie.as_deref()
     }
 
     /// The token's id.

@@ -60,6 +60,10 @@ pub struct Decision {
     pub challenge: Challenge,
     /// A nonce for the client's next DPoP proof, on an allow as on a denial.
     pub dpop_nonce: Option<String>,
+    /// The grant of which a use is on its way: whoever can wait for it may ask again then, with [`decide_again`].
+    ///
+    /// [`decide_again`]: super::decide_again
+    pub awaits: Option<GrantId>,
 }
 
 /// A grant request that would turn the denial into an allow once approved.
@@ -101,6 +105,7 @@ pub(super) struct Parts {
     pub(super) detail: Option<Arc<str>>,
     pub(super) challenge: Challenge,
     pub(super) dpop_nonce: Option<String>,
+    pub(super) awaits: Option<GrantId>,
 }
 
 // === impl Decision ===
@@ -129,6 +134,7 @@ impl Decision {
             detail: p.detail,
             challenge: p.challenge,
             dpop_nonce: p.dpop_nonce,
+            awaits: p.awaits,
         }
     }
 
@@ -155,6 +161,7 @@ impl Decision {
             detail: Some(Arc::from(detail)),
             challenge: Challenge::default(),
             dpop_nonce: None,
+            awaits: None,
         })
     }
 
@@ -182,6 +189,7 @@ impl Decision {
             detail: None,
             challenge: Challenge::default(),
             dpop_nonce: None,
+            awaits: None,
         })
     }
 

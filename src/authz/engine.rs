@@ -1,14 +1,16 @@
 //! The engine: a request, a snapshot and a time become a decision.
 //!
 //! Pure; no clock, no I/O, no runtime. The order is always: normalise, refuse ambiguity, authenticate, proof of
-//! possession, revocation, freshness, resolve workload, grant, Cedar. Default deny; any Cedar error denies. Policy is asked without the grant
-//! first and with it second, so that a grant can only ever add: adding a forbid, removing a grant or adding a
+//! possession, revocation, freshness, resolve workload, grant, Cedar, use limit. Default deny; any Cedar error denies.
+//! Policy is asked without the grant first and with it second, so that a grant can only ever add: adding a forbid, removing a grant or adding a
 //! revocation never turns a deny into an allow. A [`Memo`] may answer for the two expensive steps, and may not change
 //! any answer.
 //! Long because the order of a decision is read here from top to bottom, in one place.
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 use super::authenticate::{KnownToken, agree, authenticate, registered};
 use super::decision::{Decision, DecisionId, Parts};
@@ -21,9 +23,11 @@ use super::question::{KnownAnswer, Question, no_policies};
 use super::reason::Reason;
 use super::request::{Door, Request};
 use super::snapshot::Snapshot;
+use super::spend::{self, Side};
 use super::transaction::transaction;
 use crate::clock::{Now, Timestamp};
 use crate::grant::Circumstances;
+use crate::grant::purse::Purse;
 use crate::object::Freshness;
 
 /// What the engine may remember between requests. Everything it is given back is checked again against the snapshot
@@ -89,26 +93,43 @@ pub struct Inputs<'a> {
     pub proofs: Option<Proving<'a>>,
     /// What the owner of the enforcement point says.
     pub settings: &'a Settings,
+    /// The uses of grants that may be spent. Without it, no grant counts whose uses are counted.
+    pub uses: Option<&'a Purse>,
 }
 
 /// Decides. Verifies what has to be verified; a memo that does not admit it gets a denial.
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    // What only asks does not use a proof up.
-    let looks_only = request.door == Door::Check;
-    run(request, inputs, memo, looks_only, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+    run(request, inputs, memo, Mode::of(request), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
 /// Decides, unless that takes a public-key operation: for a thread that others wait for. [`decide`] then gives the
 /// same answer that this would have given.
 pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Result<Decision, Deferred> {
-    run(request, inputs, &Unverifying(memo), request.door == Door::Check, &mut Trace::off())
+    run(request, inputs, &Unverifying(memo), Mode::of(request), &mut Trace::off())
 }
 
-/// Decides without any memo, and tells each step. Uses no proof up.
+/// Decides again on a request that found no use of its grant, and whose proof of possession that decision has used up.
+pub fn decide_again(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
+    run(request, inputs, memo, Mode::Again, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+}
+
+/// Decides without any memo, and tells each step. Uses no proof up, and spends nothing.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
-    let decision = run(request, inputs, &NoMemo, true, &mut trace).unwrap_or_else(|_: Deferred| undecided(inputs));
+    let decision =
+        run(request, inputs, &NoMemo, Mode::Looks, &mut trace).unwrap_or_else(|_: Deferred| undecided(inputs));
     (decision, trace.into_steps())
+}
+
+/// What a decision may use up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// A proof of possession, and a use of a grant.
+    Decides,
+    /// Nothing: what only asks forwards nothing.
+    Looks,
+    /// A use of a grant. The proof was this very request's to use up, and it did.
+    Again,
 }
 
 fn undecided(inputs: Inputs<'_>) -> Decision {
@@ -119,7 +140,7 @@ fn run(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
-    looks_only: bool,
+    mode: Mode,
     trace: &mut Trace,
 ) -> Result<Decision, Deferred> {
     let mut parts = Parts {
@@ -142,8 +163,9 @@ fn run(
         detail: None,
         challenge: Challenge::default(),
         dpop_nonce: None,
+        awaits: None,
     };
-    let (reason, detail) = match steps(request, inputs, memo, looks_only, trace, &mut parts) {
+    let (reason, detail) = match steps(request, inputs, memo, mode, trace, &mut parts) {
         Ok(reason) => (reason, None),
         Err(Halt::Denied((reason, detail))) => (reason, detail),
         Err(Halt::Deferred(deferred)) => return Err(deferred),
@@ -171,7 +193,7 @@ fn steps(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
-    looks_only: bool,
+    mode: Mode,
     trace: &mut Trace,
     parts: &mut Parts,
 ) -> Result<Reason, Halt> {
@@ -193,6 +215,11 @@ fn steps(
     let route = snapshot.routes.table.find(host, request.method, path);
     parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
     let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
+    if let (Some(tie), Some(route)) = (caller.tie(), route)
+        && tie.service != route.service
+    {
+        return deny(Reason::CredentialAudience, "the token is for another service");
+    }
     trace.step("authenticate", || caller.describe());
 
     // Proof of possession: never from a cache. It may be of a certificate that the route does not look at.
@@ -240,7 +267,9 @@ fn steps(
     let (workload, key) = registered(caller.workload(), snapshot)?;
     // Only now is a proof used up: what is revoked, stale or nobody's takes no room from others.
     if let Some(unused) = proven.unused {
-        unused.use_up(inputs.proofs, now.wall, looks_only)?;
+        if mode != Mode::Again {
+            unused.use_up(inputs.proofs, now.wall, mode == Mode::Looks)?;
+        }
         trace.step("proof", || "the key that the token is bound to was proven".to_owned());
     }
     parts.workload = Some(Arc::clone(&workload.id));
@@ -262,9 +291,11 @@ fn steps(
             return deny(reason, "the workload that acts, or its tokens of that time, have been revoked");
         }
     }
-    if let Some(grant) = caller.grant().filter(|grant| snapshot.revocations.is_grant_revoked(*grant)) {
-        parts.grant = Some(grant);
-        return deny(Reason::RevokedGrant, "the token is tied to a grant that has been revoked");
+    if let Some(tie) = caller.tie() {
+        parts.grant = Some(tie.grant);
+        if snapshot.revocations.is_grant_revoked(tie.grant) {
+            return deny(Reason::RevokedGrant, "the token is tied to a grant that has been revoked");
+        }
     }
 
     // Resource and action.
@@ -277,19 +308,33 @@ fn steps(
     let circumstances = &Circumstances::new(call, &request.headers, request.peer.address, request.body);
     let subject = Question { snapshot, workload, key, route, path, host, circumstances, transaction, now };
     let until = good_until.min(caller.until());
-    let mut answer = subject.answer(until, memo, trace, &mut parts.cached);
+    let mut said = match caller.tie() {
+        None => subject.answer(until, memo, trace, &mut parts.cached),
+        Some(tie) => subject.answer_within(tie, until, memo, trace, &mut parts.cached),
+    };
+    let mut sides = SmallVec::<[Side<'_>; 2]>::new();
+    sides.push(Side { question: subject, grants: std::mem::take(&mut said.counted) });
     // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
-    if let Some((workload, key)) = actor.filter(|_| answer.reason.is_allow()) {
+    if let Some((workload, key)) = actor.filter(|_| said.answer.reason.is_allow()) {
         let mut cached = false;
         let actor = Question { workload, key, ..subject };
-        let of_actor = actor.answer(until, memo, trace, &mut cached);
+        let mut of_actor = actor.answer(until, memo, trace, &mut cached);
         parts.cached &= cached;
+        sides.push(Side { question: actor, grants: std::mem::take(&mut of_actor.counted) });
         // Of two that allow, the record names the one that took more.
-        let took_more =
-            |reason| matches!((answer.reason, reason), (Reason::AllowPolicy, _) | (_, Reason::AllowBreakGlass));
-        if !of_actor.reason.is_allow() || took_more(of_actor.reason) {
-            answer = of_actor;
+        let tells_more = match (said.answer.reason, of_actor.answer.reason) {
+            (Reason::AllowPolicy, _) | (_, Reason::AllowBreakGlass) => caller.tie().is_none(),
+            _ => false,
+        };
+        if !of_actor.answer.reason.is_allow() || tells_more {
+            said = of_actor;
         }
+    }
+    let mut answer = said.answer;
+    // The use limit, last: what is denied otherwise spends nothing.
+    sides.retain(|side| !side.grants.is_empty());
+    if answer.reason.is_allow() && !sides.is_empty() {
+        answer = spend::spend(answer, &sides, inputs, mode, trace, &mut parts.awaits);
     }
     parts.grant = answer.grant;
     parts.policies = answer.policies;
@@ -314,6 +359,14 @@ fn fresh(
         return deny(Reason::SystemStale, "the client has seen a later revision");
     }
     Ok(lease.good_until(now, strict))
+}
+
+// === impl Mode ===
+
+impl Mode {
+    fn of(request: &Request<'_>) -> Self {
+        if request.door == Door::Check { Self::Looks } else { Self::Decides }
+    }
 }
 
 // === impl Halt ===

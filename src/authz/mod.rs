@@ -26,6 +26,7 @@ mod request;
 mod revocations;
 mod route;
 mod snapshot;
+mod spend;
 mod target;
 mod template;
 #[cfg(test)]
@@ -35,7 +36,7 @@ mod transaction;
 pub use self::authenticate::KnownToken;
 pub use self::change::{Change, Prepared};
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
-pub use self::engine::{Deferred, Inputs, Memo, NoMemo, decide, decide_unless_costly, explain};
+pub use self::engine::{Deferred, Inputs, Memo, NoMemo, decide, decide_again, decide_unless_costly, explain};
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::identify::{Identity, identify};

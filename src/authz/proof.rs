@@ -137,7 +137,7 @@ pub(super) fn prove(
             (true, Some(nonces)) => Some(nonces),
             (true, None) => return deny(Reason::SystemInternal, "there is no key for nonces"),
         };
-        let token_digest = presented.digest;
+        let (token_digest, bound_to) = (Some(presented.digest), Some(bound_to));
         let remembered_since = proving.since;
         let dpop = Dpop { proof, method, is_target: &is_target, token_digest, bound_to, nonces, remembered_since, now };
         credential::check_dpop(&dpop)

@@ -17,6 +17,7 @@ use super::reason::Reason;
 use super::route::RouteMatch;
 use super::snapshot::Snapshot;
 use crate::clock::Timestamp;
+use crate::credential::Tie;
 use crate::grant::{Active, Circumstances, Covering, End, Ended, Sought, Standing, Unmet, WorkloadKey};
 use crate::object::GrantId;
 use crate::policy::{Facts, GrantFacts, Inquiry, Outcome, TransactionFacts};
@@ -38,6 +39,12 @@ pub(super) struct Answer {
     pub(super) grant_request: Option<Arc<GrantHint>>,
 }
 
+/// An answer, and the grants of one of which it takes a use, if it is an allow that does.
+pub(super) struct Said {
+    pub(super) answer: Answer,
+    pub(super) counted: Vec<GrantId>,
+}
+
 /// What policy is asked.
 #[derive(Clone, Copy)]
 pub(super) struct Question<'a> {
@@ -55,28 +62,119 @@ pub(super) struct Question<'a> {
 
 impl Question<'_> {
     /// What grants and policy say.
-    pub(super) fn answer(&self, until: Timestamp, memo: &impl Memo, trace: &mut Trace, hit: &mut bool) -> Answer {
-        let covering = self.grants();
-        let route = self.route;
-        trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(&covering)));
-        let answer = self.cached(&covering, until, memo, hit);
-        let answer = answer.as_ref().map_or_else(|| self.fallback(), |known| known.answer.clone());
-        trace.step("policy", || format!("{} (policies: {})", answer.reason, answer.policies.join(", ")));
-        answer
+    pub(super) fn answer(&self, until: Timestamp, memo: &impl Memo, trace: &mut Trace, hit: &mut bool) -> Said {
+        let apart = self.snapshot.policies.reads().grants_apart();
+        let covering = self.snapshot.grants.find(&self.key, &self.sought(), apart, |id| self.is_revoked(id));
+        let mut said = Said::of(self.judge(&covering, until, memo, trace, hit));
+        // Only what is not allowed otherwise spends a use. Never from the cache, and never kept in it.
+        if !covering.counted.is_empty()
+            && !said.answer.reason.is_allow()
+            && let Some(counted) = self.counted(&covering)
+        {
+            (said, *hit) = (counted, false);
+        }
+        said.trace(trace);
+        said
     }
 
-    fn grants(&self) -> Covering {
-        let sought = Sought {
+    /// The same of a token that is good for one grant, and within its scope. INVARIANT: no other grant counts, and without
+    /// this one nothing does, whatever policy gives to other tokens of the workload.
+    pub(super) fn answer_within(
+        &self,
+        tie: &Tie,
+        until: Timestamp,
+        memo: &impl Memo,
+        trace: &mut Trace,
+        hit: &mut bool,
+    ) -> Said {
+        let in_scope = tie.scope.iter().any(|action| **action == *self.route.action);
+        let found = in_scope
+            .then(|| self.snapshot.grants.find_one(tie.grant, &self.key, &self.sought(), |id| self.is_revoked(id)));
+        let said = match found {
+            Some(covering) if !covering.active.is_empty() => {
+                let answer = self.judge(&covering, until, memo, trace, hit);
+                Said::of(Answer { grant: Some(tie.grant), ..answer })
+            }
+            // Each request under such a token is a use of its grant, whatever else would allow it.
+            Some(covering) if !covering.counted.is_empty() => {
+                self.counted(&covering).unwrap_or_else(|| Said::of(self.fallback()))
+            }
+            found => {
+                let standing = found.map_or(Standing::Scope(tie.grant), |covering| covering.standing);
+                trace.step("grant", || format!("the token's own does not cover it ({standing:?})"));
+                Said::of(self.outside(tie.grant, standing))
+            }
+        };
+        said.trace(trace);
+        said
+    }
+
+    /// The answer with the grants whose uses are counted; `None` if that without them tells more.
+    fn counted(&self, covering: &Covering) -> Option<Said> {
+        let inquiry = self.inquiry()?;
+        let apart = self.snapshot.policies.reads().grants_apart();
+        let (mut allowed, mut policies, mut first_denied) = (Vec::new(), None, None);
+        let mut asked: Vec<(&Active, bool)> = Vec::new();
+        for active in &covering.counted {
+            let allows = match asked.iter().find(|(other, _)| active.is_like(other, apart)) {
+                Some((_, allows)) => *allows,
+                None => {
+                    let allows = match inquiry.ask(Some(&self.snapshot.grants.facts(active))) {
+                        Outcome::Allow(ids) => {
+                            policies.get_or_insert(ids);
+                            true
+                        }
+                        denied => {
+                            first_denied = first_denied.or(Some((active, denied)));
+                            false
+                        }
+                    };
+                    asked.push((active, allows));
+                    allows
+                }
+            };
+            allowed.extend(allows.then_some(active.id));
+        }
+        let answer = match (policies, first_denied) {
+            (Some(policies), _) => {
+                // Which of them is spent is not known yet: an emergency is named rather than hidden.
+                let glass = covering.counted.iter().any(|active| active.break_glass && allowed.contains(&active.id));
+                let reason = if glass { Reason::AllowBreakGlass } else { Reason::AllowGrant };
+                Answer { reason, grant: allowed.first().copied(), policies, grant_request: None }
+            }
+            (None, Some((active, denied))) if covering.active.is_empty() => denial(denied, Some(active.id)),
+            _ => return None,
+        };
+        Some(Said { answer, counted: allowed })
+    }
+
+    fn judge(
+        &self,
+        covering: &Covering,
+        until: Timestamp,
+        memo: &impl Memo,
+        trace: &mut Trace,
+        hit: &mut bool,
+    ) -> Answer {
+        let route = self.route;
+        trace.step("grant", || format!("on `{}`, action `{}`: {}", route.resource, route.action, describe(covering)));
+        let answer = self.cached(covering, until, memo, hit);
+        answer.as_ref().map_or_else(|| self.fallback(), |known| known.answer.clone())
+    }
+
+    fn sought(&self) -> Sought<'_> {
+        Sought {
             resource: [&self.route.resource, &self.route.service],
             action: &self.route.action,
             path: self.path,
             environment: &self.workload.document().environment,
             request: self.circumstances,
             now: self.now,
-        };
-        let revoked = |id| self.snapshot.revocations.is_grant_revoked(id);
-        let apart = self.snapshot.policies.reads().grants_apart();
-        self.snapshot.grants.find(&self.key, &sought, apart, revoked)
+        }
+    }
+
+    fn is_revoked(&self, grant: GrantId) -> bool {
+        self.snapshot.revocations.is_grant_revoked(grant)
     }
 
     /// The answer, from the memo when it is still good.
@@ -144,13 +242,17 @@ impl Question<'_> {
         key
     }
 
+    /// What policy is asked about. `None` when the route has no resource.
+    fn inquiry(&self) -> Option<Inquiry<'_>> {
+        let resource = self.snapshot.routes.resource(self.route)?;
+        let (method, transaction) = (self.circumstances.method, self.transaction);
+        let facts = Facts { method, path: self.path.as_str(), host: self.host, transaction };
+        Some(self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts))
+    }
+
     /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
     fn evaluate(&self, covering: &Covering) -> Option<Answer> {
-        let resource = self.snapshot.routes.resource(self.route)?;
-        let (method, path, host, transaction) =
-            (self.circumstances.method, self.path.as_str(), self.host, self.transaction);
-        let facts = Facts { method, path, host, transaction };
-        let inquiry = self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts);
+        let inquiry = self.inquiry()?;
         let plain = inquiry.ask(None);
         if let Outcome::Allow(policies) = plain {
             return Some(Answer { reason: Reason::AllowPolicy, grant: None, policies, grant_request: None });
@@ -174,25 +276,48 @@ impl Question<'_> {
 
     /// A denial without a grant: if a grant would help, say what is known about grants, and what to ask for.
     fn without_grant(&self, inquiry: &Inquiry<'_>, plain: Outcome, standing: Standing) -> Answer {
+        if matches!(plain, Outcome::Error(_)) || !self.would_help(inquiry) {
+            return denial(plain, None);
+        }
+        let (reason, grant) = standing.reason();
+        let policies = denial(plain, None).policies;
+        let grant_request = reason.is_entitlement().then(|| self.hint());
+        Answer { reason, grant, policies, grant_request }
+    }
+
+    /// A denial because the grant that the token is tied to does not cover the request.
+    fn outside(&self, grant: GrantId, standing: Standing) -> Answer {
+        let (reason, _) = standing.reason();
+        let hint = |resource| {
+            let (method, path, host, transaction) =
+                (self.circumstances.method, self.path.as_str(), self.host, self.transaction);
+            let facts = Facts { method, path, host, transaction };
+            let principal = self.workload.principal()?;
+            let inquiry = self.snapshot.policies.inquire(principal, &self.route.action, resource, facts);
+            self.would_help(&inquiry).then(|| self.hint())
+        };
+        let resource = self.snapshot.routes.resource(self.route).filter(|_| reason.is_entitlement());
+        Answer { reason, grant: Some(grant), policies: no_policies(), grant_request: resource.and_then(hint) }
+    }
+
+    /// Whether policy would allow it with a grant.
+    fn would_help(&self, inquiry: &Inquiry<'_>) -> bool {
         let hypothetical = GrantFacts {
             id: GrantId(uuid::Uuid::nil()),
             actions: Arc::from([Box::from(&*self.route.action)]),
             duration_seconds: self.route.grants.max_duration_seconds,
         };
-        if matches!(plain, Outcome::Error(_)) || !matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_)) {
-            return denial(plain, None);
-        }
-        let (reason, grant) = standing.reason();
-        let policies = denial(plain, None).policies;
-        let grant_request = reason.is_entitlement().then(|| {
-            Arc::new(GrantHint {
-                workload: Arc::clone(&self.workload.id),
-                resource: Arc::clone(&self.route.resource),
-                actions: vec![Arc::clone(&self.route.action)],
-                terms: self.route.grants,
-            })
-        });
-        Answer { reason, grant, policies, grant_request }
+        matches!(inquiry.ask(Some(&hypothetical)), Outcome::Allow(_))
+    }
+
+    /// What to ask for.
+    pub(super) fn hint(&self) -> Arc<GrantHint> {
+        Arc::new(GrantHint {
+            workload: Arc::clone(&self.workload.id),
+            resource: Arc::clone(&self.route.resource),
+            actions: vec![Arc::clone(&self.route.action)],
+            terms: self.route.grants,
+        })
     }
 
     fn fallback(&self) -> Answer {
@@ -217,9 +342,23 @@ pub(super) fn no_policies() -> Arc<[Box<str>]> {
 }
 
 fn describe(covering: &Covering) -> String {
-    match covering.active.first() {
+    match covering.active.first().or_else(|| covering.counted.first()) {
         Some(Active { id, not_after, .. }) => format!("grant {id} covers it until {not_after}"),
         None => format!("no active grant covers it ({:?})", covering.standing),
+    }
+}
+
+// === impl Said ===
+
+impl Said {
+    /// An answer that takes no use.
+    const fn of(answer: Answer) -> Self {
+        Self { answer, counted: Vec::new() }
+    }
+
+    fn trace(&self, trace: &mut Trace) {
+        let Answer { reason, policies, .. } = &self.answer;
+        trace.step("policy", || format!("{reason} (policies: {})", policies.join(", ")));
     }
 }
 

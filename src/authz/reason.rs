@@ -99,6 +99,7 @@ reasons! {
     SystemNotReady = "system.not_ready" => 503, Unavailable, "the enforcement point has no state yet";
     SystemOverload = "system.overload" => 503, Unavailable, "the enforcement point is overloaded";
     SystemInternal = "system.internal" => 503, Unavailable, "the enforcement point failed to decide";
+    SystemUses = "system.uses" => 503, Unavailable, "no use of the grant has reached the enforcement point in time";
     AllowPolicy = "allow.policy" => 200, Ok, "allowed by standing policy";
     AllowGrant = "allow.grant" => 200, Ok, "allowed by a grant";
     AllowBreakGlass = "allow.break_glass" => 200, Ok, "allowed by a break-glass grant";

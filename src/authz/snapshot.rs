@@ -197,7 +197,13 @@ impl Builder {
                 Arc::make_mut(&mut self.next.sources).policy_set = Some(p);
             }
             // The control plane's own: nothing here is decided by it.
-            Object::GrantPolicySet(_) | Object::Review(_) | Object::Lift(_) | Object::Idempotency(_) => {}
+            Object::GrantPolicySet(_)
+            | Object::OperatorPolicySet(_)
+            | Object::Review(_)
+            | Object::Allotment(_)
+            | Object::SigningKey(_)
+            | Object::Lift(_)
+            | Object::Idempotency(_) => {}
             // Comes as a form.
             Object::Grant(_) => {}
         }
@@ -240,7 +246,13 @@ impl Builder {
                 self.stale.insert(kind);
                 Arc::make_mut(&mut self.next.sources).policy_set = None;
             }
-            Kind::GrantPolicySet | Kind::Review | Kind::Lift | Kind::Idempotency => {}
+            Kind::GrantPolicySet
+            | Kind::OperatorPolicySet
+            | Kind::Review
+            | Kind::Allotment
+            | Kind::SigningKey
+            | Kind::Lift
+            | Kind::Idempotency => {}
         }
     }
 
@@ -319,6 +331,11 @@ impl Snapshot {
             (Kind::PolicySet, usize::from(self.sources.policy_set.is_some())),
             (Kind::Grant, self.grants.len()),
         ]
+    }
+
+    /// Whether a grant may be in force here, and its uses are counted.
+    pub fn counts_uses_of(&self, grant: GrantId) -> bool {
+        self.grants.is_counted(grant) && !self.revocations.is_grant_revoked(grant)
     }
 
     /// Why it denies everything, when it does.

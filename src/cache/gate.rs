@@ -80,6 +80,12 @@ impl Gate {
         Ok(decision)
     }
 
+    /// Decides again, once a use has come that a decision [awaits](Decision::awaits).
+    pub fn check_again(&self, request: &Request<'_>) -> Decision {
+        let world = self.state.load();
+        authz::decide_again(request, self.inputs(&world), &self.memo.view_again())
+    }
+
     /// Has the control plane told which issuer seems to have a new key. Not for what is allowed.
     fn note_missing_key(&self, request: &Request<'_>, world: &World, decision: &Decision) {
         if decision.reason == Reason::CredentialKidUnknown {
@@ -97,7 +103,7 @@ impl Gate {
     fn inputs<'a>(&'a self, world: &'a World) -> Inputs<'a> {
         let (snapshot, settings) = (world.snapshot.as_deref(), &self.settings);
         let proofs = Some(Proving { replay: &self.replay, nonces: self.nonces.as_ref(), since: self.since });
-        Inputs { snapshot, lease: world.lease, now: self.clock.now(), proofs, settings }
+        Inputs { snapshot, lease: world.lease, now: self.clock.now(), proofs, settings, uses: Some(self.state.purse()) }
     }
 
     /// The state it decides from.

@@ -29,6 +29,9 @@ pub(super) struct ApiArgs {
     ca_file: Option<PathBuf>,
 }
 
+/// What to try when nobody answers.
+const HINT: &str = "is the control plane running? (--server URL, PORTCULLIS_SERVER)";
+
 /// A client with an operator's token.
 pub(super) struct Api {
     http: reqwest::Client,
@@ -103,6 +106,38 @@ impl Api {
     /// Reads.
     pub(super) async fn get(&self, path: &[&str], query: &[(&str, String)]) -> Result<Value, Failure> {
         self.send(Method::GET, path, query, None, Duration::ZERO).await
+    }
+
+    /// Reads, and lets the control plane take its time with the answer.
+    pub(super) async fn get_wait(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        wait: Duration,
+    ) -> Result<Value, Failure> {
+        self.send(Method::GET, path, query, None, wait).await
+    }
+
+    /// Opens a stream of events that goes on after `last`; none when there is nothing more to come.
+    pub(super) async fn events(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+        last: Option<&str>,
+    ) -> Result<Option<reqwest::Response>, Failure> {
+        let mut request = self.request(Method::GET, path)?.query(query).header("accept", "text/event-stream");
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let response = request.send().await.map_err(|e| unreachable_server(&self.base, HINT, &e))?;
+        match response.status() {
+            reqwest::StatusCode::OK => Ok(Some(response)),
+            reqwest::StatusCode::NO_CONTENT => Ok(None),
+            status => {
+                let bytes = response.bytes().await.map_err(|e| unreachable_server(&self.base, HINT, &e))?;
+                answer(&self.base, status, &bytes).map(|_unexpected| None)
+            }
+        }
     }
 
     /// Reads a whole list, page by page.
@@ -184,25 +219,28 @@ impl Api {
         body: Option<&Value>,
         wait: Duration,
     ) -> Result<(reqwest::StatusCode, Bytes), Failure> {
-        let mut url = self.base.clone();
-        url.path_segments_mut()
-            .map_err(|()| Failure::error(format!("`{}` cannot have a path", self.base)))?
-            .pop_if_empty()
-            .extend(std::iter::once(&"v1").chain(path));
-        let mut request = self.http.request(method, url).timeout(Duration::from_secs(30).saturating_add(wait));
-        // Not in `Debug` output of the request: reqwest marks it sensitive.
-        request = request.bearer_auth(self.token.as_str());
+        let mut request = self.request(method, path)?.timeout(Duration::from_secs(30).saturating_add(wait));
         if !query.is_empty() {
             request = request.query(query);
         }
         if let Some(body) = body {
             request = request.json(body);
         }
-        let hint = "is the control plane running? (--server URL, PORTCULLIS_SERVER)";
-        let response = request.send().await.map_err(|e| unreachable_server(&self.base, hint, &e))?;
+        let response = request.send().await.map_err(|e| unreachable_server(&self.base, HINT, &e))?;
         let status = response.status();
-        let bytes = response.bytes().await.map_err(|e| unreachable_server(&self.base, hint, &e))?;
+        let bytes = response.bytes().await.map_err(|e| unreachable_server(&self.base, HINT, &e))?;
         Ok((status, bytes))
+    }
+
+    /// A request with the token, without a time limit.
+    fn request(&self, method: Method, path: &[&str]) -> Result<reqwest::RequestBuilder, Failure> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| Failure::error(format!("`{}` cannot have a path", self.base)))?
+            .pop_if_empty()
+            .extend(std::iter::once(&"v1").chain(path));
+        // Not in `Debug` output of the request: reqwest marks it sensitive.
+        Ok(self.http.request(method, url).bearer_auth(self.token.as_str()))
     }
 }
 

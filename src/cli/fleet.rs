@@ -21,7 +21,7 @@ pub(super) struct FleetArgs {
 impl FleetArgs {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         block_on(async {
-            let answer = self.api.connect()?.get(&["enforcement-points"], &[]).await?;
+            let answer = self.api.connect()?.list(&["enforcement-points"], &[]).await?;
             if out.is_json() {
                 out.json(&answer)?;
                 return Ok(Answer::Yes);

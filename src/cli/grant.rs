@@ -14,7 +14,7 @@ use super::api::{Api, ApiArgs};
 use super::failure::{Answer, Outcome};
 use super::output::Out;
 use super::receipt::{self, WaitArgs};
-use super::{api, block_on};
+use super::{api, block_on, watch};
 use crate::credential::SpiffeId;
 use crate::object::GrantId;
 
@@ -80,14 +80,20 @@ pub(super) enum GrantCommand {
         /// Only in this state, as in `pending`, `active`, `ended`, `revoked`.
         #[arg(long)]
         state: Option<String>,
+        /// Go on telling what changes, until interrupted.
+        #[arg(long)]
+        watch: bool,
         #[command(flatten)]
         api: ApiArgs,
     },
     /// Show one grant or request: what it gives, its steps of approval, its votes.
-    #[command(after_help = "Example:\n  portcullis grant show 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11")]
+    #[command(after_help = "Example:\n  portcullis grant show 0198c2d4-7c1e-4b6f-9a53-0d2f6f3f3a11 --watch")]
     Show {
         /// Its id.
         id: GrantId,
+        /// Tell each state that it comes to, until it is over. With --output json: one document a line.
+        #[arg(long)]
+        watch: bool,
         #[command(flatten)]
         api: ApiArgs,
     },
@@ -133,13 +139,20 @@ impl GrantCommand {
                 let answer = api.connect()?.post(&["grant-requests", &id.to_string(), "withdraw"], &json!({})).await?;
                 receipt::print(out, &answer, &format!("withdrew {id}"))
             }),
-            Self::List { workload, state, api } => block_on(async {
+            Self::List { workload, state, watch, api } => block_on(async {
                 let filters = [("workload", workload.map(|id| id.to_string())), ("state", state)];
                 let query: Vec<_> = filters.into_iter().filter_map(|(k, v)| Some((k, v?))).collect();
-                let answer = api.connect()?.list(&["grants"], &query).await?;
+                let api = api.connect()?;
+                if watch {
+                    return watch::follow_list(out, &api, &query).await;
+                }
+                let answer = api.list(&["grants"], &query).await?;
                 text::list(out, &answer)
             }),
-            Self::Show { id, api } => block_on(async {
+            Self::Show { id, watch: true, api } => {
+                block_on(async { watch::follow(out, &api.connect()?, &id.to_string()).await })
+            }
+            Self::Show { id, watch: false, api } => block_on(async {
                 let answer = api.connect()?.get(&["grants", &id.to_string()], &[]).await?;
                 text::show(out, &answer)?;
                 Ok(Answer::Yes)

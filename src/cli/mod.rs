@@ -12,6 +12,7 @@ mod args;
 mod audit;
 mod bench;
 mod check;
+mod credential;
 mod decisions;
 mod dev;
 mod documents;
@@ -22,6 +23,7 @@ mod grant;
 mod grant_policy;
 mod issuer;
 mod operator;
+mod operator_policy;
 mod output;
 mod policy;
 mod receipt;
@@ -33,6 +35,7 @@ mod service;
 mod token;
 mod verdict;
 mod verify;
+mod watch;
 mod workload;
 
 #[cfg(test)]
@@ -92,10 +95,14 @@ enum Command {
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
     #[command(subcommand)]
+    OperatorPolicy(operator_policy::OperatorPolicyCommand),
+    #[command(subcommand)]
     Audit(audit::AuditCommand),
     Fleet(fleet::FleetArgs),
     #[command(subcommand)]
     Token(token::TokenCommand),
+    #[command(subcommand)]
+    Credential(credential::CredentialCommand),
     #[command(subcommand)]
     Decisions(decisions::DecisionsCommand),
     #[command(subcommand)]
@@ -151,9 +158,11 @@ impl Command {
             Self::Service(command) => command.run(out),
             Self::Apply(args) => args.run(out),
             Self::Operator(command) => command.run(out),
+            Self::OperatorPolicy(command) => command.run(out),
             Self::Audit(command) => command.run(out),
             Self::Fleet(args) => args.run(out),
             Self::Token(command) => command.run(out),
+            Self::Credential(command) => command.run(out),
             Self::Decisions(command) => command.run(out),
             Self::Bench(command) => command.run(out),
             Self::Config(command) => command.run(out),

@@ -76,7 +76,7 @@ impl OperatorCommand {
                 Ok(Answer::Yes)
             }),
             Self::List { api } => block_on(async {
-                let answer = api.connect()?.get(&["operators"], &[]).await?;
+                let answer = api.connect()?.list(&["operators"], &[]).await?;
                 if out.is_json() {
                     out.json(&answer)?;
                     return Ok(Answer::Yes);

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::RawKeys;
 use super::load::{self, ConfigError, Environment};
+use super::operators::{OperatorsConfig, RawOperators};
 use super::shared::{RawTelemetry, Telemetry};
 use super::sidecar::{positive, services};
 use super::token_review::{self, RawTokenReview};
+use super::tokens::{RawTokens, TokensConfig};
 use super::values::{Address, Identity, Span};
 use crate::control::keys::KeysConfig;
 use crate::control::token_review::TokenReviewConfig;
@@ -30,7 +32,7 @@ const MAX_STREAMS: usize = 1_000_000;
 pub struct RawControl {
     /// Where it listens.
     pub listeners: RawControlListeners,
-    /// Directory of `control.db`, `signing-key`, `verify-key` and `bootstrap-token`. Created with mode 0700.
+    /// Directory of `control.db`, `signing-key`, `verify-key`, `bootstrap-token` and `token-keys`. Created with mode 0700.
     pub data_directory: PathBuf,
     /// Certificates of the API and sync listeners. Required unless `insecure_loopback` is true.
     pub tls: Option<RawTls>,
@@ -40,6 +42,10 @@ pub struct RawControl {
     pub sync: RawSync,
     /// How the keys of issuers with `keys_from` are kept up to date.
     pub keys: RawKeys,
+    /// Who else than operators with tokens may call the API, and how often.
+    pub operators: RawOperators,
+    /// The control plane as an issuer of short-lived tokens. Without it, it issues none.
+    pub tokens: Option<RawTokens>,
     /// Logs and traces.
     pub telemetry: RawTelemetry,
 }
@@ -122,6 +128,10 @@ pub struct ControlConfig {
     pub sync: SyncConfig,
     /// How issuers' keys are kept up to date.
     pub keys: KeysConfig,
+    /// Who may call the API.
+    pub operators: OperatorsConfig,
+    /// The control plane as an issuer, if it is one.
+    pub tokens: Option<TokensConfig>,
     /// Logs and traces.
     pub telemetry: Telemetry,
 }
@@ -193,6 +203,8 @@ impl Default for RawControl {
             insecure_loopback: false,
             sync: RawSync::default(),
             keys: RawKeys::default(),
+            operators: RawOperators::default(),
+            tokens: None,
             telemetry: RawTelemetry::default(),
         }
     }
@@ -256,13 +268,17 @@ impl RawControl {
                 return Err(ConfigError::value("insecure_loopback", why));
             }
         }
+        let has_tls = tls.is_some();
         let RawControlListeners { api, sync, admin } = self.listeners;
+        let sync_config = self.sync.validate()?;
         Ok(ControlConfig {
             listeners: ControlListeners { api, sync, admin },
             data_directory: self.data_directory,
             tls,
-            sync: self.sync.validate()?,
             keys: self.keys.validate()?,
+            operators: self.operators.validate(has_tls)?,
+            tokens: self.tokens.map(|tokens| tokens.validate(sync_config.max_staleness)).transpose()?,
+            sync: sync_config,
             telemetry: self.telemetry.validate(),
         })
     }

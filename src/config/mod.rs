@@ -8,10 +8,12 @@
 mod control;
 mod keys;
 mod load;
+mod operators;
 pub mod schema;
 mod shared;
 mod sidecar;
 mod token_review;
+mod tokens;
 mod values;
 
 #[cfg(test)]
@@ -23,6 +25,7 @@ pub use self::control::{
 };
 pub use self::keys::RawKeys;
 pub use self::load::{ConfigError, Environment};
+pub use self::operators::{OperatorsConfig, RawOperators, RawWorkloadCallers};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
     Cache, CertificateHeader, ControlPlane, Credential, Limits, Overload, OverloadMode, RawCache, RawControlPlane,
@@ -31,4 +34,5 @@ pub use self::sidecar::{
     Transport,
 };
 pub use self::token_review::RawTokenReview;
+pub use self::tokens::{RawTokens, TokensConfig};
 pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

@@ -203,6 +203,8 @@ fn a_sidecar_needs_exactly_one_credential_and_a_scope() {
     assert_eq!(route, "`scope.services[0]`: `payments/refunds` is not the name of a service");
     let deaf = message(sidecar(&text, &[("PORTCULLIS__LISTENERS__EXT_AUTHZ__TCP", "null")]));
     assert!(deaf.starts_with("`listeners.ext_authz`:"), "{deaf}");
+    let many = message(sidecar(&text, &[("PORTCULLIS__LISTENERS__EXT_AUTHZ__PINNED_THREADS", "257")]));
+    assert_eq!(many, "`listeners.ext_authz.pinned_threads`: must be at most 256");
 }
 
 #[test]
@@ -333,6 +335,31 @@ fn the_documented_examples_load_and_show_every_default() {
     raw.validate().unwrap();
 }
 
+#[test]
+fn who_may_call_is_said_whole_or_refused_by_name() {
+    let with = |text: &str| control(&format!("insecure_loopback: true\noperators: {text}\n"));
+    let provider = |more: &str| format!("{{providers: [{{name: corp, issuer: 'https://idp', audience: us{more}}}]}}");
+    let callers = with(&provider("")).unwrap().operators.callers;
+    assert_eq!((callers.providers.len(), callers.workloads.is_none(), callers.calls.is_some()), (1, true, true));
+    assert_eq!(callers.providers[0].name_claim, "sub");
+    let twice =
+        "{providers: [{name: a, issuer: 'https://a', audience: x}, {name: b, issuer: 'https://a', audience: y}]}";
+    for (text, wrong) in [
+        (provider("").replace("https://idp", "http://idp"), "`operators.providers[0].issuer`: `http://idp`"),
+        (provider("").replace("us", "''"), "`operators.providers[0].audience`"),
+        (provider("").replace("corp", "Not A Name"), "`operators.providers[0].name`"),
+        (provider(", max_lifetime: 2d"), "`operators.providers[0].max_lifetime`"),
+        (provider(", name_claim: ''"), "`operators.providers[0].name_claim`"),
+        (provider(", token_type: txntoken+jwt"), "`operators.providers[0].token_type`"),
+        (twice.to_owned(), "`operators.providers[1].issuer`: `https://a` occurs twice"),
+        ("{certificates: {ca_file: /nowhere, operators: []}}".to_owned(), "`operators.certificates`"),
+        ("{workloads: {audience: ''}}".to_owned(), "`operators.workloads.audience`"),
+        ("{limits: {calls_burst: 0}}".to_owned(), "`operators.limits.calls_burst`"),
+    ] {
+        assert!(message(with(&text)).contains(wrong), "{wrong}: {}", message(with(&text)));
+    }
+}
+
 /// Every key of the raw type occurs in the example, perhaps commented out.
 fn shows_every_key(raw: &impl serde::Serialize, example: &str) {
     fn keys(value: &serde_json::Value, into: &mut Vec<String>) {
@@ -373,4 +400,27 @@ fn the_key_of_nonces_is_long_and_random_looking_base64() {
     assert!(config.nonces.is_some());
     assert!(!format!("{config:?}").contains("MDEyMzQ1"));
     assert_eq!(message(sidecar(&text, &[("PORTCULLIS__CACHE__PROOFS", "0")])), "`cache.proofs`: must be at least 1");
+}
+
+#[test]
+fn a_control_plane_that_issues_tokens_says_who_it_is_and_rotates_no_faster_than_keys_become_known() {
+    let with = |tokens: &str| control(&format!("insecure_loopback: true\ntokens: {tokens}\n"));
+    let config = with("{issuer: 'https://control.example'}").unwrap().tokens.unwrap();
+    assert_eq!(config.keys.name, "portcullis");
+    assert_eq!(config.keys.max_staleness, std::time::Duration::from_secs(300), "that of `sync`");
+    assert!(control("insecure_loopback: true\n").unwrap().tokens.is_none());
+    for (tokens, key) in [
+        ("{issuer: control}", "tokens.issuer"),
+        ("{issuer: 'https://control.example/'}", "tokens.issuer"),
+        ("{issuer: 'https://control.example?a'}", "tokens.issuer"),
+        ("{issuer: 'https://control.example', name: A}", "tokens.name"),
+        ("{issuer: 'https://control.example', key_set_cache: 0s}", "tokens.key_set_cache"),
+        ("{issuer: 'https://control.example', rotate_every: 14m}", "tokens.rotate_every"),
+        ("{issuer: 'https://control.example', per_minute: 0}", "tokens.per_minute"),
+        ("{issuer: 'https://control.example', audiences: ['']}", "tokens.audiences"),
+        ("{name: x}", "issuer"),
+    ] {
+        let why = message(with(tokens));
+        assert!(why.contains(key), "{tokens}: {why}");
+    }
 }

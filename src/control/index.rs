@@ -5,6 +5,7 @@
 //! Each logged change carries whom its versions before and after concern ([`Audience`]), so that the sync server can
 //! tell a sidecar that something of its own went away without telling it of anything that was never its own.
 
+mod by_workload;
 mod revoked;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,8 +15,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use self::by_workload::ByWorkload;
 use self::revoked::RevokedWorkloads;
 use crate::clock::Timestamp;
+use crate::credential::SpiffeId;
 use crate::object::{Grant, GrantId, GrantState, Kind, Object, Target};
 use crate::wire::{Epoch, Position, Revision};
 
@@ -92,18 +95,17 @@ struct Inner {
     revision: Revision,
     live: Live,
     grants: ByService,
+    workloads: ByWorkload,
     revoked: RevokedWorkloads,
     ring: VecDeque<Arc<Logged>>,
 }
 
 type Live = BTreeMap<(Kind, Arc<str>), Arc<Stored>>;
 
-/// The grants of each service and the unfinished ones of each workload, by key: without a walk over everybody's.
+/// The live grants of each service, by key: a sidecar's own, without a walk over everybody's.
 #[derive(Debug, Default)]
 struct ByService {
     services: HashMap<Box<str>, BTreeMap<Arc<str>, Arc<Stored>>>,
-    /// Those that wait, or are or will be in force.
-    workloads: HashMap<Box<str>, BTreeMap<Arc<str>, Arc<Stored>>>,
     /// How many live grants there are.
     count: usize,
 }
@@ -178,10 +180,6 @@ impl ByService {
     fn add(&mut self, stored: &Arc<Stored>) {
         let Some(Object::Grant(grant)) = &stored.object else { return };
         self.count += 1;
-        if !grant.state.is_terminal() {
-            let of_workload = self.workloads.entry(Box::from(grant.workload.as_str())).or_default();
-            of_workload.insert(Arc::clone(&stored.key), Arc::clone(stored));
-        }
         for resource in &grant.resources {
             match self.services.get_mut(&*resource.service) {
                 Some(of_service) => of_service.insert(Arc::clone(&stored.key), Arc::clone(stored)),
@@ -197,12 +195,6 @@ impl ByService {
     fn remove(&mut self, old: &Stored) {
         let Some(Object::Grant(grant)) = &old.object else { return };
         self.count = self.count.saturating_sub(1);
-        if let Some(of_workload) = self.workloads.get_mut(grant.workload.as_str()) {
-            of_workload.remove(&old.key);
-            if of_workload.is_empty() {
-                self.workloads.remove(grant.workload.as_str());
-            }
-        }
         for resource in &grant.resources {
             if let Some(of_service) = self.services.get_mut(&*resource.service) {
                 of_service.remove(&old.key);
@@ -237,13 +229,15 @@ impl Index {
     ) -> Self {
         let live: Live = live.into_iter().map(|s| ((s.kind, Arc::clone(&s.key)), s)).collect();
         let mut grants = ByService::default();
+        let mut workloads = ByWorkload::default();
         let mut revoked = RevokedWorkloads::default();
         for stored in live.values() {
             grants.add(stored);
+            workloads.add(stored);
             revoked.add(stored);
         }
         let (tip, _) = watch::channel(revision);
-        let inner = RwLock::new(Inner { revision, live, grants, revoked, ring: VecDeque::new() });
+        let inner = RwLock::new(Inner { revision, live, grants, workloads, revoked, ring: VecDeque::new() });
         Self { epoch, ring_capacity, inner, tip }
     }
 
@@ -270,9 +264,11 @@ impl Index {
                 };
                 if let Some(old) = old {
                     inner.grants.remove(&old);
+                    inner.workloads.remove(&old);
                     inner.revoked.remove(&old);
                 }
                 inner.grants.add(stored);
+                inner.workloads.add(stored);
                 inner.revoked.add(stored);
             }
             let changes = commit.changes.iter().zip(before).map(|(stored, before)| Change {
@@ -327,12 +323,6 @@ impl Index {
         let others = others.filter(|s| concerns(s, &inner.live, services));
         let grants = inner.grants.of(services);
         (Position { epoch: self.epoch, revision: inner.revision }, others.cloned().chain(grants).collect())
-    }
-
-    /// The grants and requests of a workload that have not come to their end, by key.
-    pub fn live_grants_of(&self, workload: &str) -> Vec<Arc<Stored>> {
-        let inner = self.read();
-        inner.grants.workloads.get(workload).map(|grants| grants.values().cloned().collect()).unwrap_or_default()
     }
 
     /// How many reviews are open, and how many break-glass grants are in force, which all have one.
@@ -391,6 +381,13 @@ impl Index {
         let inner = self.read();
         let page = inner.live.range(from).take_while(|((k, _), _)| *k == kind);
         page.take(limit).map(|(_, s)| Arc::clone(s)).collect()
+    }
+
+    /// The grants and requests of a workload, by key.
+    pub fn grants_of(&self, workload: &SpiffeId) -> Vec<Arc<Stored>> {
+        let inner = self.read();
+        let keys = inner.workloads.of(workload);
+        keys.filter_map(|key| inner.live.get(&(Kind::Grant, Arc::clone(key)))).cloned().collect()
     }
 
     /// The live objects of one kind, by key.

@@ -6,13 +6,16 @@
 mod agenda;
 pub mod api;
 pub mod audit;
+pub mod callers;
 mod commit;
 mod core;
 mod desk;
+pub mod exchange;
 pub mod fleet;
 pub mod index;
 mod key_book;
 pub mod keys;
+pub mod operator_policy;
 pub mod operators;
 pub mod principal;
 mod restore;
@@ -20,7 +23,9 @@ mod rules;
 pub mod store;
 pub mod sweep;
 pub mod sync_server;
+pub mod token_keys;
 pub mod token_review;
+pub mod uses;
 pub mod workload_identity;
 
 pub use self::agenda::Retention;

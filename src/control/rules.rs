@@ -215,7 +215,8 @@ pub(super) fn grantable(index: &Index, grant: &Grant) -> Result<Vec<Arc<Stored>>
     Ok(services)
 }
 
-fn actions_of(route: &Route) -> impl Iterator<Item = &str> {
+/// The actions that requests for a route can mean.
+pub(super) fn actions_of(route: &Route) -> impl Iterator<Item = &str> {
     let defaults = if route.action.is_none() && route.methods.is_empty() { &Route::DEFAULT_ACTIONS[..] } else { &[] };
     let by_method = if route.action.is_none() { route.methods.as_slice() } else { &[] };
     route

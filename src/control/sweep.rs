@@ -102,6 +102,9 @@ fn plan(core: &Core, desk: &Desk, index: &Index, keys: &[Arc<str>], now: Timesta
             plan.changes.push(Write::put(&Object::Grant(Box::new(next)), expect));
         } else if grant.state.is_terminal() && retention.due(grant) <= now {
             plan.changes.push(Write::delete(Kind::Grant, &**key, expect));
+            if let Some(book) = index.get(Kind::Allotment, key) {
+                plan.changes.push(Write::delete(Kind::Allotment, &**key, Expect::Revision(book.revision)));
+            }
             forgotten.insert(grant.id);
         } else {
             // Not due after all: it has changed since it was put on the agenda, or its next step is not a sweeper's.

@@ -42,6 +42,8 @@ pub(super) struct Claims<'a> {
     pub(super) kubernetes: Option<Value>,
     /// The grant that a token of the control plane is tied to.
     pub(super) grant_id: Option<Text<'a>>,
+    /// What it is for, as actions with spaces between them; read of tokens of the control plane only.
+    pub(super) scope: Option<Value>,
     /// It has `events`: a security event or logout token, which is nobody's credential (RFC 8417, section 2.2).
     pub(super) is_event: bool,
     aud: Option<SmallVec<[Text<'a>; 4]>>,
@@ -64,6 +66,14 @@ impl<'a> Claims<'a> {
     /// Whether the token is meant for `audience`.
     pub(super) fn is_for(&self, audience: &str) -> bool {
         self.aud.iter().flatten().any(|aud| aud.0 == audience)
+    }
+
+    /// The audience, if there is exactly one.
+    pub(super) fn only_audience(&self) -> Option<&str> {
+        match self.aud.as_deref() {
+            Some([only]) => Some(&only.0),
+            _ => None,
+        }
     }
 
     /// Whether it says whom it is meant for.
@@ -95,7 +105,7 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let (mut iss, mut sub, mut aud, mut jti, mut client_id, mut grant_id) = (None, None, None, None, None, None);
         let (mut exp, mut nbf, mut iat) = (None, None, None);
-        let (mut cnf, mut act, mut may_act, mut kubernetes) = (None, None, None, None);
+        let (mut cnf, mut act, mut may_act, mut kubernetes, mut scope) = (None, None, None, None, None);
         let mut is_event = false;
         let mut members = Members::default();
         while let Some(name) = members.next(&mut map)? {
@@ -140,6 +150,8 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
                     *self.fault = "`grant_id` is not a string";
                     grant_id = Some(map.next_value::<Text<'de>>()?);
                 }
+                // Other issuers may write it as they like: whoever reads it says what it must be.
+                "scope" => scope = Some(map.next_value_seed(StrictValue::member())?),
                 "cnf" => {
                     *self.fault = "`cnf` is not a JSON object of distinct members";
                     cnf = Some(object(&mut map)?);
@@ -168,7 +180,23 @@ impl<'de> Visitor<'de> for ClaimsSeed<'_> {
             return Err(A::Error::custom("missing member"));
         };
         *self.fault = NOT_CLAIMS;
-        Ok(Claims { iss, sub, exp, nbf, iat, jti, client_id, cnf, act, may_act, kubernetes, grant_id, is_event, aud })
+        Ok(Claims {
+            iss,
+            sub,
+            exp,
+            nbf,
+            iat,
+            jti,
+            client_id,
+            cnf,
+            act,
+            may_act,
+            kubernetes,
+            grant_id,
+            scope,
+            is_event,
+            aud,
+        })
     }
 }
 

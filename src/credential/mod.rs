@@ -29,7 +29,7 @@ mod tests;
 pub use self::client_cert::certificate_from_client_cert;
 pub use self::issuers::{IssuerSet, check_issuer, same_tokens};
 pub use self::key_set::{parse_key_set, strict_json};
-pub use self::profile::Actor;
+pub use self::profile::{Actor, Tie};
 pub use self::proof::{
     Confirmation, DPOP_ALGORITHMS, DPOP_WINDOW, Dpop, MAX_PROOF, NONCE_PERIOD, NonceKeyError, Nonces, Proven, Unproven,
     Unverified, WPT_MAX_LIFETIME, Wpt, check_dpop, check_wpt,

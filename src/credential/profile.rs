@@ -19,6 +19,8 @@ use crate::object::{GrantId, IssuerKind, MAX_DELEGATION_DEPTH};
 
 const SPIFFE: &str = "spiffe://";
 const APPLICATION: &str = "application/";
+/// The largest number of actions in a scope.
+const MAX_SCOPE: usize = 64;
 const SERVICE_ACCOUNT: &str = "system:serviceaccount:";
 
 /// Who acts for the subject of a token (RFC 8693, section 4.1).
@@ -30,6 +32,17 @@ pub struct Actor {
     pub claims: Value,
 }
 
+/// What a token that a control plane issued is tied to: it is good for no more than all of this says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tie {
+    /// The grant that it was issued on, and that it ends with.
+    pub grant: GrantId,
+    /// The service that it is for.
+    pub service: Arc<str>,
+    /// The actions that it is for.
+    pub scope: SmallVec<[Box<str>; 2]>,
+}
+
 /// What a profile reads from the claims beside the registered ones.
 #[derive(Debug)]
 pub(super) struct Profiled {
@@ -37,7 +50,7 @@ pub(super) struct Profiled {
     pub(super) workload: Option<SpiffeId>,
     /// UIDs of the Kubernetes objects that the token is bound to.
     pub(super) bound_objects: SmallVec<[Arc<str>; 3]>,
-    pub(super) grant: Option<GrantId>,
+    pub(super) tie: Option<Arc<Tie>>,
     /// Current actor first.
     pub(super) actors: SmallVec<[Actor; 1]>,
 }
@@ -150,7 +163,7 @@ pub(super) fn check(
     let mut profiled = Profiled {
         workload: None,
         bound_objects: SmallVec::new(),
-        grant: None,
+        tie: None,
         actors: actors(claims, issuer.max_delegation_depth)?,
     };
     // Who the actor is, is read by this issuer's mappings: a name that another gave means somebody else.
@@ -176,13 +189,7 @@ pub(super) fn check(
         IssuerKind::Portcullis => {
             access_token(claims)?;
             profiled.workload = Some(SpiffeId::parse(&claims.sub.0).map_err(|_why| not_a_workload())?);
-            profiled.grant = match &claims.grant_id {
-                None => None,
-                Some(id) => Some(
-                    id.0.parse()
-                        .map_err(|_not_an_id| CredentialReason::Malformed.because("`grant_id` is not an id"))?,
-                ),
-            };
+            profiled.tie = Some(Arc::new(tie(claims)?));
         }
         IssuerKind::Kubernetes => profiled.bound_objects = kubernetes(claims)?,
         IssuerKind::Oidc if typ == Type::AccessToken => access_token(claims)?,
@@ -206,6 +213,20 @@ fn access_token(claims: &Claims<'_>) -> Result<(), Rejection> {
         return Err(CredentialReason::Malformed.because("`iat`, `jti` and `client_id` are required in an access token"));
     }
     Ok(())
+}
+
+/// What a token of a control plane is tied to. Without any part of it there is no telling what it may be used for.
+fn tie(claims: &Claims<'_>) -> Result<Tie, Rejection> {
+    let malformed = |detail| CredentialReason::Malformed.because(detail);
+    let id = claims.grant_id.as_ref().ok_or(malformed("`grant_id` is required in a token of a control plane"))?;
+    let grant = id.0.parse().map_err(|_not_an_id| malformed("`grant_id` is not an id"))?;
+    let service = claims.only_audience().ok_or(malformed("`aud` of a token of a control plane is one service"))?;
+    let scope = claims.scope.as_ref().and_then(Value::as_str).unwrap_or_default();
+    let scope: SmallVec<[Box<str>; 2]> = scope.split(' ').filter(|action| !action.is_empty()).map(Box::from).collect();
+    if scope.is_empty() || scope.len() > MAX_SCOPE {
+        return Err(malformed("`scope` is 1 to 64 actions with spaces between them"));
+    }
+    Ok(Tie { grant, service: Arc::from(service), scope })
 }
 
 /// A projected token is bound to objects of the cluster by UID, and its `sub` says the same as its binding.

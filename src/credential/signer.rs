@@ -1,4 +1,4 @@
-//! Signs JWT-SVIDs with ES256, for `token issue`, `portcullis dev` and tests.
+//! Signs tokens with ES256: those that the control plane exchanges, and JWT-SVIDs for `token issue`, `dev` and tests.
 //!
 //! Pure, except that keys and signatures draw on the operating system's random source. Nothing on the request path
 //! signs. The private key is never shown: `Debug` prints `***`, and its PEM form is zeroised when dropped.
@@ -79,12 +79,23 @@ impl TokenSigner {
         Ok(pem)
     }
 
+    /// Makes a new key whose id is its own thumbprint (RFC 7638).
+    pub fn generate_named_by_thumbprint() -> Result<Self, SignerError> {
+        let mut signer = Self::generate_es256("")?;
+        let jwk = signer.public_jwk();
+        let member = |name: &str| jwk.get(name).cloned().unwrap_or_default();
+        // The required members of an EC key, in the order of their names, without white space.
+        let text = format!(r#"{{"crv":"P-256","kty":"EC","x":{},"y":{}}}"#, member("x"), member("y"));
+        signer.kid = URL_SAFE_NO_PAD.encode(super::verify::sha256(text.as_bytes()));
+        Ok(signer)
+    }
+
     /// The id that its tokens carry.
     pub fn kid(&self) -> &str {
         &self.kid
     }
 
-    /// The public half as a member of a SPIFFE bundle.
+    /// The public half as a member of a SPIFFE bundle; with another `use` it is one of a plain key set.
     pub fn public_jwk(&self) -> Value {
         // An uncompressed point: 4, then the two coordinates.
         let point = self.pair.public_key().as_ref();
@@ -103,6 +114,11 @@ impl TokenSigner {
     /// Signs claims, as they are.
     pub fn sign(&self, claims: &Value) -> Result<String, SignerError> {
         self.sign_text(&json!({ "alg": "ES256", "kid": self.kid, "typ": "JWT" }).to_string(), &claims.to_string())
+    }
+
+    /// Signs the claims of an access token (RFC 9068), as they are.
+    pub fn sign_access_token(&self, claims: &Value) -> Result<String, SignerError> {
+        self.sign_text(&json!({ "alg": "ES256", "kid": self.kid, "typ": "at+jwt" }).to_string(), &claims.to_string())
     }
 
     /// Signs claims under a header of the caller's making, so that tests can make what no issuer should.

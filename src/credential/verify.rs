@@ -16,12 +16,12 @@ use super::claims::Claims;
 use super::issuers::{IssuerSet, TrustedIssuer};
 use super::json::StrictValue;
 use super::jws::{Compact, Header, decode};
-use super::profile::{self, Actor, Profiled, Type};
+use super::profile::{self, Actor, Profiled, Tie, Type};
 use super::proof::Confirmation;
 use super::rejection::{CredentialReason, Rejection};
 use super::spiffe_id::SpiffeId;
 use crate::clock::Timestamp;
-use crate::object::{GrantId, IssuerKind, ProofPolicy};
+use crate::object::{IssuerKind, ProofPolicy};
 
 /// The longest token that is looked at, in bytes.
 pub const MAX_TOKEN: usize = 8 * 1024;
@@ -39,14 +39,16 @@ pub struct VerifiedToken {
     pub actors: SmallVec<[Actor; 1]>,
     /// What the token is bound to (`cnf`): without a proof, a bound token does not count.
     pub confirmation: Option<Confirmation>,
+    /// Who may act for the subject (RFC 8693, section 4.4), if it says.
+    pub may_act: Option<Arc<Value>>,
     /// What its issuer demands of proofs.
     pub proof: ProofPolicy,
     /// Whether it is a WIMSE workload identity token.
     pub is_wit: bool,
     /// UIDs of the Kubernetes objects that it is bound to.
     pub bound_objects: SmallVec<[Arc<str>; 3]>,
-    /// The grant that it is tied to.
-    pub grant: Option<GrantId>,
+    /// What it is tied to, when a control plane issued it.
+    pub tie: Option<Arc<Tie>>,
     /// All claims, for mapping; only where the token does not name the workload itself.
     pub claims: Option<Arc<Value>>,
     /// The kind of its issuer.
@@ -65,7 +67,8 @@ pub struct VerifiedToken {
     pub expires_at: Timestamp,
 }
 
-/// Verifies a token for the audiences of its issuer.
+/// Verifies a token for the audiences of its issuer. One that a control plane issued is for the service in its `tie`, which
+/// is not checked here.
 ///
 /// A proof of possession is not checked here: a token whose `confirmation` is set does not count without one.
 /// A `sub` that should be a workload's SPIFFE ID and is not is [`CredentialReason::Subject`]; a missing `kid` is
@@ -184,6 +187,8 @@ fn verify_with<E: From<Rejection>>(
 
     let meant_for_us = match audiences {
         Some(audiences) => audiences.iter().any(|a| claims.is_for(a)),
+        // Which service it is for, whoever knows the service asks.
+        None if issuer.kind == IssuerKind::Portcullis && issuer.audiences.is_empty() => profiled.tie.is_some(),
         None => issuer.audiences.iter().any(|a| claims.is_for(a)),
     };
     if needs_audience && !meant_for_us {
@@ -232,10 +237,11 @@ fn verified(
         workload: profiled.workload,
         actors: profiled.actors,
         confirmation,
+        may_act: claims.may_act.map(Arc::new),
         proof: issuer.proof,
         is_wit,
         bound_objects: profiled.bound_objects,
-        grant: profiled.grant,
+        tie: profiled.tie,
         claims: all,
         kind: issuer.kind,
         issuer: Arc::clone(&issuer.name),

@@ -21,6 +21,7 @@ mod request;
 mod response;
 mod server;
 mod service;
+mod uses;
 mod wire;
 
 use std::time::Duration;

@@ -5,6 +5,7 @@
 //! thread is waited for. One that needs a signature verified is decided on the verification pool, so that it delays no
 //! other; one that finds too many under way or no room there, or waits too long, is a denial. Each check has one outcome,
 //! which tells of it also when the client goes away.
+//! Long because every way that a check can take is read here.
 
 use core::net::IpAddr;
 use std::convert::Infallible;
@@ -28,6 +29,8 @@ use super::request::{self, HeaderLimits};
 use super::{Config, response};
 use crate::authz::{self, Decision, DecisionId, Deferred, Reason};
 use crate::cache::{Admission, AdmissionLimits, Gate, QueueFull, Source, Turn, VerificationPool};
+use crate::grant::purse::Purse;
+use crate::object::GrantId;
 use crate::telemetry::{Outcome, Shed, Telemetry};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -36,7 +39,7 @@ const HEALTH: &str = "/grpc.health.v1.Health/";
 /// What every connection of the door shares.
 #[derive(Debug)]
 pub(super) struct Door {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     verification: VerificationPool,
     telemetry: Arc<Telemetry>,
     config: Config,
@@ -50,18 +53,26 @@ pub(super) struct Door {
 
 /// From a message to its answer, on whatever thread.
 #[derive(Debug)]
-struct Core {
-    decide: Decide,
+pub(super) struct Core {
+    pub(super) decide: Decide,
     limits: HeaderLimits,
     grant_request_url: Option<String>,
 }
 
+/// Why a check is not answered at once.
+enum Later {
+    /// It takes the verification of a signature.
+    Costly(Costly),
+    /// It takes a use of this grant, which is on its way.
+    Awaits(GrantId),
+}
+
 /// What was decided, once no part of it borrows from the message.
-struct Decided {
-    answer: Bytes,
-    decision: Decision,
-    method: String,
-    path: String,
+pub(super) struct Decided {
+    pub(super) answer: Bytes,
+    pub(super) decision: Decision,
+    pub(super) method: String,
+    pub(super) path: String,
 }
 
 /// Counted among the checks that wait to be verified, until it is dropped.
@@ -150,10 +161,9 @@ impl Door {
                     answer
                 }
                 // Boxed, because it is rare: otherwise every check would be as large as one that waits.
-                Err(Costly { deferred, client }) => {
+                Err(later) => {
                     self.observe(arrival.at, Some(arrival.at.elapsed()), at_once);
-                    let source = Source::of(client, arrival.connection);
-                    Box::pin(self.answer_verified(&message, deferred, source, &mut outcome)).await
+                    Box::pin(self.answer_later(&message, later, arrival, &mut outcome)).await
                 }
             },
             Err(bad) => {
@@ -182,13 +192,17 @@ impl Door {
         }
     }
 
-    /// Answers at once, unless that takes the verification of a signature.
-    fn answer(&self, message: &[u8], outcome: &mut Outcome<'_>) -> Result<Bytes, Costly> {
+    /// Answers at once, unless that takes the verification of a signature, or a use of a grant that is on its way.
+    fn answer(&self, message: &[u8], outcome: &mut Outcome<'_>) -> Result<Bytes, Later> {
         let answered = catch_unwind(AssertUnwindSafe(|| match request::decode(message, self.core.limits) {
             Ok(request) => {
                 outcome.trace(&request.headers);
                 let decision = self.core.decide.check_unless_costly(&request);
-                let decision = decision.map_err(|deferred| Costly { deferred, client: request.peer.address })?;
+                let decision =
+                    decision.map_err(|deferred| Later::Costly(Costly { deferred, client: request.peer.address }))?;
+                if let Some(grant) = decision.awaits {
+                    return Err(Later::Awaits(grant));
+                }
                 let answer = self.core.encode(&decision, &request);
                 outcome.finish(decision, request.method, request.path);
                 Ok(answer)
@@ -198,7 +212,27 @@ impl Door {
         answered.unwrap_or_else(|_panic| Ok(self.panicked(outcome)))
     }
 
-    /// Answers from the verification pool. The message stays with the one who waits: when the client goes away, the
+    async fn answer_later(
+        &self,
+        message: &Message<'_>,
+        later: Later,
+        arrival: &Arrival,
+        outcome: &mut Outcome<'_>,
+    ) -> Bytes {
+        let awaited = match later {
+            Later::Awaits(grant) => Err(grant),
+            Later::Costly(Costly { deferred, client }) => {
+                let source = Source::of(client, arrival.connection);
+                self.answer_verified(message, deferred, source, outcome).await
+            }
+        };
+        match awaited {
+            Ok(answer) => answer,
+            Err(grant) => self.answer_with_use(message, grant, arrival.at, outcome).await,
+        }
+    }
+
+    /// Answers from the verification pool, unless it takes a use of a grant that is on its way. The message stays with the one who waits: when the client goes away, the
     /// job finds nothing left to do.
     async fn answer_verified(
         &self,
@@ -206,15 +240,12 @@ impl Door {
         deferred: Deferred,
         source: Source,
         outcome: &mut Outcome<'_>,
-    ) -> Bytes {
+    ) -> Result<Bytes, GrantId> {
         let metrics = self.telemetry.metrics();
         let Some(_verifying) = Verifying::begin(&self.admission) else {
             metrics.shed(Shed::Cold).inc();
-            return self.refuse(
-                outcome,
-                Reason::SystemOverload,
-                "no time to verify while so many checks are under way",
-            );
+            let detail = "no time to verify while so many checks are under way";
+            return Ok(self.refuse(outcome, Reason::SystemOverload, detail));
         };
         let message = Arc::new(message.share());
         let (reply, answer) = oneshot::channel();
@@ -233,31 +264,33 @@ impl Door {
             Ok(limit) => metrics.verification_limit().set(i64::try_from(limit).unwrap_or(i64::MAX)),
             Err(full @ QueueFull) => {
                 metrics.verification_shed(deferred).inc();
-                return self.refuse(outcome, Reason::SystemOverload, &full.to_string());
+                return Ok(self.refuse(outcome, Reason::SystemOverload, &full.to_string()));
             }
         }
         let decided = answer.await;
         drop(message);
         match decided {
+            Ok(Some(Decided { decision: Decision { awaits: Some(grant), .. }, .. })) => Err(grant),
             Ok(Some(Decided { answer, decision, method, path })) => {
                 outcome.finish(decision, &method, &path);
-                answer
+                Ok(answer)
             }
             Ok(None) => {
                 metrics.verification_shed(deferred).inc();
-                self.refuse(outcome, Reason::SystemOverload, "the check waited too long for its verification")
+                let detail = "the check waited too long for its verification";
+                Ok(self.refuse(outcome, Reason::SystemOverload, detail))
             }
-            Err(_dropped) => self.panicked(outcome),
+            Err(_dropped) => Ok(self.panicked(outcome)),
         }
     }
 
-    fn panicked(&self, outcome: &mut Outcome<'_>) -> Bytes {
+    pub(super) fn panicked(&self, outcome: &mut Outcome<'_>) -> Bytes {
         tracing::error!("a check panicked and is denied");
         self.refuse(outcome, Reason::SystemInternal, "the check panicked")
     }
 
     fn refuse(&self, outcome: &mut Outcome<'_>, reason: Reason, detail: &str) -> Bytes {
-        let decision = Decision::refuse(DecisionId::new(self.core.decide.now()), reason, detail);
+        let decision = Decision::refuse(DecisionId::new(self.core.decide.now().wall), reason, detail);
         let answer = response::encode(&decision, None, None);
         outcome.finish(decision, "", "");
         answer
@@ -309,8 +342,17 @@ fn grpc(body: Reply) -> Response<Reply> {
 impl Core {
     /// Decides on a message that has been read before, whatever it costs.
     fn decide(&self, message: &[u8]) -> Option<Decided> {
+        self.decide_by(message, |request| self.decide.check_deferred(request))
+    }
+
+    /// Decides again on a message that waited for a use of a grant.
+    pub(super) fn decide_again(&self, message: &[u8]) -> Option<Decided> {
+        self.decide_by(message, |request| self.decide.check_again(request))
+    }
+
+    fn decide_by(&self, message: &[u8], decide: impl FnOnce(&authz::Request<'_>) -> Decision) -> Option<Decided> {
         let request = request::decode(message, self.limits).ok()?;
-        let decision = self.decide.check_deferred(&request);
+        let decision = decide(&request);
         let answer = self.encode(&decision, &request);
         Some(Decided { answer, decision, method: request.method.to_owned(), path: request.path.to_owned() })
     }
@@ -354,11 +396,28 @@ impl Decide {
         }
     }
 
-    fn now(&self) -> crate::clock::Timestamp {
+    fn check_again(&self, request: &authz::Request<'_>) -> Decision {
         match self {
-            Self::Gate(gate) => gate.clock().now().wall,
+            Self::Gate(gate) => gate.check_again(request),
             #[cfg(test)]
-            Self::Test(_, clock) => clock.now().wall,
+            Self::Test(decide, _) => decide(request),
+        }
+    }
+
+    /// The uses of grants that it may spend, if it counts any.
+    pub(super) fn purse(&self) -> Option<&Purse> {
+        match self {
+            Self::Gate(gate) => Some(gate.state().purse()),
+            #[cfg(test)]
+            Self::Test(..) => None,
+        }
+    }
+
+    pub(super) fn now(&self) -> crate::clock::Now {
+        match self {
+            Self::Gate(gate) => gate.clock().now(),
+            #[cfg(test)]
+            Self::Test(_, clock) => clock.now(),
         }
     }
 }

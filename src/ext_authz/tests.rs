@@ -28,6 +28,7 @@ use crate::readiness::Readiness;
 use crate::telemetry::{CheckTracer, Output, Records, RecordsConfig, Shed, SidecarMetrics, Telemetry};
 
 mod tracing;
+mod uses;
 mod verification;
 
 struct Running {

@@ -232,6 +232,43 @@ impl GrantIndex {
         found
     }
 
+    /// Whether a grant may be in force, and its uses are counted.
+    pub fn is_counted(&self, id: GrantId) -> bool {
+        let id = *id.0.as_bytes();
+        let leaf = self.by_id.get(Shard::of(&id)).and_then(|ids| ids.find(&id));
+        let leaf = leaf.and_then(|shard| self.by_workload.get(shard));
+        leaf.and_then(|leaf| leaf.limits(&id)).is_some_and(|limits| limits.uses().is_some())
+    }
+
+    /// What is known of one grant of `workload` for what is `sought`, whatever other grants there are.
+    pub fn find_one(
+        &self,
+        id: GrantId,
+        workload: &WorkloadKey,
+        sought: &Sought<'_>,
+        is_revoked: impl Fn(GrantId) -> bool,
+    ) -> Covering {
+        let mut found = Covering { active: SmallVec::new(), counted: Vec::new(), standing: Standing::None };
+        let leaf = self.by_workload.get(Shard::of(&workload.0));
+        let Some(leaf) = leaf.filter(|_| self.filling.is_none()) else { return found };
+        let look = Look { names: &self.names, leaf, sought, apart: Apart::Id, is_revoked };
+        // What can cover the request stands together; only a denial looks at the rest.
+        for resource in sought.resource {
+            let Some(&resource) = self.names.resources.get(resource) else { continue };
+            let [general, matching, _] = leaf.find(&workload.0, resource, sought.path.as_str());
+            let here = general.iter().chain(matching);
+            here.filter(|entry| entry.id == *id.0.as_bytes()).for_each(|entry| look.consider(entry, &mut found));
+            if !found.active.is_empty() || !found.counted.is_empty() {
+                found.keep_one_of_each(Apart::Id);
+                return found;
+            }
+        }
+        for entry in leaf.of(&workload.0).iter().filter(|entry| entry.id == *id.0.as_bytes()) {
+            found.standing = found.standing.max(look.standing(entry));
+        }
+        found
+    }
+
     /// What policies may know of an active grant.
     pub fn facts(&self, active: &Active) -> GrantFacts {
         let actions = self.names.action_set(active.actions);
@@ -298,6 +335,21 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
         found.standing = found.standing.max(standing);
     }
 
+    /// What can be said about a grant that does not cover the request, whatever resource it is on.
+    fn standing(&self, entry: &Entry) -> Standing {
+        let now = self.sought.now;
+        let id = GrantId(uuid::Uuid::from_bytes(entry.id));
+        let over = |at, by| Standing::Over(Ended { at, by, id });
+        match entry.phase {
+            _ if entry.phase == Phase::Revoked || (self.is_revoked)(id) => over(entry.not_after.min(now), End::Revoked),
+            Phase::Pending => Standing::Pending(id),
+            Phase::Exhausted => over(entry.not_after.min(now), End::Exhausted),
+            _ if now < entry.not_before => Standing::NotYetValid(id),
+            _ if now >= entry.not_after => over(entry.not_after, End::Expired),
+            _ => Standing::Scope(id),
+        }
+    }
+
     /// A grant with limits, if they let it cover the request, and whether its uses are counted.
     #[inline(never)]
     fn limited(&self, entry: &Entry) -> Result<(Active, bool), Standing> {
@@ -320,8 +372,6 @@ fn phase(grant: &CompactGrant<'_>) -> Option<(Phase, Timestamp, Timestamp)> {
     let granted = Phase::granted(grant.is_limited(), grant.break_glass);
     match grant.state {
         GrantState::Pending => Some((Phase::Pending, start, Timestamp::MAX)),
-        // What nobody counts yet must not be without limit.
-        GrantState::Scheduled | GrantState::Active | GrantState::Ended if grant.uses.is_some() => None,
         GrantState::Scheduled => Some((Phase::Scheduled, grant.not_before?, grant.not_after?)),
         GrantState::Active => Some((granted, grant.not_before?, grant.not_after?)),
         GrantState::Ended => Some((Phase::Over, grant.not_before?, ended(grant.ended_at?))),

@@ -181,6 +181,11 @@ impl Leaf {
         [general, matching, exact]
     }
 
+    /// All grants of a workload.
+    pub(super) fn of(&self, workload: &Key) -> &[Entry] {
+        cut(&self.entries, |e| e.workload < *workload, |e| e.workload <= *workload)
+    }
+
     /// Whether an entry of this leaf is for `path`.
     pub(super) fn covers_path(&self, entry: &Entry, path: &CanonicalPath<'_>) -> bool {
         match entry.kind {

@@ -7,11 +7,14 @@ pub mod compact;
 mod covering;
 mod index;
 mod leaf;
+pub mod ledger;
 mod limits;
 pub mod policy;
+pub mod purse;
 mod rules;
 mod sharded;
 mod shards;
+mod signal;
 
 pub use self::compact::CompactGrant;
 pub use self::covering::{Active, Apart, Covering, End, Ended, Sought, Standing};
@@ -23,3 +26,4 @@ pub use self::rules::{
 };
 pub use self::sharded::ShardedMap;
 pub use self::shards::{Key, WorkloadKey};
+pub use self::signal::Signal;

@@ -249,6 +249,12 @@ fn check_break_glass(new: &NewGrantRequest, party: &Party) -> Result<(), FieldEr
     if new.duration_seconds > MAX_BREAK_GLASS_SECONDS {
         return error("duration_seconds", "break-glass lasts at most 3600 seconds");
     }
+    if new.uses.is_some() {
+        return error(
+            "uses",
+            "break-glass has no use limit: an emergency does not wait for its uses to be counted out",
+        );
+    }
     if new.starts_at.is_some() {
         return error("starts_at", "break-glass is for now");
     }

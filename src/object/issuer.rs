@@ -27,7 +27,9 @@ pub struct Issuer {
     /// `oidc` only: what its tokens are.
     #[serde(default, skip_serializing_if = "TokenType::is_default")]
     pub token_type: TokenType,
-    /// Audiences of which a token must name at least one.
+    /// Audiences of which a token must name at least one. `portcullis` has none: each of its tokens names one service, and
+    /// is for that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub audiences: Vec<String>,
     /// Signature algorithms that its tokens may use. Without it, those of its kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -253,7 +255,12 @@ impl Issuer {
                 return Err(FieldError::new("max_delegation_depth", "transaction tokens authenticate nobody"));
             }
         }
-        if self.audiences.is_empty() || self.audiences.iter().any(String::is_empty) {
+        if self.kind == IssuerKind::Portcullis {
+            if !self.audiences.is_empty() {
+                let why = "issuers of kind `portcullis` have none: their tokens name the service that they are for";
+                return Err(FieldError::new("audiences", why));
+            }
+        } else if self.audiences.is_empty() || self.audiences.iter().any(String::is_empty) {
             return Err(FieldError::new("audiences", "at least one audience is needed, and none may be empty"));
         }
         self.check_algorithms()?;

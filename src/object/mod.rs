@@ -5,6 +5,7 @@
 //! not understood must not be ignored. What only makes sense against other objects (a grant's resource exists, a
 //! policy type-checks) is checked where those are at hand: in `control` before commit, in `authz` on compile.
 
+mod allotments;
 mod approval;
 mod grant;
 mod grant_policies;
@@ -12,16 +13,19 @@ mod issuer;
 mod key_source;
 mod limits;
 mod mapping;
+mod operator_policies;
 mod policy_set;
 mod review;
 mod revocation;
 mod service;
+mod signing_key;
 mod workload;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::allotments::{Allotments, MAX_ACCOUNTS, UseAccount};
 pub use self::approval::{ApprovalStep, Needs, Party, PartyKind};
 pub use self::grant::{Ending, Grant, GrantId, GrantState, ParseGrantIdError, Vote, VoteKind};
 pub use self::grant_policies::GrantPolicySet;
@@ -31,12 +35,14 @@ pub use self::issuer::{
 pub use self::key_source::KeySource;
 pub use self::limits::{ExactCall, GrantConditions, TimeWindow, Weekday};
 pub use self::mapping::{Condition, Conditions, CredentialMapping, MAX_CONDITIONS, MAX_MAPPINGS, Test, claim};
+pub use self::operator_policies::OperatorPolicySet;
 pub use self::policy_set::{POLICY_SET_KEY, PolicySet};
 pub use self::review::{Closing, Idempotency, Lift, Review};
 pub use self::revocation::{Revocation, Target};
 pub use self::service::{
     Authentication, Freshness, GrantTerms, Method, ResourceName, ResourceNameError, Route, Service,
 };
+pub use self::signing_key::{SigningKey, SigningKeyState};
 pub use self::workload::{Suspension, Workload, WorkloadKind, WorkloadPattern};
 
 /// What kind of object a document is. The order is the order in which a snapshot sends them.
@@ -60,6 +66,12 @@ pub enum Kind {
     GrantPolicySet = 7,
     /// [`Review`]
     Review = 8,
+    /// [`Allotments`]
+    Allotment = 9,
+    /// [`SigningKey`]
+    SigningKey = 10,
+    /// [`OperatorPolicySet`]
+    OperatorPolicySet = 11,
     /// [`Lift`]
     Lift = 20,
     /// [`Idempotency`]
@@ -85,6 +97,12 @@ pub enum Object {
     GrantPolicySet(GrantPolicySet),
     /// See [`Kind::Review`].
     Review(Box<Review>),
+    /// See [`Kind::Allotment`].
+    Allotment(Box<Allotments>),
+    /// See [`Kind::SigningKey`].
+    SigningKey(Box<SigningKey>),
+    /// See [`Kind::OperatorPolicySet`].
+    OperatorPolicySet(OperatorPolicySet),
     /// See [`Kind::Lift`].
     Lift(Box<Lift>),
     /// See [`Kind::Idempotency`].
@@ -105,7 +123,7 @@ pub struct FieldError {
 
 impl Kind {
     /// Every kind, in snapshot order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Revocation,
         Self::Issuer,
         Self::Workload,
@@ -114,6 +132,9 @@ impl Kind {
         Self::Grant,
         Self::GrantPolicySet,
         Self::Review,
+        Self::Allotment,
+        Self::SigningKey,
+        Self::OperatorPolicySet,
         Self::Lift,
         Self::Idempotency,
     ];
@@ -133,7 +154,10 @@ impl Kind {
             Self::PolicySet => "policy_set",
             Self::Grant => "grant",
             Self::GrantPolicySet => "grant_policy_set",
+            Self::OperatorPolicySet => "operator_policy_set",
             Self::Review => "review",
+            Self::Allotment => "allotment",
+            Self::SigningKey => "signing_key",
             Self::Lift => "lift",
             Self::Idempotency => "idempotency",
         }
@@ -172,7 +196,10 @@ impl Object {
             Kind::PolicySet => Self::PolicySet(from_json(body)?),
             Kind::Grant => Self::Grant(Box::new(from_json(body)?)),
             Kind::GrantPolicySet => Self::GrantPolicySet(from_json(body)?),
+            Kind::OperatorPolicySet => Self::OperatorPolicySet(from_json(body)?),
             Kind::Review => Self::Review(Box::new(from_json(body)?)),
+            Kind::Allotment => Self::Allotment(Box::new(from_json(body)?)),
+            Kind::SigningKey => Self::SigningKey(Box::new(from_json(body)?)),
             Kind::Lift => Self::Lift(Box::new(from_json(body)?)),
             Kind::Idempotency => Self::Idempotency(from_json(body)?),
         };
@@ -190,7 +217,10 @@ impl Object {
             Self::PolicySet(o) => o.check(),
             Self::Grant(o) => o.check(),
             Self::GrantPolicySet(o) => o.check(),
+            Self::OperatorPolicySet(o) => o.check(),
             Self::Review(o) => o.check(),
+            Self::Allotment(o) => o.check(),
+            Self::SigningKey(o) => o.check(),
             Self::Lift(o) => o.check(),
             Self::Idempotency(o) => o.check(),
         }
@@ -206,7 +236,10 @@ impl Object {
             Self::PolicySet(_) => Kind::PolicySet,
             Self::Grant(_) => Kind::Grant,
             Self::GrantPolicySet(_) => Kind::GrantPolicySet,
+            Self::OperatorPolicySet(_) => Kind::OperatorPolicySet,
             Self::Review(_) => Kind::Review,
+            Self::Allotment(_) => Kind::Allotment,
+            Self::SigningKey(_) => Kind::SigningKey,
             Self::Lift(_) => Kind::Lift,
             Self::Idempotency(_) => Kind::Idempotency,
         }
@@ -222,7 +255,10 @@ impl Object {
             Self::PolicySet(_) => POLICY_SET_KEY.to_owned(),
             Self::Grant(o) => o.id.to_string(),
             Self::GrantPolicySet(_) => GrantPolicySet::KEY.to_owned(),
+            Self::OperatorPolicySet(_) => OperatorPolicySet::KEY.to_owned(),
             Self::Review(o) => o.grant.to_string(),
+            Self::Allotment(o) => o.grant.to_string(),
+            Self::SigningKey(o) => o.kid.clone(),
             Self::Lift(o) => o.id().to_string(),
             Self::Idempotency(o) => o.key.clone(),
         }
@@ -239,7 +275,10 @@ impl Object {
             Self::PolicySet(_) => key == POLICY_SET_KEY,
             Self::Grant(o) => uuid(&o.id.0),
             Self::GrantPolicySet(_) => key == GrantPolicySet::KEY,
+            Self::OperatorPolicySet(_) => key == OperatorPolicySet::KEY,
             Self::Review(o) => uuid(&o.grant.0),
+            Self::Allotment(o) => uuid(&o.grant.0),
+            Self::SigningKey(o) => o.kid == key,
             Self::Lift(o) => uuid(&o.revocation.id),
             Self::Idempotency(o) => o.key == key,
         }
@@ -255,7 +294,10 @@ impl Object {
             Self::PolicySet(o) => serde_json::to_vec(o),
             Self::Grant(o) => serde_json::to_vec(o),
             Self::GrantPolicySet(o) => serde_json::to_vec(o),
+            Self::OperatorPolicySet(o) => serde_json::to_vec(o),
             Self::Review(o) => serde_json::to_vec(o),
+            Self::Allotment(o) => serde_json::to_vec(o),
+            Self::SigningKey(o) => serde_json::to_vec(o),
             Self::Lift(o) => serde_json::to_vec(o),
             Self::Idempotency(o) => serde_json::to_vec(o),
         };

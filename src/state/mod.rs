@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Guard};
 
 pub use self::missing::MissingKeys;
 use crate::authz::{Lease, Snapshot};
+use crate::grant::purse::Purse;
 
 /// What checks are answered from.
 #[derive(Debug, Default)]
@@ -26,6 +27,7 @@ pub struct World {
 pub struct State {
     world: ArcSwap<World>,
     missing_keys: MissingKeys,
+    purse: Purse,
 }
 
 /// A world that has been replaced, perhaps still in use by checks under way.
@@ -48,6 +50,11 @@ impl State {
     /// Issuers to report to the control plane, because a key of theirs is missing.
     pub const fn missing_keys(&self) -> &MissingKeys {
         &self.missing_keys
+    }
+
+    /// The uses of grants that may be spent here.
+    pub const fn purse(&self) -> &Purse {
+        &self.purse
     }
 
     /// Puts a snapshot in force, under the current lease.

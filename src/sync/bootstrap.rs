@@ -148,6 +148,8 @@ fn build(mut assembly: Assembly, shared: &Shared, mut todo: mpsc::Receiver<Arriv
             Body::Chunk(chunk) => put(&mut assembly, shared, epoch, chunk, &last.0)?,
             Body::End(end) => return Ok(Ended { built: Some(assembly.end(epoch, &end)?), last, rest: todo }),
             Body::Begin(_) => return Ok(Ended { built: None, last, rest: todo }),
+            // No part of the state, and wanted by checks that wait.
+            Body::Allotment(given) => super::uses::take_in(shared.state.purse(), &given, shared.clock.now().mono),
             Body::Delta(_) | Body::Bookmark(_) => return Err(BootstrapError::Kind),
         }
     }

@@ -38,6 +38,11 @@ pub fn payloads(mut bytes: &[u8]) -> Vec<Position> {
                 let mut replay = Replay::on(&snapshot);
                 replay.delta(epoch, delta.into()).map(|()| snapshot = replay.finish().snapshot)
             }
+            Body::Allotment(given) => {
+                let purse = crate::grant::purse::Purse::default();
+                super::uses::take_in(&purse, &given, crate::clock::Monotonic::from_nanos(0));
+                Ok(())
+            }
             Body::Bookmark(bookmark) => {
                 _ = super::apply::lease(&bookmark, crate::clock::Monotonic::from_nanos(0), None);
                 Ok(())

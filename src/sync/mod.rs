@@ -18,6 +18,7 @@ mod frame;
 pub mod fuzzing;
 mod session;
 mod stats;
+mod uses;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

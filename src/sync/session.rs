@@ -21,6 +21,7 @@ use super::apply::{self, Assembly, Built, Unusable};
 use super::bootstrap::{Arrived, Bootstrap, BootstrapError, Ended};
 use super::connect::reasons;
 use super::frame::MAX_FRAME_BYTES;
+use super::uses;
 use crate::clock::Monotonic;
 use crate::offload::offload;
 use crate::state::Retired;
@@ -33,6 +34,8 @@ use crate::wire::{Epoch, Position, RETRY_AFTER};
 
 /// How long a frame of ours may wait for the control plane to read it.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the control plane may take to read what is given back.
+const GIVING_BACK: Duration = Duration::from_secs(1);
 /// How many objects a small delta has.
 const SMALL: usize = 4;
 /// How many unusable objects of one revision are reported one by one.
@@ -135,11 +138,16 @@ impl Session {
         let mut silent_until = Instant::now() + self.shared.config.idle_timeout;
         let mut look_for_missing_keys = tokio::time::interval(MISSING_KEYS.0);
         look_for_missing_keys.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let shared = Arc::clone(&self.shared);
+        let purse = shared.state.purse();
+        purse.reconnected();
         loop {
+            let seen = purse.news().seen();
+            let due = self.tell_of_uses().await?;
             let waiting = self.stream.confirmed && !self.unacknowledged.is_empty();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return Err(End::Stopped),
+                () = stop.cancelled() => return Err(self.give_back_uses(inbound).await),
                 frame = inbound.message() => {
                     match frame.map_err(|status| refused(&status))? {
                         Some(frame) => self.arrived((frame, Instant::now())).await?,
@@ -152,6 +160,8 @@ impl Session {
                     return Err(failed("the control plane has been silent for too long"));
                 }
                 () = tokio::time::sleep(Duration::from_millis(1)), if waiting => {}
+                () = purse.news().after(seen) => {}
+                () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
                 _ = look_for_missing_keys.tick() => self.report_missing_keys().await?,
             }
             self.acknowledge().await?;
@@ -228,6 +238,10 @@ impl Session {
     async fn frame(&mut self, (frame, arrived): Arrived) -> Outcome<()> {
         let opened = self.shared.opener.open(&frame).map_err(|e| failed(&format!("a frame was refused: {e}")))?;
         match opened.body {
+            Body::Allotment(given) => {
+                uses::take_in(self.shared.state.purse(), &given, self.shared.clock.now().mono);
+                Ok(())
+            }
             Body::Delta(delta) => self.delta(&frame, opened.epoch, delta, arrived).await,
             Body::Bookmark(bookmark) => self.bookmark(frame, opened.epoch, &bookmark).await,
             Body::Begin(begin) => {
@@ -327,6 +341,11 @@ impl Session {
         // INVARIANT: the applied position never falls; `Assembly` and `Replay` have made sure of it.
         let retired = self.shared.state.publish(Arc::new(built.snapshot));
         self.position = Some(position);
+        let purse = self.shared.state.purse();
+        if !purse.is_empty() {
+            let world = self.shared.state.load();
+            purse.retain(|grant| world.snapshot.as_ref().is_some_and(|s| s.counts_uses_of(grant)));
+        }
         self.unacknowledged.push_back((retired, position, snapshot));
         self.shared.stats.applied(position.revision.0, arrived.elapsed(), snapshot, built.unusable.len());
         built.unusable
@@ -356,6 +375,31 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Tells what was spent, what is given back and what is wanted of the uses of grants. When there will be more to tell.
+    async fn tell_of_uses(&self) -> Outcome<Option<Duration>> {
+        let (purse, now) = (self.shared.state.purse(), self.shared.clock.now().mono);
+        for message in purse.messages(now) {
+            self.send(Frame::Uses(uses::told(&message))).await?;
+        }
+        Ok(purse.due(now))
+    }
+
+    /// The end of the process: nothing is spent any more, and what is left is given back.
+    async fn give_back_uses(&mut self, mut inbound: Streaming<ServerFrame>) -> End {
+        let purse = self.shared.state.purse();
+        if purse.is_empty() {
+            return End::Stopped;
+        }
+        purse.close();
+        if self.tell_of_uses().await.is_ok() {
+            // The end of what we say; the control plane ends the stream once it has read that far.
+            self.stream.out = None;
+            let read = async { while let Ok(Some(_)) = inbound.message().await {} };
+            let _late = tokio::time::timeout(GIVING_BACK, read).await;
+        }
+        End::Stopped
     }
 
     /// Acknowledges as far as no check uses anything older. Never before: an acknowledgement says that no answer from

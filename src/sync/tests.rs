@@ -7,3 +7,4 @@ mod misbehaving;
 mod plane;
 mod secure;
 mod stream;
+mod uses;

@@ -267,6 +267,14 @@ impl GateCollector {
         }
         out.push(Box::new(entries));
 
+        let uses = self.gate.state().purse().counts();
+        let help = "Uses of grants that the control plane gave to this process, and that it spent.";
+        let family = IntCounterVec::new(Opts::new("portcullis_grant_uses_total", help), &["event"])?;
+        for (event, count) in [("given", uses.given), ("spent", uses.spent)] {
+            family.with_label_values(&[event]).inc_by(count);
+        }
+        out.push(Box::new(family));
+
         let now = self.gate.clock().now();
         let world = self.gate.state().load();
         let revision =
@@ -350,6 +358,7 @@ mod tests {
         assert!(before.contains("portcullis_snapshot_revision 0\n"), "{before}");
         assert!(before.contains("portcullis_cache_hits_total{cache=\"tokens\"} 0\n"), "{before}");
         assert!(before.contains("portcullis_cache_entries{cache=\"decisions\"} 0\n"), "{before}");
+        assert!(before.contains("portcullis_grant_uses_total{event=\"spent\"} 0\n"), "{before}");
         assert!(!before.contains("portcullis_snapshot_age_seconds "), "no age without a lease: {before}");
 
         use crate::clock::Clock;

@@ -127,8 +127,8 @@ pub(crate) fn proof(data: &[u8]) -> bool {
         proof,
         method: "GET",
         is_target: &|uri| uri == "https://shop.example/catalog/1",
-        token_digest: &token_digest,
-        bound_to: &PROOF_KEY,
+        token_digest: Some(&token_digest),
+        bound_to: Some(&PROOF_KEY),
         nonces: None,
         remembered_since: Timestamp::from_secs(0),
         now: NOW,
@@ -179,7 +179,14 @@ pub(crate) fn check(data: &[u8]) -> bool {
     let bytes: usize = request.headers.iter().map(|h| h.name.len() + h.value.len()).sum();
     assert!(request.headers.len() <= 256 && bytes <= 65_536, "{} headers of {bytes} bytes", request.headers.len());
     let (snapshot, lease, now) = &*ESTATE;
-    let inputs = Inputs { snapshot: Some(snapshot), lease: Some(*lease), now: *now, proofs: None, settings: &SETTINGS };
+    let inputs = Inputs {
+        snapshot: Some(snapshot),
+        lease: Some(*lease),
+        now: *now,
+        proofs: None,
+        settings: &SETTINGS,
+        uses: None,
+    };
     let decision = authz::decide(&request, inputs, &NoMemo);
     assert!(decision.permit().is_none(), "allowed, and nobody has a credential");
     true

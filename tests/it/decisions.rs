@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use crate::certificates;
 use crate::check_door::CheckDoor;
 
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "certificate",
     "conditions",
     "credential",
@@ -41,6 +41,7 @@ const FILES: [&str; 14] = [
     "revoked_issuer",
     "revoked_object",
     "stale",
+    "tied",
     "too_stale",
     "README",
 ];
@@ -139,6 +140,18 @@ struct Token {
     /// Binds it to the client's key, by `cnf.jkt`.
     #[serde(default)]
     bound: bool,
+    /// Makes it one that a control plane issued.
+    tie: Option<Tie>,
+}
+
+/// What a token of a control plane is tied to.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tie {
+    /// The number of the grant in `setup`, from 1; 0 is a grant that is not there.
+    grant: usize,
+    service: String,
+    scope: String,
 }
 
 /// A good proof for the case's token, method, host and path, with changes.
@@ -222,15 +235,15 @@ impl GrantStep {
     }
 }
 
-fn set_up(steps: &[Step]) -> (Estate, Arc<State>) {
+fn set_up(steps: &[Step]) -> (Estate, Vec<GrantId>, Arc<State>) {
     let mut estate = Estate::new();
     let lease = estate.lease();
-    let mut last: Option<GrantId> = None;
+    let mut grants: Vec<GrantId> = Vec::new();
     for step in steps {
         match step {
             Step::Grant(g) => {
                 let asked = g.asked(&estate);
-                last = Some(estate.grant_as(asked, |_| {}).0.id);
+                grants.push(estate.grant_as(asked, |_| {}).0.id);
             }
             Step::Request(g) => {
                 let asked = g.asked(&estate);
@@ -239,7 +252,7 @@ fn set_up(steps: &[Step]) -> (Estate, Arc<State>) {
             Step::Revoke(target) => {
                 let mut target = target.clone();
                 if target.get("grant").is_some_and(|g| g == "last") {
-                    target["grant"] = json!(last.expect("a grant before the revocation"));
+                    target["grant"] = json!(grants.last().expect("a grant before the revocation"));
                 }
                 estate.revoke(&target);
             }
@@ -258,7 +271,7 @@ fn set_up(steps: &[Step]) -> (Estate, Arc<State>) {
     }
     let state = Arc::new(State::new());
     state.restore(Arc::new(estate.snapshot()), lease);
-    (estate, state)
+    (estate, grants, state)
 }
 
 fn proof(estate: &Estate, client: &KeyHolder, case: &Case, proof: &Proof, token: &str) -> String {
@@ -273,13 +286,23 @@ fn proof(estate: &Estate, client: &KeyHolder, case: &Case, proof: &Proof, token:
     holder.sign(&over(header, &proof.header), &over(claims, &proof.claims))
 }
 
-fn token(estate: &Estate, client: &KeyHolder, token: &Token) -> String {
+fn token(estate: &Estate, grants: &[GrantId], client: &KeyHolder, token: &Token) -> String {
     let now = i64::try_from(estate.clock.now().wall.as_secs()).unwrap();
     let mut claims = estate.claims(token.workload.as_deref().unwrap_or("storefront"));
     for (name, offset) in [("exp", token.exp), ("nbf", token.nbf), ("iat", token.iat)] {
         if let Some(offset) = offset {
             claims[name] = json!(now + offset);
         }
+    }
+    let mut header = json!({"alg": "ES256", "kid": estate.signer.kid(), "typ": "JWT"});
+    if let Some(Tie { grant, service, scope }) = &token.tie {
+        header["typ"] = json!("at+jwt");
+        let grant = grant.checked_sub(1).map_or(GrantId(uuid::Uuid::nil()), |n| grants[n]);
+        for (name, value) in [("aud", json!(service)), ("scope", json!(scope)), ("grant_id", json!(grant))] {
+            claims[name] = value;
+        }
+        claims["iss"] = json!("https://control.example");
+        claims["client_id"] = claims["sub"].clone();
     }
     for (name, value) in &token.claims {
         claims[name] = value.clone();
@@ -288,7 +311,6 @@ fn token(estate: &Estate, client: &KeyHolder, token: &Token) -> String {
         claims["cnf"] = json!({"jkt": client.thumbprint()});
     }
     claims.as_object_mut().unwrap().retain(|_, v| !v.is_null());
-    let mut header = json!({"alg": "ES256", "kid": estate.signer.kid(), "typ": "JWT"});
     for (name, value) in &token.header {
         header[name] = value.clone();
     }
@@ -386,10 +408,10 @@ fn forwarded_headers(estate: &Estate, case: &Case, ders: &mut Ders) -> Vec<(Stri
     headers
 }
 
-fn wire_headers(estate: &Estate, client: &KeyHolder, case: &Case) -> Vec<(String, String)> {
+fn wire_headers(estate: &Estate, grants: &[GrantId], client: &KeyHolder, case: &Case) -> Vec<(String, String)> {
     let mut headers = Vec::new();
     if let Some(t) = &case.token {
-        let token = token(estate, client, t);
+        let token = token(estate, grants, client, t);
         headers.push(("authorization".to_owned(), format!("{} {token}", case.scheme)));
         if let Some(p) = &case.dpop {
             headers.push(("dpop".to_owned(), proof(estate, client, case, p, &token)));
@@ -513,7 +535,7 @@ async fn every_case_gets_its_decision_at_every_door() {
         let text = std::fs::read_to_string(path).unwrap();
         let value: Value = serde_yaml_ng::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let file: File = serde_json::from_value(value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let (estate, state) = set_up(&file.setup);
+        let (estate, grants, state) = set_up(&file.setup);
         let sizes = CacheSizes { tokens: 1000, decisions: 1000 };
         let settings = Settings { trusted_proxies: file.trusted_proxies.iter().map(TrustedProxyCase::proxy).collect() };
         let gate = Gate::new(state, Arc::clone(&estate.clock) as _, sizes).with_settings(settings);
@@ -525,7 +547,7 @@ async fn every_case_gets_its_decision_at_every_door() {
             let name = format!("{}: {}", path.file_name().unwrap().to_string_lossy(), case.name);
             families.insert(case.reason.family());
             let mut ders = Ders::default();
-            let mut headers = wire_headers(&estate, &client_key, case);
+            let mut headers = wire_headers(&estate, &grants, &client_key, case);
             headers.extend(forwarded_headers(&estate, case, &mut ders));
             let peered = peered(&estate, case, &mut ders);
             let partial = headers.iter().any(|(k, _)| k == "x-envoy-auth-partial-body");

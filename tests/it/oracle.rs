@@ -360,7 +360,7 @@ proptest! {
         request.host = &case.host;
         let expected = oracle.answer(&case, &credential);
         let settings = Settings::default();
-        let inputs = Inputs { snapshot: Some(&snapshot), lease: Some(lease), now, proofs: None, settings: &settings };
+        let inputs = Inputs { snapshot: Some(&snapshot), lease: Some(lease), now, proofs: None, settings: &settings, uses: None };
         let direct = authz::decide(&request, inputs, &NoMemo);
         let state = Arc::new(State::new());
         state.restore(Arc::new(snapshot.clone()), lease);

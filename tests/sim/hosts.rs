@@ -118,6 +118,7 @@ impl Control {
             clock: self.clock.clone(),
             metrics: Arc::new(ControlMetrics::new()?),
             keys: None,
+            uses: None,
         };
         sync_server::serve(Listener(listener), deps, config, CancellationToken::new()).await?;
         Ok(())

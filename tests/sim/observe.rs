@@ -161,6 +161,7 @@ impl Observer {
                         now: edge.clock.now(),
                         proofs: None,
                         settings: &settings,
+                        uses: None,
                     };
                     let expected = authz::decide(&request, inputs, &NoMemo);
                     assert_eq!((decision.reason, decision.grant), (expected.reason, expected.grant), "{what}");

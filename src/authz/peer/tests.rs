@@ -69,7 +69,7 @@ impl World {
 
     fn inputs<'a>(&'a self, snapshot: &'a Snapshot) -> Inputs<'a> {
         let (lease, now) = (Some(self.estate.lease()), self.estate.clock.now());
-        Inputs { snapshot: Some(snapshot), lease, now, proofs: None, settings: &self.settings }
+        Inputs { snapshot: Some(snapshot), lease, now, proofs: None, settings: &self.settings, uses: None }
     }
 
     fn ask(&self, path: &str, headers: &[(&str, String)], certificate: Option<&[u8]>) -> Decision {

@@ -249,6 +249,8 @@ impl Sidecar {
                 }
                 _ => Err("an end that fits no snapshot".to_owned()),
             },
+            // Nobody here asks for uses of grants.
+            Some(Body::Allotment(_)) => Err("an answer to nothing".to_owned()),
             None => Err("an empty payload".to_owned()),
         }
     }

@@ -65,6 +65,7 @@ impl Plane {
             clock,
             metrics: Arc::new(crate::telemetry::ControlMetrics::new().unwrap()),
             keys: None,
+            uses: None,
         };
         let server = SyncServerConfig {
             audience: AUDIENCE.to_owned(),

@@ -228,7 +228,13 @@ fn documents(estate: &Estate, directory: &Path, step: &mut impl FnMut()) -> Resu
         match &object {
             Object::Grant(_) | Object::Revocation(_) => {}
             // An estate has none of the control plane's own.
-            Object::GrantPolicySet(_) | Object::Review(_) | Object::Lift(_) | Object::Idempotency(_) => {}
+            Object::GrantPolicySet(_)
+            | Object::OperatorPolicySet(_)
+            | Object::Review(_)
+            | Object::Allotment(_)
+            | Object::SigningKey(_)
+            | Object::Lift(_)
+            | Object::Idempotency(_) => {}
             Object::PolicySet(set) => {
                 let text = Value::String(set.text.clone());
                 writeln!(apply, "---\n{{\"policy_set\":{{\"text\":{text}}}}}").map_err(failed)?;

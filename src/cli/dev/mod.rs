@@ -20,8 +20,8 @@ use super::output::Out;
 use crate::app::{self, Binder, Deps, RunError, SystemBinder, control, process, sidecar, upstream};
 use crate::config::{
     Address, HttpUrl, Identity, LogFormat, LogLevel, RawControl, RawControlListeners, RawControlPlane, RawDrain,
-    RawEnforcementPoint, RawExtAuthz, RawKeys, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState,
-    RawSync, RawTelemetry, RecordOutput, Span,
+    RawEnforcementPoint, RawExtAuthz, RawKeys, RawOperators, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
+    RawState, RawSync, RawTelemetry, RawTokens, RawWorkloadCallers, RecordOutput, Span,
 };
 use crate::drain::{self, Signal};
 use crate::readiness::Readiness;
@@ -31,6 +31,8 @@ use crate::{admin, credential::SpiffeId};
 const SIDECAR: &str = "spiffe://demo.portcullis.local/sidecar";
 /// What a sidecar's token is for.
 const SYNC_AUDIENCE: &str = "portcullis-control";
+/// What the control plane calls itself in the tokens that it issues, whatever its port.
+const ISSUER: &str = "http://127.0.0.1:9180";
 /// The port of the demo upstream.
 const UPSTREAM_PORT: u16 = 9190;
 /// The first sync takes milliseconds.
@@ -186,6 +188,11 @@ impl DevArgs {
                 ..RawSync::default()
             },
             keys: RawKeys::default(),
+            operators: RawOperators {
+                workloads: Some(RawWorkloadCallers { audience: seed::AUDIENCE.to_owned(), trust: Vec::new() }),
+                ..RawOperators::default()
+            },
+            tokens: Some(RawTokens::new(ISSUER)),
             telemetry,
         })
     }

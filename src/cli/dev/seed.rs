@@ -19,7 +19,7 @@ use crate::drain::Signal;
 pub(super) const ISSUER: &str = "demo";
 const KID: &str = "demo";
 /// What the demo's services expect as the audience of a token.
-const AUDIENCE: &str = "portcullis-demo";
+pub(super) const AUDIENCE: &str = "portcullis-demo";
 const DOMAIN: &str = "spiffe://demo.portcullis.local";
 /// How long tokens live, and how often they are replaced.
 const TTL: Duration = Duration::from_secs(3600);
@@ -85,7 +85,7 @@ impl Seed {
         let now = self.clock.now().wall.as_secs();
         for (name, audience) in tokens {
             let claims = json!({
-                "sub": format!("{DOMAIN}/{name}"), "aud": [audience], "iat": now, "exp": now.saturating_add(TTL.as_secs()),
+                "sub": format!("{DOMAIN}/{name}"), "aud": [audience, super::ISSUER], "iat": now, "exp": now.saturating_add(TTL.as_secs()),
                 "jti": uuid::Uuid::new_v4(),
             });
             let token = self.signer.sign(&claims).map_err(|e| Failure::error(format!("cannot sign: {e}")))?;

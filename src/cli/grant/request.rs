@@ -14,7 +14,7 @@ use super::text;
 use crate::cli::api::{ApiArgs, cell, object};
 use crate::cli::failure::{Answer, Failure, Outcome};
 use crate::cli::output::Out;
-use crate::cli::{args, block_on, files};
+use crate::cli::{args, block_on, files, watch};
 use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
 use crate::object::GrantId;
@@ -43,6 +43,10 @@ pub(in crate::cli) struct RequestArgs {
     /// Why. With --from-denial: instead of what the denial says.
     #[arg(long)]
     reason: Option<String>,
+    /// Wait so long until it is decided; exit 1 unless it is approved.
+    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    #[arg(num_args = 0..=1, default_missing_value = "10m")]
+    wait: Option<Duration>,
     #[command(flatten)]
     more: MoreArgs,
     #[command(flatten)]
@@ -144,7 +148,10 @@ struct LimitArgs {
 impl RequestArgs {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         let body = self.body()?;
-        submit(out, &self.api, &body)
+        match self.wait {
+            Some(wait) => block_on(submit_and_wait(out, &self.api, &body, wait)),
+            None => submit(out, &self.api, &body),
+        }
     }
 
     fn body(&self) -> Result<Value, Failure> {
@@ -305,6 +312,21 @@ fn submit(out: &mut Out<'_>, api: &ApiArgs, body: &Value) -> Outcome {
         out.line(format!("next: portcullis review close {id} --note …  (as somebody else, once it is over)"))?;
     }
     Ok(Answer::Yes)
+}
+
+/// Submits a request and waits until it is decided.
+async fn submit_and_wait(out: &mut Out<'_>, api: &ApiArgs, body: &Value, wait: Duration) -> Outcome {
+    let api = api.connect()?;
+    let answer = api.post(&["grant-requests"], body).await?;
+    let id = cell(object(&answer), "id");
+    if !out.is_json() {
+        out.line(format!("requested {id}; waiting for its approval"))?;
+        out.flush()?;
+    }
+    let decided = watch::until_decided(&api, &id, wait).await?;
+    text::show(out, &decided)?;
+    let approved = matches!(cell(&decided, "state").as_str(), "active" | "scheduled");
+    Ok(if approved { Answer::Yes } else { Answer::No })
 }
 
 /// The grant request in a denial: the whole problem document, or just the object.

@@ -24,12 +24,19 @@ use crate::wire::Revision;
 /// The longest `wait`.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
 
+/// The plain form of `wait`, as documented. Others are understood as well: `1m`, `1500ms`.
+pub(super) const WAIT: &str = "^([1-9]|[1-5][0-9]|60)s$";
+
 /// Who asks, in which request. Put there by `front`; a request without one does not reach a handler.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) principal: Principal,
     pub(super) request_id: Arc<str>,
 }
+
+/// The id of the request. Put there by `front`, also where anybody may ask.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) Arc<str>);
 
 /// A JSON document.
 #[derive(Debug)]

@@ -16,7 +16,8 @@ use uuid::Uuid;
 use super::Api;
 use super::extract::{Caller, Name, Optional, Params};
 use super::problem::Problem;
-use super::respond::{Page, Taken, WaitQuery, Written, document};
+use super::respond::{Page, Taken, WaitQuery, Written};
+use super::watch::{self, Manner, WatchQuery};
 use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};
@@ -81,8 +82,13 @@ pub(super) async fn list_grants(
     Ok(page.list(api, Kind::Grant, wanted).await)
 }
 
-pub(super) async fn show(State(api): State<Arc<Api>>, Name(id): Name) -> Result<Response, Problem> {
-    Ok(document(&api, &*one(api.core.index(), &id)?))
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    Name(id): Name,
+    Params(query): Params<WatchQuery>,
+    manner: Manner,
+) -> Result<Response, Problem> {
+    watch::show(api, &id, query, manner).await
 }
 
 /// The grant or request of this id.

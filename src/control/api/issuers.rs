@@ -45,6 +45,7 @@ pub(super) async fn put(
     Both(issuer, given): Both<Issuer, Given>,
 ) -> Result<Response, Problem> {
     named::same_name("name", &name, &issuer.name)?;
+    not_our_own(&api, &name)?;
     Object::Issuer(Box::new(issuer.clone())).check()?;
     named::put_made(&api, &caller, "issuer.put", &precondition, (Kind::Issuer, &name), |index, stored| {
         let since = index.position().revision;
@@ -53,6 +54,17 @@ pub(super) async fn put(
         Ok((Object::Issuer(Box::new(issuer)), vec![Guard::KindUnchanged { kind: Kind::Issuer, since }]))
     })
     .await
+}
+
+/// The control plane's own issuer is kept by its keys.
+fn not_our_own(api: &Api, name: &str) -> Result<(), Problem> {
+    match &api.config.tokens {
+        Some(tokens) if tokens.keys().name() == name => {
+            let why = format!("`{name}` is this control plane itself; see `portcullis credential keys`");
+            Err(Problem::conflict(why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A document with `keys_from` leaves the keys to their source. Those that were fetched from it stay, so that putting the
@@ -111,6 +123,7 @@ pub(super) async fn delete(
     Name(name): Name,
     precondition: Precondition,
 ) -> Result<Response, Problem> {
+    not_our_own(&api, &name)?;
     let which = (Kind::Issuer, name.as_str());
     named::delete(&api, &caller, "issuer.delete", &precondition, which, |_, _| Ok(Vec::new())).await
 }

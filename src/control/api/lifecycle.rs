@@ -55,6 +55,7 @@ pub(super) struct RetireQuery {
     #[schemars(length(max = 1000))]
     reason: Option<String>,
     /// How long to wait for the receipt, `1s` to `60s`; without it there is none.
+    #[schemars(regex(pattern = extract::WAIT))]
     wait: Option<String>,
 }
 

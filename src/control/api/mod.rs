@@ -5,6 +5,7 @@
 //! commit, because plans carry guards for what they rested on. Fails closed: no token, no answer.
 
 mod audit;
+mod exchange;
 mod extract;
 mod front;
 mod grant_policies;
@@ -16,6 +17,7 @@ mod lifts;
 mod named;
 mod openapi;
 mod operation;
+mod operator_policies;
 mod operators;
 mod policies;
 mod problem;
@@ -26,7 +28,9 @@ mod revocations;
 mod routes;
 mod serve;
 mod services;
+mod signing_keys;
 mod status;
+mod watch;
 mod workloads;
 
 use std::sync::Arc;
@@ -38,15 +42,18 @@ use tokio::sync::Semaphore;
 
 use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
+use super::callers::{Callers, CallersConfig};
 use super::core::Core;
 use super::desk::Desk;
+use super::exchange::Exchange;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
+use super::operator_policy::InForce;
 use super::operators::Operators;
 use crate::clock::Timestamp;
 
 pub use self::openapi::openapi;
-pub use self::routes::actions;
+pub use self::routes::{actions, operator_actions};
 pub use self::serve::{ServeLimits, serve};
 
 /// Settings of the API.
@@ -60,8 +67,14 @@ pub struct ApiConfig {
     pub max_policy_bytes: usize,
     /// How many requests are worked on at once.
     pub max_concurrent_requests: usize,
+    /// How many may wait at once until something has become of a grant, by long poll or stream.
+    pub max_watchers: usize,
     /// How long a request may take, beside what it asks to wait.
     pub request_timeout: Duration,
+    /// Who may call, beside operators with tokens.
+    pub callers: CallersConfig,
+    /// The exchange of tokens, if the control plane issues any.
+    pub tokens: Option<Arc<Exchange>>,
 }
 
 /// What handlers work with.
@@ -74,10 +87,18 @@ struct Api {
     keys: Arc<Keys>,
     config: ApiConfig,
     places: Semaphore,
+    /// For those who wait until something has become of a grant.
+    watchers: Arc<Semaphore>,
     started: Timestamp,
+    callers: Callers,
+    /// What callers may do.
+    policies: InForce,
     /// What is served, as the front door knows it.
     routes: Vec<Route>,
 }
+
+/// The largest form: two tokens, each byte of which may take three.
+const MAX_FORM: usize = 64 << 10;
 
 /// The body limit of a route, for the message.
 #[derive(Debug, Clone, Copy)]
@@ -93,9 +114,12 @@ pub fn router(
 ) -> Router {
     let started = core.clock().now().wall;
     let places = Semaphore::new(config.max_concurrent_requests);
+    let watchers = Arc::new(Semaphore::new(config.max_watchers));
     let operations = routes::table();
     let routes = operations.iter().map(|o| o.route).collect();
-    let (document, policies) = (config.max_body_bytes, config.max_policy_bytes);
+    let (document, large) = (config.max_body_bytes, config.max_policy_bytes);
+    let callers = Callers::new(config.callers.clone(), &core, Arc::clone(&operators), &keys);
+    let policies = InForce::new(Arc::clone(core.index()), operator_actions());
     let api = Arc::new(Api {
         core,
         fleet,
@@ -104,14 +128,18 @@ pub fn router(
         keys,
         config,
         places,
+        watchers,
         started,
+        callers,
+        policies,
         routes,
     });
     let mut router = Router::new();
     for operation in operations {
         let limit = match operation.limit() {
             Limit::Document => document,
-            Limit::Policies => policies,
+            Limit::Policies => large,
+            Limit::Form => MAX_FORM,
         };
         let limited = operation.handler.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)));
         router = router.route(operation.route.path, limited);
@@ -138,7 +166,10 @@ impl Default for ApiConfig {
             max_body_bytes: 4 << 20,
             max_policy_bytes: 24 << 20,
             max_concurrent_requests: 512,
+            max_watchers: 256,
             request_timeout: Duration::from_secs(30),
+            callers: CallersConfig::default(),
+            tokens: None,
         }
     }
 }

@@ -12,7 +12,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::operation::{Answer, Operation, SchemaOf, schema_of};
+use super::operation::{Answer, FORM, Operation, SchemaOf, schema_of};
 use super::problem::Body as ProblemBody;
 use super::routes;
 
@@ -60,7 +60,7 @@ fn document(table: &[Operation]) -> Value {
     let mut paths = Map::new();
     let mut queries = BTreeSet::new();
     for operation in table {
-        let described = describe(operation, &mut generator, &mut queries);
+        let described = describe(table, operation, &mut generator, &mut queries);
         let methods = paths.entry(operation.route.path).or_insert_with(|| json!({}));
         if let Value::Object(methods) = methods {
             methods.insert(operation.route.method.as_str().to_ascii_lowercase(), described);
@@ -120,7 +120,12 @@ fn tag(operation: &Operation) -> &str {
     operation.route.action.split('.').next().unwrap_or_default()
 }
 
-fn describe(operation: &Operation, generator: &mut SchemaGenerator, queries: &mut BTreeSet<String>) -> Value {
+fn describe(
+    table: &[Operation],
+    operation: &Operation,
+    generator: &mut SchemaGenerator,
+    queries: &mut BTreeSet<String>,
+) -> Value {
     let mut parameters = Vec::new();
     if let Some((description, schema)) = operation.named {
         parameters.push(json!({
@@ -135,7 +140,7 @@ fn describe(operation: &Operation, generator: &mut SchemaGenerator, queries: &mu
         parameters.extend(query_parameters(query, generator, queries));
     }
     parameters.extend(header_parameters(operation));
-    let answers = operation.answers.iter().map(|a| (a.status.to_string(), answer(operation, a, generator)));
+    let answers = operation.answers.iter().map(|a| (a.status.to_string(), answer(table, operation, a, generator)));
     let mut responses: Map<String, Value> = answers.collect();
     for status in problems(operation) {
         let name = PROBLEMS.iter().find(|(s, ..)| *s == status).map_or("Internal", |(_, name, _)| *name);
@@ -179,12 +184,12 @@ fn problems(operation: &Operation) -> BTreeSet<u16> {
     let mut statuses: BTreeSet<u16> = operation.problems.iter().copied().collect();
     statuses.extend([500, 503]);
     if !operation.route.public {
-        statuses.extend([401, 403]);
+        statuses.extend([401, 403, 429]);
     }
     if operation.named.is_some() || operation.query.is_some() {
         statuses.insert(400);
     }
-    if operation.body.is_some() {
+    if operation.body.is_some_and(|body| body.media_type != FORM) {
         statuses.extend([400, 413, 415, 422]);
     }
     if operation.conditional {
@@ -193,6 +198,8 @@ fn problems(operation: &Operation) -> BTreeSet<u16> {
     if operation.keyed {
         statuses.extend([400, 409, 422]);
     }
+    // What is described as an answer is described.
+    statuses.retain(|status| operation.answers.iter().all(|answer| answer.status != *status));
     statuses
 }
 
@@ -246,6 +253,10 @@ fn header_parameters(operation: &Operation) -> Vec<Value> {
         let absent = "Only if there is no such object.";
         parameters.push(parameter("If-None-Match", absent, json!({ "const": "*" })));
     }
+    if operation.streams {
+        let about = "The `id` of the last event that was seen; the stream goes on after it.";
+        parameters.push(parameter("Last-Event-ID", about, json!({ "type": "string" })));
+    }
     if operation.keyed {
         let about = "Sent again with the same key, path and body within a day, the request does nothing more and is answered \
                      as before, with `Idempotency-Replayed: true`. With another path or body the key is refused. Best a \
@@ -256,7 +267,7 @@ fn header_parameters(operation: &Operation) -> Vec<Value> {
     parameters
 }
 
-fn answer(operation: &Operation, answer: &Answer, generator: &mut SchemaGenerator) -> Value {
+fn answer(table: &[Operation], operation: &Operation, answer: &Answer, generator: &mut SchemaGenerator) -> Value {
     let mut headers = json!({ "x-request-id": { "$ref": "#/components/headers/RequestId" } });
     if let Value::Object(headers) = &mut headers {
         if operation.tagged {
@@ -274,8 +285,29 @@ fn answer(operation: &Operation, answer: &Answer, generator: &mut SchemaGenerato
         && !content.is_empty()
     {
         members.insert("content".to_owned(), content.into());
+        let links = links(table, operation);
+        if !links.is_empty() {
+            members.insert("links".to_owned(), links.into());
+        }
     }
     described
+}
+
+/// What can be done with what it has made.
+fn links(table: &[Operation], operation: &Operation) -> Map<String, Value> {
+    let link = |(id, pointer): &(&str, &str)| {
+        let target = table.iter().find(|o| o.id() == *id)?;
+        let mut link = json!({
+            "operationId": id,
+            "parameters": { placeholder(target.route.path): format!("$response.body#{pointer}") },
+        });
+        if let (Value::Object(members), true) = (&mut link, matches!(*id, "grant_approve" | "grant_deny")) {
+            // A vote carries the digest of what was asked for.
+            members.insert("requestBody".to_owned(), json!({ "digest": "$response.body#/object/digest" }));
+        }
+        Some(((*id).to_owned(), link))
+    };
+    operation.links.iter().filter_map(link).collect()
 }
 
 fn problem_response(status: u16, about: &str, problem: &schemars::Schema) -> Value {
@@ -325,6 +357,9 @@ mod tests {
             assert!(operation.route.action.split('.').all(named), "{at}");
             assert!(!operation.answers.is_empty(), "{at}: no way to succeed");
             assert_eq!(operation.named.is_some(), operation.route.path.contains('{'), "{at}");
+            for (id, _) in &operation.links {
+                assert!(table.iter().any(|o| o.id() == *id), "{at}: there is no `{id}`");
+            }
             for status in &operation.problems {
                 assert!(PROBLEMS.iter().any(|(s, ..)| s == status), "{at}: {status} is not described");
             }

@@ -11,6 +11,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::Api;
+use super::problem::Body as ProblemBody;
 
 /// What the front door knows of the operation that a request is for. In the extensions of every request for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,9 @@ pub(super) enum Method {
     Delete,
 }
 
+/// The media type of a form.
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+
 /// Writes a type's schema, by reference where it has a name.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
@@ -42,6 +46,8 @@ pub(super) enum Limit {
     Document,
     /// As a policy set, which is larger.
     Policies,
+    /// As a few tokens.
+    Form,
 }
 
 /// The body that an operation takes.
@@ -84,6 +90,10 @@ pub(super) struct Operation {
     pub(super) tagged: bool,
     /// Says where what it has made is.
     pub(super) located: bool,
+    /// The operations that what it has made is for, and where in the answer their part of the path is.
+    pub(super) links: Vec<(&'static str, &'static str)>,
+    /// Takes `Last-Event-ID`.
+    pub(super) streams: bool,
     /// Takes `If-Match` and `If-None-Match: *`.
     pub(super) conditional: bool,
     /// Takes `Idempotency-Key`.
@@ -148,6 +158,8 @@ impl Operation {
             problems: Vec::new(),
             id: None,
             tagged: false,
+            links: Vec::new(),
+            streams: false,
             located: false,
             conditional: false,
             keyed: false,
@@ -191,6 +203,21 @@ impl Operation {
         self
     }
 
+    /// A form, as HTML has them.
+    pub(super) fn form<T: JsonSchema>(mut self) -> Self {
+        let (schema, media_type): (SchemaOf, _) = (schema_of::<T>, FORM);
+        self.body = Some(Body { schema, media_type, optional: false, limit: Limit::Form });
+        self
+    }
+
+    /// Fails with a JSON document that is no problem, or, when it got no further than the front door, with one.
+    pub(super) fn refuses<T: JsonSchema>(mut self, status: u16, description: &'static str) -> Self {
+        let problem: SchemaOf = schema_of::<ProblemBody>;
+        let content = vec![("application/json", schema_of::<T> as SchemaOf), ("application/problem+json", problem)];
+        self.answers.push(Answer { status, description, content });
+        self
+    }
+
     /// A JSON document that may be left out.
     pub(super) fn optional_body<T: JsonSchema>(mut self) -> Self {
         self = self.body::<T>();
@@ -214,6 +241,15 @@ impl Operation {
         self
     }
 
+    /// The answer before can also be had as a stream of events.
+    pub(super) fn streams(mut self, nothing_more: &'static str) -> Self {
+        if let Some(answer) = self.answers.last_mut() {
+            answer.content.push(("text/event-stream", schema_of::<String>));
+        }
+        self.streams = true;
+        self.answers_nothing(204, nothing_more)
+    }
+
     /// Succeeds without a body.
     pub(super) fn answers_nothing(mut self, status: u16, description: &'static str) -> Self {
         self.answers.push(Answer { status, description, content: Vec::new() });
@@ -229,6 +265,12 @@ impl Operation {
     /// Answers with an entity tag.
     pub(super) const fn tagged(mut self) -> Self {
         self.tagged = true;
+        self
+    }
+
+    /// What it has made is for these operations (by their names in the document): `pointer` leads to its name in the answer.
+    pub(super) fn leads_to(mut self, pointer: &'static str, operations: &[&'static str]) -> Self {
+        self.links.extend(operations.iter().map(|id| (*id, pointer)));
         self
     }
 

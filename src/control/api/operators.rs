@@ -11,9 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Api;
-use super::extract::{Caller, Document, Name};
+use super::extract::{Caller, Document, Name, Params};
 use super::problem::Problem;
-use super::respond;
+use super::respond::{self, Page, PageQuery};
 use crate::control::operators::Operator;
 use crate::control::principal::OperatorKind;
 
@@ -28,12 +28,6 @@ pub(super) struct NewOperator {
     kind: OperatorKind,
 }
 
-/// All operators.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct OperatorList {
-    items: Vec<Operator>,
-}
-
 /// An operator that has been created.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct OperatorCreated<'a> {
@@ -42,8 +36,9 @@ pub(super) struct OperatorCreated<'a> {
     token: &'a str,
 }
 
-pub(super) async fn list(State(api): State<Arc<Api>>) -> Result<Response, Problem> {
-    Ok(respond::json(StatusCode::OK, &OperatorList { items: api.operators.list().await? }))
+pub(super) async fn list(State(api): State<Arc<Api>>, Params(query): Params<PageQuery>) -> Result<Response, Problem> {
+    let page = Page::try_from(query)?;
+    Ok(page.of(&api, api.operators.list().await?, |operator| operator.name.clone()))
 }
 
 pub(super) async fn create(

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::control::commit::CommitError;
 use crate::control::desk::Refusal;
+use crate::control::operator_policy::Denied;
 use crate::control::operators::OperatorError;
 use crate::control::store::StoreError;
 use crate::grant::{RuleError, policy};
@@ -113,6 +114,15 @@ impl Problem {
     /// 403: known, but not allowed to.
     pub(super) fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "this operator may not do that", detail)
+    }
+
+    /// 429: too many calls.
+    pub(super) fn too_many(wait: std::time::Duration) -> Self {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
+        let detail = format!("too many calls; worth trying again in {seconds} s");
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", "too many calls", detail);
+        problem.0.headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        problem
     }
 
     /// 404.
@@ -288,6 +298,12 @@ impl From<policy::Refusal> for Problem {
             policy::Refusal::NoMatch => Self::forbidden(detail),
             policy::Refusal::Terms(error) => Self::invalid(error),
         }
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        Self::forbidden(denied.to_string())
     }
 }
 

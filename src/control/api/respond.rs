@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Api;
-use super::extract::{self, etag};
+use super::extract::{self, WAIT, etag};
 use super::problem::Problem;
 use crate::clock::Timestamp;
 use crate::control::fleet::Receipt;
@@ -54,6 +54,7 @@ pub(super) type Taken = (Revision, Timestamp);
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
     /// How long to wait for the receipt, `1s` to `60s`; without it there is none.
+    #[schemars(regex(pattern = WAIT))]
     wait: Option<String>,
 }
 
@@ -189,6 +190,20 @@ impl Page {
             }
             tokio::task::yield_now().await;
         }
+    }
+}
+
+impl Page {
+    /// The part of `all` that is on this page, by `key`. For lists that are short, and are not of the log.
+    pub(super) fn of<T: Serialize>(self, api: &Api, all: Vec<T>, key: impl Fn(&T) -> String) -> Response {
+        let mut keyed: Vec<(String, T)> = all.into_iter().map(|item| (key(&item), item)).collect();
+        keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
+        keyed.retain(|(key, _)| *key > self.after);
+        let more = keyed.len() > self.limit;
+        keyed.truncate(self.limit);
+        let next = keyed.last().filter(|_| more).map(|(key, _)| key.clone());
+        let items = keyed.into_iter().map(|(_, item)| item).collect();
+        json(StatusCode::OK, &Listed { items, next, position: api.core.index().position().to_string() })
     }
 }
 

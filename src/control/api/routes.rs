@@ -3,32 +3,44 @@
 //! Plane: control. To add one: a line here with its action and its types; its problems follow from what it takes, and
 //! `docs/openapi.json` is made anew as its test says. Rows are in the order of the document.
 
+use std::collections::BTreeSet;
+
 use super::audit::{self, AuditQuery, AuditRecords, Checkpoint};
+use super::exchange::{self, TokenAnswer, TokenForm, TokenRefused};
 use super::grant_policies::{self, GrantPoliciesPublished, NewGrantPolicySet};
 use super::grants::{self, GrantQuery, Reason};
 use super::issuers::{self, KeysShown};
 use super::lifecycle::{self, ResumeBody, RetireQuery, SuspendBody};
 use super::lifts::{self, LiftBody};
 use super::openapi;
-use super::operation::{Operation, delete, get, post, put};
-use super::operators::{self, NewOperator, OperatorCreated, OperatorList};
+use super::operation::{Method, Operation, delete, get, post, put};
+use super::operator_policies::{self, NewOperatorPolicies, OperatorPoliciesPublished, OperatorPoliciesShown};
+use super::operators::{self, NewOperator, OperatorCreated};
 use super::policies::{self, NewPolicySet, PolicyPublished};
 use super::requests::{self, Approval, Denial, Nothing};
 use super::respond::{Listed, PageQuery, WaitQuery, Written};
 use super::reviews::{self, Note, ReviewQuery};
 use super::revocations::{self, NewRevocation};
 use super::services;
-use super::status::{self, PointList, Status};
+use super::signing_keys::{self, KeyRevocation, KeyRotation};
+use super::status::{self, Status};
+use super::watch::WatchQuery;
 use super::workloads::{self, WorkloadQuery};
+use crate::control::fleet::EnforcementPoint;
+use crate::control::operator_policy::Action;
+use crate::control::operators::Operator;
 use crate::credential::SpiffeId;
 use crate::grant::NewGrantRequest;
-use crate::object::{Grant, GrantId, GrantPolicySet, Issuer, Lift, PolicySet, Review, Revocation, Service, Workload};
+use crate::object::{
+    Grant, GrantId, GrantPolicySet, Issuer, Lift, PolicySet, Review, Revocation, Service, SigningKey, Workload,
+};
 
 /// All operations.
 pub(super) fn table() -> Vec<Operation> {
     [
         status(),
         operators(),
+        operator_policies(),
         audit(),
         issuers(),
         workloads(),
@@ -38,6 +50,7 @@ pub(super) fn table() -> Vec<Operation> {
         grants(),
         reviews(),
         revocations(),
+        tokens(),
     ]
     .into_iter()
     .flatten()
@@ -60,22 +73,58 @@ fn status() -> Vec<Operation> {
         get("/v1/status", "status.show", "Where the control plane stands", status::show)
             .answers::<Status>(200, "Its position, version and time"),
         get("/v1/enforcement-points", "status.points", "List the enforcement points", status::enforcement_points)
-            .answers::<PointList>(200, "Every instance, with what it has applied"),
+            .query::<PageQuery>()
+            .answers::<Listed<EnforcementPoint>>(200, "A page of instances, each with what it has applied"),
     ]
 }
 
 fn operators() -> Vec<Operation> {
     vec![
         get("/v1/operators", "operator.list", "List operators", operators::list)
-            .answers::<OperatorList>(200, "All of them, also those that have been revoked"),
+            .query::<PageQuery>()
+            .answers::<Listed<Operator>>(200, "A page of operators, by name, also those that have been revoked"),
         post("/v1/operators", "operator.create", "Create an operator", operators::create)
             .body::<NewOperator>()
+            .leads_to("/object/name", &["operator_revoke"])
             .answers::<OperatorCreated<'static>>(201, "The operator, with its token: it is never shown again")
             .problem(409),
         delete("/v1/operators/{name}", "operator.revoke", "Revoke an operator", operators::revoke)
             .named::<String>("The operator's name")
             .answers_nothing(204, "It is revoked: its token is not accepted any more")
             .problem(409),
+    ]
+}
+
+/// The same, with whether they only read.
+pub fn operator_actions() -> BTreeSet<Action> {
+    let table = table();
+    let private = table.iter().filter(|o| !o.route.public);
+    let reads = |name: &str| table.iter().filter(|o| o.route.action == name).all(|o| o.route.method == Method::Get);
+    private.map(|o| Action { name: o.route.action, reads: reads(o.route.action) }).collect()
+}
+
+fn operator_policies() -> Vec<Operation> {
+    vec![
+        get(
+            "/v1/operator-policies/current",
+            "operator_policy.show",
+            "Show who may call what",
+            operator_policies::current,
+        )
+        .tagged()
+        .answers::<OperatorPoliciesShown>(200, "The policies in force, or the default, with the schema"),
+        post(
+            "/v1/operator-policies",
+            "operator_policy.publish",
+            "Publish who may call what",
+            operator_policies::publish,
+        )
+        .about("A set under which whoever publishes it could not publish the next one is refused.")
+        .body::<NewOperatorPolicies>()
+        .tagged()
+        .conditional()
+        .answers::<OperatorPoliciesPublished>(200, "It is valid, or was in force already")
+        .answers::<OperatorPoliciesPublished>(201, "It is in force"),
     ]
 }
 
@@ -108,13 +157,16 @@ fn issuers() -> Vec<Operation> {
             .tagged()
             .conditional()
             .body::<Issuer>()
+            .leads_to("/object/name", &["issuer_show", "issuer_keys", "issuer_delete"])
             .answers::<Written<Issuer>>(200, "It was there; `committed_at` is absent when it was as wanted already")
-            .answers::<Written<Issuer>>(201, "It is new"),
+            .answers::<Written<Issuer>>(201, "It is new")
+            .problem(409),
         delete("/v1/issuers/{name}", "issuer.delete", "Delete an issuer", issuers::delete)
             .about("Ends every token that it has issued.")
             .named::<String>(NAME)
             .conditional()
-            .answers::<Written<Nothing>>(200, "It is gone"),
+            .answers::<Written<Nothing>>(200, "It is gone")
+            .problem(409),
         get("/v1/issuers/{name}/keys", "issuer.keys", "Show how an issuer's keys stand", issuers::keys)
             .named::<String>(NAME)
             .answers::<KeysShown>(200, "How many there are, and how fetching them goes"),
@@ -136,6 +188,7 @@ fn workloads() -> Vec<Operation> {
             .tagged()
             .conditional()
             .body::<Workload>()
+            .leads_to("/object/id", &["workload_show", "workload_retire"])
             .answers::<Written<Workload>>(200, "It was there; `committed_at` is absent when it was as wanted already")
             .answers::<Written<Workload>>(201, "It is new")
             .problem(409),
@@ -181,6 +234,7 @@ fn services() -> Vec<Operation> {
             .tagged()
             .conditional()
             .body::<Service>()
+            .leads_to("/object/name", &["service_show", "service_delete"])
             .answers::<Written<Service>>(200, "It was there; `committed_at` is absent when it was as wanted already")
             .answers::<Written<Service>>(201, "It is new")
             .problem(409),
@@ -255,6 +309,9 @@ fn reviews() -> Vec<Operation> {
 
 fn grants() -> Vec<Operation> {
     const ID: &str = "The id of the grant and of its request";
+    const WAITING: &str = "With `wait` the answer comes when what `until` says has come, or after that time with the state as \
+        it is then. With `Accept: text/event-stream` every state is an event (`event: state`, the grant as `data`) until \
+        that has come; a stream that was cut off goes on after `Last-Event-ID`, and 204 says that nothing more will come.";
     vec![
         get("/v1/grant-requests", "grant.list", "List requests that have not become grants", requests::list)
             .called("grant_request_list")
@@ -263,16 +320,21 @@ fn grants() -> Vec<Operation> {
         post("/v1/grant-requests", "grant.request", "Request a grant", requests::create)
             .about("The `grant_request` of a denial can be posted as it stands.")
             .body::<NewGrantRequest>()
+            .leads_to("/object/id", &["grant_request_show", "grant_approve", "grant_deny", "grant_withdraw"])
+            .leads_to("/object/id", &["grant_show", "grant_revoke"])
             .located()
             .keyed()
             .answers::<Written<Grant>>(200, "A grant in force that gives all of it, unless `reuse` is false")
             .answers::<Written<Grant>>(201, "The request; a grant at once where policies approve it, or as break-glass")
             .problem(409),
-        get("/v1/grant-requests/{id}", "grant.show", "Show a request", grants::show)
+        get("/v1/grant-requests/{id}", "grant.show", "Show a request, or wait for it", grants::show)
             .called("grant_request_show")
+            .about(WAITING)
             .named::<GrantId>(ID)
             .tagged()
-            .answers::<Grant>(200, "The request, or the grant that it has become"),
+            .query::<WatchQuery>()
+            .answers::<Grant>(200, "The request, or the grant that it has become")
+            .streams("The stream that `Last-Event-ID` is of has nothing more to tell"),
         post("/v1/grant-requests/{id}/approve", "grant.approve", "Approve a request", requests::approve)
             .named::<GrantId>(ID)
             .body::<Approval>()
@@ -291,10 +353,13 @@ fn grants() -> Vec<Operation> {
         get("/v1/grants", "grant.list", "List grants and requests", grants::list)
             .query::<GrantQuery>()
             .answers::<Listed<Grant>>(200, "A page of grants and requests, by id"),
-        get("/v1/grants/{id}", "grant.show", "Show a grant", grants::show)
+        get("/v1/grants/{id}", "grant.show", "Show a grant, or wait for it", grants::show)
+            .about(WAITING)
             .named::<GrantId>(ID)
             .tagged()
-            .answers::<Grant>(200, "The grant, or the request for it"),
+            .query::<WatchQuery>()
+            .answers::<Grant>(200, "The grant, or the request for it")
+            .streams("The stream that `Last-Event-ID` is of has nothing more to tell"),
         post("/v1/grants/{id}/drop", "grant.drop", "Give a grant back before its time is over", grants::drop_early)
             .about("For who asked for it, and for the workload whose it is.")
             .named::<GrantId>(ID)
@@ -320,6 +385,7 @@ fn revocations() -> Vec<Operation> {
         post("/v1/revocations", "revocation.create", "Revoke", revocations::create)
             .query::<WaitQuery>()
             .body::<NewRevocation>()
+            .leads_to("/object/id", &["revocation_show"])
             .located()
             .keyed()
             .answers::<Written<Revocation>>(201, "The revocation")
@@ -344,5 +410,53 @@ fn revocations() -> Vec<Operation> {
             .named::<uuid::Uuid>("The revocation's id")
             .tagged()
             .answers::<Lift>(200, "The record"),
+    ]
+}
+
+fn tokens() -> Vec<Operation> {
+    vec![
+        post("/v1/token", "token.exchange", "Exchange a workload's token for a short-lived one", exchange::exchange)
+            .about(
+                "Token exchange (RFC 8693). Anybody may ask: who asks is said by the tokens in the form. Errors are those of \
+                 OAuth; `access_denied` for want of a grant carries a `grant_request` to post.",
+            )
+            .public()
+            .form::<TokenForm>()
+            .answers::<TokenAnswer>(200, "The token")
+            .refuses::<TokenRefused>(400, "No token, and why")
+            .refuses::<TokenRefused>(429, "This workload has had as many as it may have in this time")
+            .refuses::<TokenRefused>(503, "No token can be issued now")
+            .problem(404),
+        get("/v1/signing-keys", "signing_key.list", "List the keys that tokens are signed with", signing_keys::list)
+            .query::<PageQuery>()
+            .answers::<Listed<SigningKey>>(200, "A page of keys, by id"),
+        post("/v1/signing-keys/rotate", "signing_key.rotate", "Have the next key sign", signing_keys::rotate)
+            .about("It takes over once everybody who verifies has had time to learn of it; with `at_once`, now.")
+            .query::<WaitQuery>()
+            .optional_body::<KeyRotation>()
+            .answers::<Written<SigningKey>>(200, "The next key; it signs when it is `active`")
+            .problem(404)
+            .problem(409),
+        post("/v1/signing-keys/{kid}/revoke", "signing_key.revoke", "Revoke a key", signing_keys::revoke)
+            .about("No token that it signed counts any more.")
+            .named::<String>("The key's id")
+            .query::<WaitQuery>()
+            .optional_body::<KeyRevocation>()
+            .answers::<Written<SigningKey>>(200, "It is published no more")
+            .problem(409),
+        get("/.well-known/jwks.json", "signing_key.published", "The public keys (RFC 7517)", signing_keys::jwks)
+            .public()
+            .answers::<serde_json::Value>(200, "A key set")
+            .problem(404),
+        get(
+            "/.well-known/spiffe-bundle",
+            "signing_key.published",
+            "The same as a SPIFFE bundle",
+            signing_keys::spiffe_bundle,
+        )
+        .called("signing_key_bundle")
+        .public()
+        .answers::<serde_json::Value>(200, "A trust bundle")
+        .problem(404),
     ]
 }

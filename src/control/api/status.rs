@@ -11,9 +11,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Api;
-use super::respond;
+use super::extract::Params;
+use super::problem::Problem;
+use super::respond::{self, Page, PageQuery};
 use crate::clock::Timestamp;
-use crate::control::fleet::EnforcementPoint;
 use crate::wire::{Epoch, Revision};
 
 /// Where the control plane stands.
@@ -28,14 +29,6 @@ pub(super) struct Status {
     started_at: Timestamp,
     uptime_seconds: u64,
     time: Timestamp,
-}
-
-/// Every instance of an enforcement point.
-#[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct PointList {
-    items: Vec<EnforcementPoint>,
-    /// Where the log ends, `EPOCH.REVISION`.
-    position: String,
 }
 
 pub(super) async fn show(State(api): State<Arc<Api>>) -> Response {
@@ -53,8 +46,11 @@ pub(super) async fn show(State(api): State<Arc<Api>>) -> Response {
     respond::json(StatusCode::OK, &body)
 }
 
-pub(super) async fn enforcement_points(State(api): State<Arc<Api>>) -> Response {
-    let tip = api.core.index().position();
-    let body = PointList { items: api.fleet.list(tip), position: tip.to_string() };
-    respond::json(StatusCode::OK, &body)
+pub(super) async fn enforcement_points(
+    State(api): State<Arc<Api>>,
+    Params(query): Params<PageQuery>,
+) -> Result<Response, Problem> {
+    let all = api.fleet.list(api.core.index().position());
+    // No name of an identity has a `#`.
+    Ok(Page::try_from(query)?.of(&api, all, |point| format!("{}#{}", point.identity, point.instance)))
 }

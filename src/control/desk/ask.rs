@@ -40,7 +40,7 @@ impl Desk {
             return Err(FieldError::new("renews", format!("there is no grant `{id}` any more; ask anew")).into());
         }
         let ground = self.ground(index, asked)?;
-        let held = index.live_grants_of(asked.workload.as_str());
+        let held = index.grants_of(&asked.workload);
         let grants = || held.iter().filter_map(|stored| Some((rules::as_grant(stored)?, stored.revision)));
         if reuse && let Some((active, revision)) = grants().find(|(held, _)| grant::serves(held, asked, now)) {
             return Ok(Plan::new(Asked::Reused(active.clone(), revision)));

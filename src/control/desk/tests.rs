@@ -382,6 +382,7 @@ async fn break_glass_is_for_people_now_for_a_short_time_and_leaves_a_review() {
     assert_eq!(field(site.ask(&on_call, glass(|r| r.reason.clear())).await), "reason");
     assert_eq!(field(site.ask(&on_call, glass(|r| r.duration_seconds = 3601)).await), "duration_seconds");
     assert_eq!(field(site.ask(&on_call, glass(|r| r.starts_at = Some(NOW))).await), "starts_at");
+    assert_eq!(field(site.ask(&on_call, glass(|r| r.uses = Some(1))).await), "uses");
     for kind in [PrincipalKind::Automation, PrincipalKind::Workload(AGENT.parse().unwrap())] {
         let other = Principal { groups: Arc::from([Arc::from("on-call")]), ..Principal::new(AGENT, kind, Via::Token) };
         assert_eq!(field(site.ask(&other, glass(|_| {})).await), "break_glass");

@@ -12,6 +12,7 @@ mod feed;
 mod frames;
 mod session;
 mod snapshot;
+mod uses;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicUsize;
@@ -35,6 +36,7 @@ use super::fleet::{Fleet, Point};
 use super::index::Index;
 use super::keys::Keys;
 use super::token_review::TokenReviewSettings;
+use super::uses::Uses;
 use super::workload_identity::{Vouchers, WorkloadIdentity};
 use crate::clock::SharedClock;
 use crate::telemetry::ControlMetrics;
@@ -99,6 +101,8 @@ pub struct SyncServerDeps {
     pub metrics: Arc<ControlMetrics>,
     /// Told of keys that tokens name and issuers do not have.
     pub keys: Option<Arc<Keys>>,
+    /// Hands out the uses of grants. Without it, none are.
+    pub uses: Option<Arc<Uses>>,
 }
 
 /// Why the server does not run.
@@ -122,6 +126,7 @@ struct Shared {
     key: Arc<SigningKey>,
     clock: SharedClock,
     metrics: Arc<ControlMetrics>,
+    uses: Option<Arc<Uses>>,
     config: SyncServerConfig,
     auth: Authenticator,
     streams: Arc<Semaphore>,
@@ -194,6 +199,7 @@ pub async fn serve<L: Listen>(
         key: deps.key,
         clock: deps.clock,
         metrics: deps.metrics,
+        uses: deps.uses,
         auth,
         pace: Arc::new(ByStreams { places: Arc::clone(&streams), most: config.max_streams }),
         streams,

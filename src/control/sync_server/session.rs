@@ -19,6 +19,7 @@ use super::auth::Principal;
 use super::door::Outbound;
 use super::feed::{Feed, Made, Next, Terms};
 use super::frames::PREFIX;
+use super::uses::Reports;
 use super::{MAX_FRAME_BYTES, Shared, exhausted};
 use crate::control::fleet::{Connection, Point};
 use crate::control::workload_identity::Trust;
@@ -78,11 +79,12 @@ impl Session {
         let sent = AtomicU64::new(0);
         let epoch = self.shared.index.position().epoch;
         let ends_in = self.principal.expires_at.since(self.shared.clock.now().wall);
+        let reports = Reports::of(self);
         tokio::select! {
             biased;
             () = self.shared.stop.cancelled() => Err(self.shared.unavailable("the control plane is shutting down")),
             () = tokio::time::sleep(ends_in) => Err(Status::unauthenticated("the credential of this stream has expired")),
-            r = read(inbound, &connection, epoch, &sent, |said| self.said(&said)) => r,
+            r = read(inbound, &connection, epoch, &sent, |said| self.said(&said), &reports) => r,
             r = self.write(&hello, &sent) => r,
         }
     }
@@ -262,6 +264,7 @@ async fn read(
     epoch: Epoch,
     sent: &AtomicU64,
     tell: impl Fn(Said),
+    reports: &Reports<'_>,
 ) -> Result<(), Status> {
     // A sidecar can only have applied what it was sent. Anything else would falsify receipts.
     let position = |revision: u64| {
@@ -282,6 +285,7 @@ async fn read(
                 connection.nacked(position(nack.revision)?, object, clip(&nack.error, MAX_TEXT));
             }
             Some(Frame::KeyMissing(missing)) => tell(Said::KeyMissing(clip(&missing.issuer, MAX_TEXT))),
+            Some(Frame::Uses(said)) => reports.report(said).await,
             Some(Frame::Hello(_)) => return Err(Status::invalid_argument("a second hello")),
             None => return Err(Status::invalid_argument("an unknown frame")),
         }

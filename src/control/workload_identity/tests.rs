@@ -175,12 +175,12 @@ async fn a_token_of_a_control_plane_buys_nothing_from_it() {
     let signer = TokenSigner::generate_es256("own").unwrap();
     let mut jwk = signer.public_jwk();
     jwk["use"] = json!("sig");
-    let issuer =
-        json!({"name": "own", "kind": "portcullis", "issuer": HERE, "audiences": [HERE], "jwks": {"keys": [jwk]}});
+    let issuer = json!({"name": "own", "kind": "portcullis", "issuer": HERE, "jwks": {"keys": [jwk]}});
     let change = site.estate.put(Kind::Issuer, &issuer);
     site.commit(vec![change]);
-    let claims =
-        changed(site.estate.claims("agent"), &json!({"aud": HERE, "iss": HERE, "client_id": id("agent"), "jti": "1"}));
+    let own = json!({"aud": HERE, "iss": HERE, "client_id": id("agent"), "jti": "1", "scope": "read",
+                     "grant_id": uuid::Uuid::new_v4()});
+    let claims = changed(site.estate.claims("agent"), &own);
     let token = signer.sign_with_header(&json!({"typ": "at+jwt", "alg": "ES256", "kid": "own"}), &claims).unwrap();
     let refusal = site.judge(&token, Evidence::default()).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::CredentialTyp, "{refusal}");

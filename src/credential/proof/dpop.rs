@@ -29,10 +29,10 @@ pub struct Dpop<'a> {
     pub method: &'a str,
     /// Whether a URI is that of the request, but for query and fragment.
     pub is_target: &'a dyn Fn(&str) -> bool,
-    /// SHA-256 of the access token.
-    pub token_digest: &'a [u8; 32],
-    /// The thumbprint that the token is bound to.
-    pub bound_to: &'a [u8; 32],
+    /// SHA-256 of the access token; absent where one is only asked for.
+    pub token_digest: Option<&'a [u8; 32]>,
+    /// The thumbprint that the token is bound to; absent where any key will do.
+    pub bound_to: Option<&'a [u8; 32]>,
     /// Whose nonces the proof has to carry, if it needs one.
     pub nonces: Option<&'a Nonces>,
     /// Since when proofs are remembered: an older one may have been used already.
@@ -49,7 +49,7 @@ pub fn check_dpop<'a>(dpop: &Dpop<'a>) -> Result<Unverified<'a>, Unproven> {
     let jwk = parts.header.get("jwk").ok_or(invalid("the header of the proof has no `jwk`"))?;
     let key = ClientKey::read(jwk, algorithm)?;
     // 12, second half.
-    if !bool::from(key.thumbprint.ct_eq(dpop.bound_to)) {
+    if dpop.bound_to.is_some_and(|bound| !bool::from(key.thumbprint.ct_eq(bound))) {
         return Err(invalid("the proof is of another key than the token is bound to").into());
     }
     // 3: the claims that there must be.
@@ -65,7 +65,9 @@ pub fn check_dpop<'a>(dpop: &Dpop<'a>) -> Result<Unverified<'a>, Unproven> {
     // 11: made just now.
     let until = check_time(&claims, dpop)?;
     // 12, first half: this token.
-    if !is_digest(claims.text("ath", "`ath` is not a string")?, dpop.token_digest) {
+    if let Some(digest) = dpop.token_digest
+        && !is_digest(claims.text("ath", "`ath` is not a string")?, digest)
+    {
         return Err(invalid("the proof is for another access token").into());
     }
     // 10: a nonce of ours, where one is demanded.

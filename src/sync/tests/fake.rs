@@ -95,6 +95,7 @@ impl Sync for Fake {
                 match frame.frame.unwrap() {
                     Frame::Hello(hello) => inner.hellos.push(hello),
                     Frame::Ack(ack) => inner.acks.push((stream, ack.revision)),
+                    Frame::Uses(_) => {}
                     Frame::KeyMissing(missing) => inner.missing.push(missing.issuer),
                     Frame::Nack(nack) => inner.nacks.push(format!("{}/{}: {}", nack.kind, nack.key, nack.error)),
                 }

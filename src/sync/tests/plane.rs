@@ -96,6 +96,7 @@ impl Plane {
             clock: self.estate.clock.clone(),
             metrics: Arc::new(crate::telemetry::ControlMetrics::new().unwrap()),
             keys: None,
+            uses: None,
         };
         let stop = CancellationToken::new();
         let (config, stopped) = (self.config.clone(), stop.clone());

@@ -143,6 +143,7 @@ async fn without_tls_only_loopback_is_served_and_dialled() {
         clock: plane.estate.clock.clone(),
         metrics: std::sync::Arc::new(crate::telemetry::ControlMetrics::new().unwrap()),
         keys: None,
+        uses: None,
     };
     let e = serve(listener, deps, SyncServerConfig::default(), CancellationToken::new()).await.unwrap_err();
     assert!(matches!(e, ServeError::NotLoopback(_)), "{e}");

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use portcullis::authz::Reason;
 use portcullis::clock::Timestamp;
-use portcullis::object::{Issuer, Kind, Object, Workload};
+use portcullis::credential::SpiffeId;
+use portcullis::grant::{self, NewGrantRequest};
+use portcullis::object::{Grant, GrantId, Issuer, Kind, Object, VoteKind, Workload};
 use portcullis::testing::SigningKey;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -20,6 +22,7 @@ pub(crate) struct Corpus {
     pub(crate) keys: BTreeMap<String, SigningKey>,
     pub(crate) common: Vec<Issuer>,
     pub(crate) workloads: Vec<Workload>,
+    pub(crate) grant: Grant,
     pub(crate) templates: BTreeMap<String, Template>,
     pub(crate) files: Vec<File>,
 }
@@ -29,7 +32,16 @@ pub(crate) struct Corpus {
 struct Common {
     issuers: BTreeMap<String, IssuerSpec>,
     workloads: Vec<Value>,
+    grant: GrantSpec,
     templates: BTreeMap<String, Template>,
+}
+
+/// The grant that tokens of the control plane are tied to.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrantSpec {
+    id: GrantId,
+    workload: SpiffeId,
 }
 
 /// An issuer: its document but for the name, and its keys.
@@ -150,13 +162,28 @@ impl Corpus {
         };
         let workloads = common.workloads.iter().map(workload).collect();
         let issuers = common.issuers.iter().map(|(name, spec)| spec.issuer(name, &keys)).collect();
-        Self { keys, common: issuers, workloads, templates: common.templates, files }
+        let grant = common.grant.active();
+        Self { keys, common: issuers, workloads, grant, templates: common.templates, files }
     }
 
     /// The issuers of a file: those of all files, with its own in their place or beside them.
     pub(crate) fn issuers(&self, file: &File) -> Vec<Issuer> {
         let shared = self.common.iter().filter(|i| !file.issuers.contains_key(&i.name)).cloned();
         shared.chain(file.issuers.iter().map(|(name, spec)| spec.issuer(name, &self.keys))).collect()
+    }
+}
+
+// === impl GrantSpec ===
+
+impl GrantSpec {
+    /// `read` on `catalog`, in force a day around the time of the cases.
+    fn active(&self) -> Grant {
+        let start = Timestamp::from_secs(NOW - 43_200);
+        let resources = vec!["catalog".parse().unwrap()];
+        let new = NewGrantRequest::new(self.workload.clone(), resources, vec!["read".to_owned()], 86_400);
+        let asked = grant::new_request(new, "alice", start).unwrap();
+        let asked = grant::needing(Grant { id: self.id, ..asked }, None).unwrap();
+        grant::vote(&asked, "bob", VoteKind::Approve, &asked.digest, start).unwrap()
     }
 }
 

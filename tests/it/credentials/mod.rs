@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use portcullis::authz::{Builder, Change, Snapshot};
+use portcullis::authz::{Builder, Change, Reason, Snapshot};
 use portcullis::cache::{CacheSizes, Gate};
 use portcullis::clock::{Clock as _, ManualClock, Timestamp};
 use portcullis::credential::{self, CredentialReason, IssuerSet};
@@ -48,6 +48,7 @@ fn snapshot(corpus: &Corpus, issuers: &[Issuer]) -> (Snapshot, BTreeSet<String>)
     let mut builder = Builder::empty();
     let objects = issuers.iter().cloned().map(|i| Object::Issuer(Box::new(i)));
     let objects = objects.chain(corpus.workloads.iter().cloned().map(Object::Workload));
+    let objects = objects.chain([Object::Grant(Box::new(corpus.grant.clone()))]);
     for object in objects
         .chain([Object::parse(Kind::Service, service.to_string().as_bytes()).unwrap(), Object::PolicySet(policies)])
     {
@@ -154,7 +155,10 @@ fn line(file: &File, case: &Case, name: &str, token: &str, issuers: &[Issuer]) -
     if !file.issuers.is_empty() {
         line["issuer"] = json!(issuers);
     }
-    let reason = if case.reason.family() == "input" { case.alone() } else { case.reason.code() };
+    // What only a request can tell, the command line does not.
+    let of_request =
+        matches!(case.reason.family(), "input" | "entitlement") || case.reason == Reason::CredentialAudience;
+    let reason = if of_request { case.alone() } else { case.reason.code() };
     let expected = (reason != "ok" && !case.reason.is_allow()).then(|| reason.to_owned());
     Line { name: name.to_owned(), text: line.to_string(), expected }
 }

@@ -11,9 +11,10 @@ use crate::control::api::routes;
 async fn nothing_but_what_is_public_is_answered_without_a_token() {
     let site = Site::new().await;
     let public: Vec<_> = routes::table().into_iter().filter(|o| o.route.public).map(|o| o.route.path).collect();
-    assert_eq!(public, ["/openapi.json"]);
+    let published = ["/.well-known/jwks.json", "/.well-known/spiffe-bundle"];
+    assert_eq!(public, [&["/openapi.json", "/v1/token"][..], &published].concat());
     for operation in routes::table() {
-        let path = operation.route.path.replace("{id}", "x").replace("{name}", "x");
+        let path = operation.route.path.replace("{id}", "x").replace("{name}", "x").replace("{kid}", "x");
         let request = Request::builder().method(operation.route.method.as_str()).uri(&path);
         let answer = site.send(request.body(Body::empty()).unwrap()).await;
         assert_eq!(answer.status == 401, !operation.route.public, "{path}: {answer:?}");
