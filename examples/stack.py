@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # The folder of the script that was started: its objects, and the name of its working directory.
@@ -193,8 +194,8 @@ class Answer:
             return {}
 
 
-def call(method, path, headers=(), body=None, port=ENVOY):
-    """One request, sent as it stands: path and headers are not tidied up on the way."""
+def call(method, path, headers=(), body=None, port=ENVOY, form=None):
+    """One request, sent as it stands: path and headers are not tidied up on the way. `body` is sent as JSON."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     begun = time.perf_counter()
     try:
@@ -204,6 +205,9 @@ def call(method, path, headers=(), body=None, port=ENVOY):
         if body is not None:
             connection.putheader("Content-Type", "application/json")
         data = json.dumps(body).encode() if body is not None else b""
+        if form is not None:
+            connection.putheader("Content-Type", "application/x-www-form-urlencoded")
+            data = urllib.parse.urlencode(form).encode()
         if data or method != "GET":
             connection.putheader("Content-Length", str(len(data)))
         connection.endheaders(data)
@@ -351,6 +355,8 @@ class Site:
     DOCUMENTS = ("issuer", "workloads", "services", "policies")
     SERVICES = ("catalog", "payments")
     OPERATORS = ("alice", "bob")
+    # What is added to the control plane's configuration.
+    CONTROL = ""
 
     def __init__(self, binary, envoy):
         self.binary, self.envoy = binary, envoy
@@ -366,7 +372,7 @@ class Site:
         shutil.rmtree(WORK, ignore_errors=True)
         WORK.mkdir(parents=True)
         services = f"[{', '.join(self.SERVICES)}]"
-        (WORK / "control.yaml").write_text(CONTROL_YAML.replace("{services}", services))
+        (WORK / "control.yaml").write_text(CONTROL_YAML.replace("{services}", services) + self.CONTROL)
         (WORK / "sidecar.yaml").write_text(SIDECAR_YAML.replace("{services}", services))
 
         note(f"control plane on {API} (REST), {SYNC} (sync)")

@@ -76,8 +76,10 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
     let api = bind("listeners.api", config.listeners.api.0)?;
     let sync = bind("listeners.sync", config.listeners.sync.0)?;
     let admin = bind("listeners.admin", config.listeners.admin.0)?;
-    let api_tls = server_tls(config.tls.as_ref(), tls::TLS12_UP, &[tls::ALPN_H2, tls::ALPN_HTTP1])?;
-    let sync_tls = server_tls(config.tls.as_ref(), tls::TLS13, &[tls::ALPN_H2])?;
+    let operators_ca = config.operators.client_ca_file.clone();
+    let api_tls = server_tls(config.tls.as_ref(), operators_ca, tls::TLS12_UP, &[tls::ALPN_H2, tls::ALPN_HTTP1])?;
+    let sidecars_ca = config.tls.as_ref().and_then(|files| files.client_ca_file.clone());
+    let sync_tls = server_tls(config.tls.as_ref(), sidecars_ca, tls::TLS13, &[tls::ALPN_H2])?;
 
     let now = deps.clock.now().wall;
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&directory, now).await?);
@@ -103,7 +105,12 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         }
         None => None,
     };
-    let api_config = ApiConfig { points: points(&config.sync), tokens: tokens.clone(), ..ApiConfig::default() };
+    let api_config = ApiConfig {
+        points: points(&config.sync),
+        callers: config.operators.callers.clone(),
+        tokens: tokens.clone(),
+        ..ApiConfig::default()
+    };
     let api_router = api::router(Arc::clone(&core), Arc::clone(&fleet), operators, Arc::clone(&keys), api_config);
     let sync_config = SyncServerConfig {
         tls: sync_tls,
@@ -154,15 +161,12 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
 
 fn server_tls(
     files: Option<&TlsFiles>,
+    client_ca_file: Option<std::path::PathBuf>,
     versions: &[&'static rustls::SupportedProtocolVersion],
     alpn: &[&[u8]],
 ) -> Result<Option<Arc<rustls::ServerConfig>>, BuildError> {
     let Some(files) = files else { return Ok(None) };
-    let files = ServerFiles {
-        cert_file: files.cert_file.clone(),
-        key_file: files.key_file.clone(),
-        client_ca_file: files.client_ca_file.clone(),
-    };
+    let files = ServerFiles { cert_file: files.cert_file.clone(), key_file: files.key_file.clone(), client_ca_file };
     Ok(Some(tls::server_config(&files, versions, alpn)?))
 }
 

@@ -198,6 +198,7 @@ impl Builder {
             }
             // The control plane's own: nothing here is decided by it.
             Object::GrantPolicySet(_)
+            | Object::OperatorPolicySet(_)
             | Object::Review(_)
             | Object::Allotment(_)
             | Object::SigningKey(_)
@@ -246,6 +247,7 @@ impl Builder {
                 Arc::make_mut(&mut self.next.sources).policy_set = None;
             }
             Kind::GrantPolicySet
+            | Kind::OperatorPolicySet
             | Kind::Review
             | Kind::Allotment
             | Kind::SigningKey

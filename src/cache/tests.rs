@@ -36,6 +36,8 @@ enum Event {
     Wait(u64),
     Bookmark,
     NewToken(usize, u64),
+    /// A token of the control plane, tied to a grant and some actions, in place of that workload's.
+    TiedToken(usize, usize, u64),
     Grant(usize, usize, usize, u64),
     /// One with limits.
     Limited(usize, usize, usize, u64),
@@ -48,6 +50,7 @@ enum Event {
     FullSync,
 }
 
+const CONTROL: &str = "https://control.example";
 const WORKLOADS: [&str; 3] = ["storefront", "agent", "ci"];
 const RESOURCES: [&str; 4] = ["payments/refunds", "payments", "payments/payouts", "catalog/items"];
 const PATHS: [Option<&str>; 3] = [None, Some("/refunds/{*}"), Some("/refunds/7")];
@@ -98,6 +101,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (1..200u64).prop_map(Event::Wait),
         2 => Just(Event::Bookmark),
         2 => (0..3usize, 1..400u64).prop_map(|(w, s)| Event::NewToken(w, s)),
+        3 => (0..8usize, 0..3usize, 1..300u64).prop_map(|(n, a, s)| Event::TiedToken(n, a, s)),
         4 => (0..3usize, 0..4usize, 0..3usize, 1..300u64).prop_map(|(w, r, p, s)| Event::Grant(w, r, p, s)),
         3 => (0..3usize, 0..2usize, 0..LIMITS, 1..300u64).prop_map(|(w, r, l, s)| Event::Limited(w, r, l, s)),
         1 => (0..8usize).prop_map(Event::RevokeGrant),
@@ -114,7 +118,11 @@ fn event() -> impl Strategy<Value = Event> {
 
 impl Sidecar {
     fn new() -> Self {
-        let estate = Estate::new();
+        let mut estate = Estate::new();
+        let mut jwk = estate.signer.public_jwk();
+        jwk["use"] = json!("sig");
+        let control = json!({"name": "control", "kind": "portcullis", "issuer": CONTROL, "jwks": {"keys": [jwk]}});
+        drop(estate.put(Kind::Issuer, &control));
         let state = estate.state();
         let gate = Gate::new(Arc::clone(&state), Arc::clone(&estate.clock) as _, SIZES);
         let mut sidecar = Self { estate, state, gate, tokens: Vec::new() };
@@ -130,6 +138,15 @@ impl Sidecar {
         let until = self.estate.clock.now().wall.as_secs() + secs;
         claims["exp"] = json!(until);
         (self.estate.signer.sign(&claims).unwrap(), Timestamp::from_secs(until))
+    }
+
+    fn mint_tied(&self, grant: &crate::object::Grant, scope: &str, secs: u64) -> (String, Timestamp) {
+        let now = self.estate.clock.now().wall.as_secs();
+        let claims = json!({
+            "iss": CONTROL, "sub": grant.workload, "client_id": grant.workload, "aud": grant.resources[0].service,
+            "scope": scope, "grant_id": grant.id, "iat": now, "exp": now + secs, "jti": "tied",
+        });
+        (self.estate.signer.sign_access_token(&claims).unwrap(), Timestamp::from_secs(now + secs))
     }
 
     fn delta(&self, changes: impl IntoIterator<Item = Change>) {
@@ -151,6 +168,12 @@ impl Sidecar {
             }
             Event::NewToken(w, secs) => {
                 self.tokens[w] = self.mint(w, secs);
+                return;
+            }
+            Event::TiedToken(n, actions, secs) => {
+                let Some(grant) = grants.get(n) else { return };
+                let w = WORKLOADS.iter().position(|name| Estate::id(name) == grant.workload.as_str()).unwrap();
+                self.tokens[w] = self.mint_tied(grant, ["read", "write", "read write"][actions], secs);
                 return;
             }
             Event::Grant(w, r, p, secs) => {

@@ -48,7 +48,7 @@ pub(super) enum AuditCommand {
         api: ApiArgs,
     },
     /// Print how far the audit trail has come, as HASH:SEQ. Keep it elsewhere, for `verify --expect`.
-    #[command(after_help = "Example:\n  portcullis audit checkpoint >> checkpoints")]
+    #[command(after_help = "Example:\n  portcullis audit checkpoint > checkpoint")]
     Checkpoint {
         /// Read the database in this data directory, and not the API.
         #[arg(long, value_name = "DIR")]

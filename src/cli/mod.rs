@@ -22,6 +22,7 @@ mod fleet;
 mod grant;
 mod issuer;
 mod operator;
+mod operator_policy;
 mod output;
 mod policy;
 mod receipt;
@@ -88,6 +89,8 @@ enum Command {
     #[command(subcommand)]
     Operator(operator::OperatorCommand),
     #[command(subcommand)]
+    OperatorPolicy(operator_policy::OperatorPolicyCommand),
+    #[command(subcommand)]
     Audit(audit::AuditCommand),
     Fleet(fleet::FleetArgs),
     #[command(subcommand)]
@@ -147,6 +150,7 @@ impl Command {
             Self::Service(command) => command.run(out),
             Self::Apply(args) => args.run(out),
             Self::Operator(command) => command.run(out),
+            Self::OperatorPolicy(command) => command.run(out),
             Self::Audit(command) => command.run(out),
             Self::Fleet(args) => args.run(out),
             Self::Token(command) => command.run(out),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::RawKeys;
 use super::load::{self, ConfigError, Environment};
+use super::operators::{OperatorsConfig, RawOperators};
 use super::shared::{RawTelemetry, Telemetry};
 use super::sidecar::{positive, services};
 use super::token_review::{self, RawTokenReview};
@@ -41,6 +42,8 @@ pub struct RawControl {
     pub sync: RawSync,
     /// How the keys of issuers with `keys_from` are kept up to date.
     pub keys: RawKeys,
+    /// Who else than operators with tokens may call the API, and how often.
+    pub operators: RawOperators,
     /// The control plane as an issuer of short-lived tokens. Without it, it issues none.
     pub tokens: Option<RawTokens>,
     /// Logs and traces.
@@ -125,6 +128,8 @@ pub struct ControlConfig {
     pub sync: SyncConfig,
     /// How issuers' keys are kept up to date.
     pub keys: KeysConfig,
+    /// Who may call the API.
+    pub operators: OperatorsConfig,
     /// The control plane as an issuer, if it is one.
     pub tokens: Option<TokensConfig>,
     /// Logs and traces.
@@ -198,6 +203,7 @@ impl Default for RawControl {
             insecure_loopback: false,
             sync: RawSync::default(),
             keys: RawKeys::default(),
+            operators: RawOperators::default(),
             tokens: None,
             telemetry: RawTelemetry::default(),
         }
@@ -262,6 +268,7 @@ impl RawControl {
                 return Err(ConfigError::value("insecure_loopback", why));
             }
         }
+        let has_tls = tls.is_some();
         let RawControlListeners { api, sync, admin } = self.listeners;
         let sync_config = self.sync.validate()?;
         Ok(ControlConfig {
@@ -269,6 +276,7 @@ impl RawControl {
             data_directory: self.data_directory,
             tls,
             keys: self.keys.validate()?,
+            operators: self.operators.validate(has_tls)?,
             tokens: self.tokens.map(|tokens| tokens.validate(sync_config.max_staleness)).transpose()?,
             sync: sync_config,
             telemetry: self.telemetry.validate(),

@@ -8,6 +8,7 @@
 mod control;
 mod keys;
 mod load;
+mod operators;
 pub mod schema;
 mod shared;
 mod sidecar;
@@ -24,6 +25,7 @@ pub use self::control::{
 };
 pub use self::keys::RawKeys;
 pub use self::load::{ConfigError, Environment};
+pub use self::operators::{OperatorsConfig, RawOperators, RawWorkloadCallers};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
     Cache, CertificateHeader, ControlPlane, Credential, Limits, Overload, OverloadMode, RawCache, RawControlPlane,

@@ -333,6 +333,31 @@ fn the_documented_examples_load_and_show_every_default() {
     raw.validate().unwrap();
 }
 
+#[test]
+fn who_may_call_is_said_whole_or_refused_by_name() {
+    let with = |text: &str| control(&format!("insecure_loopback: true\noperators: {text}\n"));
+    let provider = |more: &str| format!("{{providers: [{{name: corp, issuer: 'https://idp', audience: us{more}}}]}}");
+    let callers = with(&provider("")).unwrap().operators.callers;
+    assert_eq!((callers.providers.len(), callers.workloads.is_none(), callers.calls.is_some()), (1, true, true));
+    assert_eq!(callers.providers[0].name_claim, "sub");
+    let twice =
+        "{providers: [{name: a, issuer: 'https://a', audience: x}, {name: b, issuer: 'https://a', audience: y}]}";
+    for (text, wrong) in [
+        (provider("").replace("https://idp", "http://idp"), "`operators.providers[0].issuer`: `http://idp`"),
+        (provider("").replace("us", "''"), "`operators.providers[0].audience`"),
+        (provider("").replace("corp", "Not A Name"), "`operators.providers[0].name`"),
+        (provider(", max_lifetime: 2d"), "`operators.providers[0].max_lifetime`"),
+        (provider(", name_claim: ''"), "`operators.providers[0].name_claim`"),
+        (provider(", token_type: txntoken+jwt"), "`operators.providers[0].token_type`"),
+        (twice.to_owned(), "`operators.providers[1].issuer`: `https://a` occurs twice"),
+        ("{certificates: {ca_file: /nowhere, operators: []}}".to_owned(), "`operators.certificates`"),
+        ("{workloads: {audience: ''}}".to_owned(), "`operators.workloads.audience`"),
+        ("{limits: {calls_burst: 0}}".to_owned(), "`operators.limits.calls_burst`"),
+    ] {
+        assert!(message(with(&text)).contains(wrong), "{wrong}: {}", message(with(&text)));
+    }
+}
+
 /// Every key of the raw type occurs in the example, perhaps commented out.
 fn shows_every_key(raw: &impl serde::Serialize, example: &str) {
     fn keys(value: &serde_json::Value, into: &mut Vec<String>) {

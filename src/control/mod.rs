@@ -6,6 +6,7 @@
 mod agenda;
 pub mod api;
 pub mod audit;
+pub mod callers;
 mod commit;
 mod core;
 pub mod exchange;
@@ -13,6 +14,7 @@ pub mod fleet;
 pub mod index;
 mod key_book;
 pub mod keys;
+pub mod operator_policy;
 pub mod operators;
 pub mod principal;
 mod restore;

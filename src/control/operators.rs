@@ -126,6 +126,13 @@ impl Operators {
         Some(Principal::new(Arc::clone(&operator.name), operator.kind.into(), Via::Token))
     }
 
+    /// The operator of this name, if it is active, by another proof than its token.
+    pub fn named(&self, name: &str, via: Via) -> Option<Principal> {
+        let active = self.active.read().unwrap_or_else(PoisonError::into_inner);
+        let operator = active.iter().find(|operator| &*operator.name == name)?;
+        Some(Principal::new(Arc::clone(&operator.name), operator.kind.into(), via))
+    }
+
     /// Every operator, revoked ones included, by name.
     pub async fn list(&self) -> Result<Vec<Operator>, OperatorError> {
         Ok(self.store.operators().await?.into_iter().map(Operator::from).collect())
@@ -210,6 +217,11 @@ impl From<OperatorRow> for Operator {
 /// What the audit trail says of it.
 fn event(by: &Intent, name: &str) -> Event {
     Event::done(by.author.clone(), by.action, &format!("operator/{name}"), &by.request_id)
+}
+
+/// Whether a token looks like one of the control plane's own making.
+pub fn is_operator_token(token: &str) -> bool {
+    token.starts_with(PREFIX)
 }
 
 fn hash(token: &str) -> [u8; 32] {

@@ -195,6 +195,11 @@ impl WorkloadIdentity {
         workload.cloned().ok_or(Refusal::subject("the token is not of a registered workload"))
     }
 
+    /// Whether the certificate of this serial number was revoked.
+    pub(super) fn is_revoked_certificate(&self, serial: &str) -> bool {
+        self.trust().revoked.contains(&Target::Certificate { serial: serial.to_owned() })
+    }
+
     /// Has a verified token confirmed, if its issuer's tokens have to be.
     pub(super) async fn confirm(
         &self,

@@ -13,6 +13,7 @@ mod issuer;
 mod key_source;
 mod limits;
 mod mapping;
+mod operator_policies;
 mod policy_set;
 mod review;
 mod revocation;
@@ -34,6 +35,7 @@ pub use self::issuer::{
 pub use self::key_source::KeySource;
 pub use self::limits::{ExactCall, GrantConditions, TimeWindow, Weekday};
 pub use self::mapping::{Condition, Conditions, CredentialMapping, MAX_CONDITIONS, MAX_MAPPINGS, Test, claim};
+pub use self::operator_policies::OperatorPolicySet;
 pub use self::policy_set::{POLICY_SET_KEY, PolicySet};
 pub use self::review::{Closing, Idempotency, Lift, Review};
 pub use self::revocation::{Revocation, Target};
@@ -68,6 +70,8 @@ pub enum Kind {
     Allotment = 9,
     /// [`SigningKey`]
     SigningKey = 10,
+    /// [`OperatorPolicySet`]
+    OperatorPolicySet = 11,
     /// [`Lift`]
     Lift = 20,
     /// [`Idempotency`]
@@ -97,6 +101,8 @@ pub enum Object {
     Allotment(Box<Allotments>),
     /// See [`Kind::SigningKey`].
     SigningKey(Box<SigningKey>),
+    /// See [`Kind::OperatorPolicySet`].
+    OperatorPolicySet(OperatorPolicySet),
     /// See [`Kind::Lift`].
     Lift(Box<Lift>),
     /// See [`Kind::Idempotency`].
@@ -117,7 +123,7 @@ pub struct FieldError {
 
 impl Kind {
     /// Every kind, in snapshot order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Revocation,
         Self::Issuer,
         Self::Workload,
@@ -128,6 +134,7 @@ impl Kind {
         Self::Review,
         Self::Allotment,
         Self::SigningKey,
+        Self::OperatorPolicySet,
         Self::Lift,
         Self::Idempotency,
     ];
@@ -147,6 +154,7 @@ impl Kind {
             Self::PolicySet => "policy_set",
             Self::Grant => "grant",
             Self::GrantPolicySet => "grant_policy_set",
+            Self::OperatorPolicySet => "operator_policy_set",
             Self::Review => "review",
             Self::Allotment => "allotment",
             Self::SigningKey => "signing_key",
@@ -188,6 +196,7 @@ impl Object {
             Kind::PolicySet => Self::PolicySet(from_json(body)?),
             Kind::Grant => Self::Grant(Box::new(from_json(body)?)),
             Kind::GrantPolicySet => Self::GrantPolicySet(from_json(body)?),
+            Kind::OperatorPolicySet => Self::OperatorPolicySet(from_json(body)?),
             Kind::Review => Self::Review(Box::new(from_json(body)?)),
             Kind::Allotment => Self::Allotment(Box::new(from_json(body)?)),
             Kind::SigningKey => Self::SigningKey(Box::new(from_json(body)?)),
@@ -208,6 +217,7 @@ impl Object {
             Self::PolicySet(o) => o.check(),
             Self::Grant(o) => o.check(),
             Self::GrantPolicySet(o) => o.check(),
+            Self::OperatorPolicySet(o) => o.check(),
             Self::Review(o) => o.check(),
             Self::Allotment(o) => o.check(),
             Self::SigningKey(o) => o.check(),
@@ -226,6 +236,7 @@ impl Object {
             Self::PolicySet(_) => Kind::PolicySet,
             Self::Grant(_) => Kind::Grant,
             Self::GrantPolicySet(_) => Kind::GrantPolicySet,
+            Self::OperatorPolicySet(_) => Kind::OperatorPolicySet,
             Self::Review(_) => Kind::Review,
             Self::Allotment(_) => Kind::Allotment,
             Self::SigningKey(_) => Kind::SigningKey,
@@ -244,6 +255,7 @@ impl Object {
             Self::PolicySet(_) => POLICY_SET_KEY.to_owned(),
             Self::Grant(o) => o.id.to_string(),
             Self::GrantPolicySet(_) => GrantPolicySet::KEY.to_owned(),
+            Self::OperatorPolicySet(_) => OperatorPolicySet::KEY.to_owned(),
             Self::Review(o) => o.grant.to_string(),
             Self::Allotment(o) => o.grant.to_string(),
             Self::SigningKey(o) => o.kid.clone(),
@@ -263,6 +275,7 @@ impl Object {
             Self::PolicySet(_) => key == POLICY_SET_KEY,
             Self::Grant(o) => uuid(&o.id.0),
             Self::GrantPolicySet(_) => key == GrantPolicySet::KEY,
+            Self::OperatorPolicySet(_) => key == OperatorPolicySet::KEY,
             Self::Review(o) => uuid(&o.grant.0),
             Self::Allotment(o) => uuid(&o.grant.0),
             Self::SigningKey(o) => o.kid == key,
@@ -281,6 +294,7 @@ impl Object {
             Self::PolicySet(o) => serde_json::to_vec(o),
             Self::Grant(o) => serde_json::to_vec(o),
             Self::GrantPolicySet(o) => serde_json::to_vec(o),
+            Self::OperatorPolicySet(o) => serde_json::to_vec(o),
             Self::Review(o) => serde_json::to_vec(o),
             Self::Allotment(o) => serde_json::to_vec(o),
             Self::SigningKey(o) => serde_json::to_vec(o),

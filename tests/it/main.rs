@@ -28,6 +28,7 @@ mod metrics;
 mod mtls;
 mod oidc_provider;
 mod openapi_document;
+mod operators;
 mod oracle;
 mod running;
 mod token_verify;

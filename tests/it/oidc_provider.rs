@@ -198,3 +198,56 @@ async fn tokens_of_a_real_provider_count_and_a_rotated_key_is_found_through_them
     sidecar.server.stop().await;
     site.control.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn somebody_with_a_token_of_a_real_provider_may_do_what_is_published_and_is_named_after_it() {
+    let mut provider = Provider::start();
+    let config = format!(
+        "keys:\n  allowed_hosts: [127.0.0.1]\n  allowed_networks: [127.0.0.0/8]\n  ca_file: {}\n  \
+         refresh_interval: 1h\n  unknown_kid_cooldown: {}s\noperators:\n  providers:\n    \
+         - {{ name: corp, issuer: '{}', audience: {AUDIENCE}, token_type: at+jwt, kind: automation, \
+             required_claims: {{ client_id: pipeline }} }}\n",
+        provider.ca_file(),
+        COOLDOWN.as_secs(),
+        provider.issuer,
+    );
+    let site = Site::open_with(&config).await;
+    let token = site.path("corp.jwt");
+    // The keys are fetched when the control plane starts, and that may take a moment.
+    let until = Instant::now() + START;
+    let comes_to = async |wanted: u64, args: &[&str]| loop {
+        let (code, answer) = site.run("corp.jwt", args).await;
+        let status = if code == 0 { 200 } else { answer["status"].as_u64().unwrap_or(401) };
+        if status == wanted {
+            return answer;
+        }
+        assert!(Instant::now() < until, "{args:?}: {answer}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    std::fs::write(&token, provider.token().await).unwrap();
+    let denied = comes_to(403, &["service", "list"]).await;
+    assert!(denied["detail"].as_str().unwrap().contains("`service.list`"), "nothing by default: {denied}");
+
+    let policies = site.path("ops.cedar");
+    let default = site.must("alice", &["operator-policy", "show"]).await;
+    let text = format!(
+        "{}\n@id(\"corp\") permit(principal == Operator::\"corp:pipeline\", action in Action::\"read\", resource)\n\
+         when {{ principal.kind == \"automation\" && principal.via == \"oidc\" }};\n",
+        default["text"].as_str().unwrap()
+    );
+    std::fs::write(&policies, text).unwrap();
+    site.must("alice", &["operator-policy", "publish", &policies]).await;
+    comes_to(200, &["service", "list"]).await;
+    comes_to(403, &["operator", "create", "eve"]).await;
+    let records = site.must("alice", &["audit", "list", "--author", "corp:pipeline"]).await;
+    assert_eq!((&records["items"][0]["via"], &records["items"][0]["kind"]), (&json!("oidc"), &json!("automation")));
+
+    // The provider changes its keys: the old token ends, and the new one has the new keys fetched.
+    provider.rotate();
+    let old = std::fs::read_to_string(&token).unwrap();
+    std::fs::write(&token, provider.token().await).unwrap();
+    comes_to(200, &["service", "list"]).await;
+    std::fs::write(&token, old).unwrap();
+    assert_eq!(site.run("corp.jwt", &["service", "list"]).await.0, 2, "a token of a key that is gone");
+    site.control.stop().await;
+}

@@ -80,7 +80,11 @@ pub(crate) fn portcullis(args: &[&str]) -> Output {
 }
 
 impl Server {
-    fn start(drain: Drain, admin: Option<SocketAddr>, run: impl Future<Output = Ended> + Send + 'static) -> Self {
+    pub(crate) fn start(
+        drain: Drain,
+        admin: Option<SocketAddr>,
+        run: impl Future<Output = Ended> + Send + 'static,
+    ) -> Self {
         Self { admin, drain, running: tokio::spawn(run) }
     }
 

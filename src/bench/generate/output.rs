@@ -229,6 +229,7 @@ fn documents(estate: &Estate, directory: &Path, step: &mut impl FnMut()) -> Resu
             Object::Grant(_) | Object::Revocation(_) => {}
             // An estate has none of the control plane's own.
             Object::GrantPolicySet(_)
+            | Object::OperatorPolicySet(_)
             | Object::Review(_)
             | Object::Allotment(_)
             | Object::SigningKey(_)

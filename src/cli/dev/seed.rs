@@ -19,7 +19,7 @@ use crate::drain::Signal;
 pub(super) const ISSUER: &str = "demo";
 const KID: &str = "demo";
 /// What the demo's services expect as the audience of a token.
-const AUDIENCE: &str = "portcullis-demo";
+pub(super) const AUDIENCE: &str = "portcullis-demo";
 const DOMAIN: &str = "spiffe://demo.portcullis.local";
 /// How long tokens live, and how often they are replaced.
 const TTL: Duration = Duration::from_secs(3600);

@@ -75,6 +75,9 @@ To try, in another terminal:
   portcullis grant request --from-denial denial.json --token-file alice.token
   portcullis grant approve ID --token-file bob.token
   portcullis check --method POST --path /refunds/7 --token-file storefront.jwt
+  # a token for that service alone, five minutes at most, that dies with the grant (docs/tokens.md)
+  portcullis credential exchange --subject-token-file storefront.jwt --audience payments --write short.jwt
+  portcullis check --method POST --path /refunds/7 --token-file short.jwt
   portcullis grant revoke ID --wait --token-file bob.token
 
   portcullis fleet --token-file alice.token

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::RequestExt;
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -20,7 +21,9 @@ use super::extract::{Caller, MAX_WAIT, RequestId};
 use super::operation::Route;
 use super::problem::Problem;
 use crate::control::audit::{Author, Event};
-use crate::control::principal::Principal;
+use crate::control::callers::Peer;
+use crate::control::operator_policy::Subject;
+use crate::object::{Kind, Object};
 
 /// The header that carries the request's id, both ways.
 const REQUEST_ID: &str = "x-request-id";
@@ -36,6 +39,8 @@ struct Call {
     action: Cow<'static, str>,
     /// Method and path.
     object: String,
+    /// The address of a caller that is not known.
+    peer: Option<String>,
     is_read: bool,
 }
 
@@ -45,8 +50,12 @@ pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: N
     let mut response = guarded(&api, request, next, &id, &mut call).await.unwrap_or_else(IntoResponse::into_response);
     let status = response.status().as_u16();
     tracing::debug!(request_id = %id, author = %call.author.name, call = %call.object, status, "answered");
-    if call.is_recorded(status) {
-        api.core.audit().note(Event::done(call.author, call.action, &call.object, &id).answered(status));
+    if status == 429 {
+        // Whoever calls too often would otherwise fill the trail.
+        api.core.audit().omit();
+    } else if call.is_recorded(status) {
+        let event = Event::done(call.author, call.action, &call.object, &id).answered(status);
+        api.core.audit().note(Event { peer: call.peer, ..event });
     }
     let headers = response.headers_mut();
     super::respond::insert(headers, header::HeaderName::from_static(REQUEST_ID), &id);
@@ -65,9 +74,27 @@ async fn guarded(
     if let Some(route) = route {
         call.action = Cow::Borrowed(route.action);
     }
+    let peer = request.extensions().get::<Peer>().cloned();
     let caller = match route {
         Some(Route { public: true, .. }) => None,
-        _ => Some(Caller { principal: authenticate(api, request.headers())?, request_id: Arc::clone(id) }),
+        _ => {
+            let principal = match api.callers.authenticate(request.headers(), peer.as_ref()).await {
+                Ok(principal) => principal,
+                Err(unknown) => {
+                    call.peer = peer.as_ref().map(|peer| peer.address.to_string());
+                    tracing::debug!(request_id = %id, why = unknown.detail, "a caller is nobody");
+                    api.callers.failed(peer.as_ref()).map_err(Problem::too_many)?;
+                    return Err(Problem::unauthenticated(unknown.presented));
+                }
+            };
+            call.author = Author::from(&principal);
+            api.callers.admit(&principal).map_err(Problem::too_many)?;
+            if let Some(route) = route {
+                let subject = subject(api, route, request.extract_parts().await.ok());
+                api.policies.check(&principal, route.action, &subject)?;
+            }
+            Some(Caller { principal, request_id: Arc::clone(id) })
+        }
     };
     let extensions = request.extensions_mut();
     extensions.insert(RequestId(Arc::clone(id)));
@@ -75,7 +102,6 @@ async fn guarded(
         extensions.insert(route);
     }
     if let Some(caller) = caller {
-        call.author = Author::from(&caller.principal);
         extensions.insert(caller);
     }
     let Ok(_place) = api.places.try_acquire() else {
@@ -104,6 +130,7 @@ impl Call {
             author: Author::unknown(),
             action: Cow::Owned(request.method().to_string()),
             object: format!("{} {}", request.method(), request.uri().path()),
+            peer: None,
             is_read: request.method().is_safe(),
         }
     }
@@ -112,25 +139,26 @@ impl Call {
     /// change that was made is recorded with its commit.
     fn is_recorded(&self, status: u16) -> bool {
         match status {
-            401 | 403 | 429 | 500 => true,
+            401 | 403 | 500 => true,
             400.. => !self.is_read,
             _ => RECORDED_READS.contains(&&*self.action),
         }
     }
 }
 
-/// The operator of the one bearer token that the request carries.
-fn authenticate(api: &Api, headers: &HeaderMap) -> Result<Principal, Problem> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Err(Problem::unauthenticated(false)) };
-    if values.next().is_some() {
-        return Err(Problem::unauthenticated(true));
-    }
-    let token = value.to_str().ok().and_then(|text| {
-        let (scheme, token) = text.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
-    token.and_then(|t| api.operators.authenticate(t)).ok_or_else(|| Problem::unauthenticated(true))
+/// What the operation is on, as its path says: nothing of the body has been read.
+fn subject(api: &Api, route: Route, params: Option<RawPathParams>) -> Subject {
+    let kind = route.action.split_once('.').map_or(route.action, |(family, _)| family).to_owned();
+    let name = params.and_then(|params| params.iter().next().map(|(_, value)| value.to_owned())).unwrap_or_default();
+    let workload = match kind.as_str() {
+        "grant" => match api.core.index().get(Kind::Grant, &name).as_ref().and_then(|s| s.object.as_ref()) {
+            Some(Object::Grant(grant)) => Some(grant.workload.clone()),
+            _ => None,
+        },
+        "workload" => name.parse().ok(),
+        _ => None,
+    };
+    Subject { kind, name, workload }
 }
 
 /// The caller's id for the request if it is a tame one, else a new one.

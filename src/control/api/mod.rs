@@ -16,6 +16,7 @@ mod lifts;
 mod named;
 mod openapi;
 mod operation;
+mod operator_policies;
 mod operators;
 mod policies;
 mod problem;
@@ -39,15 +40,17 @@ use tokio::sync::Semaphore;
 
 use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
+use super::callers::{Callers, CallersConfig};
 use super::core::Core;
 use super::exchange::Exchange;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
+use super::operator_policy::InForce;
 use super::operators::Operators;
 use crate::clock::Timestamp;
 
 pub use self::openapi::openapi;
-pub use self::routes::actions;
+pub use self::routes::{actions, operator_actions};
 pub use self::serve::{ServeLimits, serve};
 
 /// Settings of the API.
@@ -65,6 +68,8 @@ pub struct ApiConfig {
     pub max_watchers: usize,
     /// How long a request may take, beside what it asks to wait.
     pub request_timeout: Duration,
+    /// Who may call, beside operators with tokens.
+    pub callers: CallersConfig,
     /// The exchange of tokens, if the control plane issues any.
     pub tokens: Option<Arc<Exchange>>,
 }
@@ -81,6 +86,9 @@ struct Api {
     /// For those who wait until something has become of a grant.
     watchers: Arc<Semaphore>,
     started: Timestamp,
+    callers: Callers,
+    /// What callers may do.
+    policies: InForce,
     /// What is served, as the front door knows it.
     routes: Vec<Route>,
 }
@@ -105,13 +113,16 @@ pub fn router(
     let watchers = Arc::new(Semaphore::new(config.max_watchers));
     let operations = routes::table();
     let routes = operations.iter().map(|o| o.route).collect();
-    let (document, policies) = (config.max_body_bytes, config.max_policy_bytes);
-    let api = Arc::new(Api { core, fleet, operators, keys, config, places, watchers, started, routes });
+    let (document, large) = (config.max_body_bytes, config.max_policy_bytes);
+    let callers = Callers::new(config.callers.clone(), &core, Arc::clone(&operators), &keys);
+    let policies = InForce::new(Arc::clone(core.index()), operator_actions());
+    let api =
+        Arc::new(Api { core, fleet, operators, keys, config, places, watchers, started, callers, policies, routes });
     let mut router = Router::new();
     for operation in operations {
         let limit = match operation.limit() {
             Limit::Document => document,
-            Limit::Policies => policies,
+            Limit::Policies => large,
             Limit::Form => MAX_FORM,
         };
         let limited = operation.handler.layer((Extension(BodyLimit(limit)), DefaultBodyLimit::max(limit)));
@@ -141,6 +152,7 @@ impl Default for ApiConfig {
             max_concurrent_requests: 512,
             max_watchers: 256,
             request_timeout: Duration::from_secs(30),
+            callers: CallersConfig::default(),
             tokens: None,
         }
     }

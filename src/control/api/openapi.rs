@@ -184,7 +184,7 @@ fn problems(operation: &Operation) -> BTreeSet<u16> {
     let mut statuses: BTreeSet<u16> = operation.problems.iter().copied().collect();
     statuses.extend([500, 503]);
     if !operation.route.public {
-        statuses.extend([401, 403]);
+        statuses.extend([401, 403, 429]);
     }
     if operation.named.is_some() || operation.query.is_some() {
         statuses.insert(400);

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::control::commit::CommitError;
+use crate::control::operator_policy::Denied;
 use crate::control::operators::OperatorError;
 use crate::control::store::StoreError;
 use crate::grant::RuleError;
@@ -112,6 +113,15 @@ impl Problem {
     /// 403: known, but not allowed to.
     pub(super) fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "this operator may not do that", detail)
+    }
+
+    /// 429: too many calls.
+    pub(super) fn too_many(wait: std::time::Duration) -> Self {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
+        let detail = format!("too many calls; worth trying again in {seconds} s");
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", "too many calls", detail);
+        problem.0.headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
+        problem
     }
 
     /// 404.
@@ -253,6 +263,12 @@ impl From<CommitError> for Problem {
             ),
             CommitError::Closed => Self::unavailable("the control plane is shutting down"),
         }
+    }
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        Self::forbidden(denied.to_string())
     }
 }
 

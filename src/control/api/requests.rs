@@ -61,6 +61,9 @@ pub(super) async fn create(
     Keyed(key, new): Keyed<NewGrantRequest>,
 ) -> Result<Response, Problem> {
     let asked = grant::new_request(new, caller.name(), api.core.clock().now().wall)?;
+    if caller.principal.workload().is_some_and(|id| *id != asked.workload) {
+        return Err(Problem::forbidden("a workload asks for itself only"));
+    }
     let object = Object::Grant(Box::new(asked.clone()));
     let made = key
         .make(&api, &caller.intent("grant.request"), |index| {

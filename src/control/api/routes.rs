@@ -3,6 +3,8 @@
 //! Plane: control. To add one: a line here with its action and its types; its problems follow from what it takes, and
 //! `docs/openapi.json` is made anew as its test says. Rows are in the order of the document.
 
+use std::collections::BTreeSet;
+
 use super::audit::{self, AuditQuery, AuditRecords, Checkpoint};
 use super::exchange::{self, TokenAnswer, TokenForm, TokenRefused};
 use super::grants::{self, GrantQuery, Reason};
@@ -10,7 +12,8 @@ use super::issuers::{self, KeysShown};
 use super::lifecycle::{self, ResumeBody, RetireQuery, SuspendBody};
 use super::lifts::{self, LiftBody};
 use super::openapi;
-use super::operation::{Operation, delete, get, post, put};
+use super::operation::{Method, Operation, delete, get, post, put};
+use super::operator_policies::{self, NewOperatorPolicies, OperatorPoliciesPublished, OperatorPoliciesShown};
 use super::operators::{self, NewOperator, OperatorCreated};
 use super::policies::{self, NewPolicySet, PolicyPublished};
 use super::requests::{self, Approval, Denial, Nothing};
@@ -22,6 +25,7 @@ use super::status::{self, Status};
 use super::watch::WatchQuery;
 use super::workloads::{self, WorkloadQuery};
 use crate::control::fleet::EnforcementPoint;
+use crate::control::operator_policy::Action;
 use crate::control::operators::Operator;
 use crate::credential::SpiffeId;
 use crate::grant::NewGrantRequest;
@@ -29,10 +33,22 @@ use crate::object::{Grant, GrantId, Issuer, Lift, PolicySet, Revocation, Service
 
 /// All operations.
 pub(super) fn table() -> Vec<Operation> {
-    [status(), operators(), audit(), issuers(), workloads(), services(), policies(), grants(), revocations(), tokens()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        status(),
+        operators(),
+        operator_policies(),
+        audit(),
+        issuers(),
+        workloads(),
+        services(),
+        policies(),
+        grants(),
+        revocations(),
+        tokens(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The actions that operations have, sorted, each once: what policies for operators may name.
@@ -70,6 +86,39 @@ fn operators() -> Vec<Operation> {
             .named::<String>("The operator's name")
             .answers_nothing(204, "It is revoked: its token is not accepted any more")
             .problem(409),
+    ]
+}
+
+/// The same, with whether they only read.
+pub fn operator_actions() -> BTreeSet<Action> {
+    let table = table();
+    let private = table.iter().filter(|o| !o.route.public);
+    let reads = |name: &str| table.iter().filter(|o| o.route.action == name).all(|o| o.route.method == Method::Get);
+    private.map(|o| Action { name: o.route.action, reads: reads(o.route.action) }).collect()
+}
+
+fn operator_policies() -> Vec<Operation> {
+    vec![
+        get(
+            "/v1/operator-policies/current",
+            "operator_policy.show",
+            "Show who may call what",
+            operator_policies::current,
+        )
+        .tagged()
+        .answers::<OperatorPoliciesShown>(200, "The policies in force, or the default, with the schema"),
+        post(
+            "/v1/operator-policies",
+            "operator_policy.publish",
+            "Publish who may call what",
+            operator_policies::publish,
+        )
+        .about("A set under which whoever publishes it could not publish the next one is refused.")
+        .body::<NewOperatorPolicies>()
+        .tagged()
+        .conditional()
+        .answers::<OperatorPoliciesPublished>(200, "It is valid, or was in force already")
+        .answers::<OperatorPoliciesPublished>(201, "It is in force"),
     ]
 }
 

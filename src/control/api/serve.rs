@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower::util::MapRequest;
 
 use super::watch::Shutdown;
+use crate::control::callers::{Peer, PeerCertificate};
 
 /// Limits of a served listener.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +50,8 @@ pub async fn serve(
     let accepting = async {
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, or a peer that went: not a reason to stop.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -61,10 +62,22 @@ pub async fn serve(
             let (tls, router, shutdown) = (tls.clone(), router.clone(), shutdown.clone());
             tasks.spawn(async move {
                 let _ = stream.set_nodelay(true);
+                let mut peer = Peer { address: from.ip(), certificate: None };
                 match tls {
-                    None => connection(stream, router, limits, shutdown).await,
+                    None => connection(stream, router, limits, shutdown, peer).await,
                     Some(tls) => match tokio::time::timeout(limits.handshake_timeout, tls.accept(stream)).await {
-                        Ok(Ok(stream)) => connection(stream, router, limits, shutdown).await,
+                        Ok(Ok(stream)) => {
+                            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                            let read = shown.map(|der| PeerCertificate::parse(der).map(Arc::new));
+                            match read {
+                                // What cannot be read must not count as nothing.
+                                Some(None) => tracing::debug!("a client certificate could not be read"),
+                                read => {
+                                    peer.certificate = read.flatten();
+                                    connection(stream, router, limits, shutdown, peer).await;
+                                }
+                            }
+                        }
                         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                         Err(_elapsed) => tracing::debug!("a TLS handshake took too long"),
                     },
@@ -82,7 +95,7 @@ pub async fn serve(
     tasks.wait().await;
 }
 
-async fn connection<S>(stream: S, router: Router, limits: ServeLimits, shutdown: CancellationToken)
+async fn connection<S>(stream: S, router: Router, limits: ServeLimits, shutdown: CancellationToken, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -103,6 +116,7 @@ where
         move |mut request: hyper::Request<Incoming>| {
             begun.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(stop.clone());
+            request.extensions_mut().insert(peer.clone());
             request.map(Body::new)
         }
     };

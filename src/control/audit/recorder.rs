@@ -62,6 +62,11 @@ impl Recorder {
         }
     }
 
+    /// Counts one record that is left out.
+    pub fn omit(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Takes a record, and answers when it is durable.
     pub async fn record(&self, event: Event) -> Result<(), Unrecorded> {
         let (written, done) = oneshot::channel();

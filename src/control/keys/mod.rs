@@ -9,6 +9,7 @@ mod error;
 pub(super) mod http;
 mod install;
 mod keeper;
+mod provider;
 mod schedule;
 mod source;
 mod spiffe_tls;
@@ -39,6 +40,7 @@ use crate::wire::Revision;
 
 pub use self::error::FetchError;
 pub use self::install::AUTHOR;
+pub use self::provider::Provider;
 pub use self::status::{KeyError, KeyStatus};
 pub use self::vet::{Allowed, HostPattern};
 
@@ -144,6 +146,11 @@ impl Keys {
         if let Some(watched) = watched.get(issuer) {
             watched.unknown_key.notify_one();
         }
+    }
+
+    /// Looks after the keys of a provider until it is dropped, or the task is aborted.
+    pub fn keep_provider(self: Arc<Self>, provider: &Arc<Provider>) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(provider::keep(self, Arc::downgrade(provider)))
     }
 
     /// How the keys of an issuer stand; none for one whose keys an operator puts.

@@ -13,6 +13,7 @@ use tower::ServiceExt;
 
 use crate::clock::{ManualClock, SharedClock, Timestamp};
 use crate::control::api::{ApiConfig, router};
+use crate::control::callers::CallersConfig;
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
 use crate::control::keys::{Keys, KeysConfig};
 use crate::control::operators::Operators;
@@ -53,6 +54,15 @@ impl Site {
     }
 
     async fn at(directory: TempDir, wall: Timestamp) -> Self {
+        Self::at_with(directory, wall, CallersConfig::default()).await
+    }
+
+    /// One that others may call than operators with tokens, or not as often.
+    pub(super) async fn with_callers(callers: CallersConfig) -> Self {
+        Self::at_with(TempDir::new().unwrap(), NOW, callers).await
+    }
+
+    async fn at_with(directory: TempDir, wall: Timestamp, callers: CallersConfig) -> Self {
         let clock = Arc::new(ManualClock::new(wall));
         let shared: SharedClock = Arc::clone(&clock) as SharedClock;
         let store = Arc::new(SqliteStore::open(directory.path(), wall).await.unwrap());
@@ -70,7 +80,7 @@ impl Site {
             max_instances: 16,
         };
         let fleet = Fleet::open(shared, config).unwrap();
-        let config = ApiConfig { points, max_body_bytes: 64 << 10, ..ApiConfig::default() };
+        let config = ApiConfig { points, max_body_bytes: 64 << 10, callers, ..ApiConfig::default() };
         let metrics = Arc::new(ControlMetrics::new().unwrap());
         let keys = Keys::new(Arc::clone(&core), metrics, KeysConfig::default());
         let router = router(Arc::clone(&core), Arc::clone(&fleet), operators, keys, config);

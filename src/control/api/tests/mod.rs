@@ -1,6 +1,7 @@
 //! The API as an operator's tool uses it: whole requests through the router, on real SQLite.
 
 mod audit;
+mod callers;
 mod drops;
 mod flow;
 mod harness;
