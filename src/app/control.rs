@@ -46,6 +46,7 @@ pub struct Bound {
     deps: Deps,
     core: Arc<Core>,
     fleet: Arc<Fleet>,
+    operators: Arc<Operators>,
     keys: Arc<Keys>,
     uses: Arc<Uses>,
     tokens: Option<Arc<Exchange>>,
@@ -111,7 +112,8 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         tokens: tokens.clone(),
         ..ApiConfig::default()
     };
-    let api_router = api::router(Arc::clone(&core), Arc::clone(&fleet), operators, Arc::clone(&keys), api_config);
+    let api_router =
+        api::router(Arc::clone(&core), Arc::clone(&fleet), Arc::clone(&operators), Arc::clone(&keys), api_config);
     let sync_config = SyncServerConfig {
         tls: sync_tls,
         audience: config.sync.audience.clone(),
@@ -142,6 +144,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         deps: deps.clone(),
         core,
         fleet,
+        operators,
         keys,
         uses,
         tokens,
@@ -225,13 +228,13 @@ impl Bound {
         let sync = sync_server::serve(self.sync.0, self.sync_deps, self.sync_config, stop.clone());
         let mut sync = spawn.spawn(sync);
         let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
-        spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core))));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core), self.operators)));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.uses.run()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
         if let Some(tokens) = self.tokens {
             spawn.spawn(stop.clone().run_until_cancelled_owned(Arc::clone(tokens.keys()).run()));
         }
-        spawn.spawn(stop.clone().run_until_cancelled_owned(measure(self.fleet, self.metrics)));
+        spawn.spawn(stop.clone().run_until_cancelled_owned(measure(Arc::clone(&self.core), self.fleet, self.metrics)));
         spawn.spawn(stop.clone().run_until_cancelled_owned(tell_checkpoints(Arc::clone(&self.core))));
         drop(self.blocker);
 
@@ -270,12 +273,14 @@ impl Bound {
     }
 }
 
-/// Keeps the number of streams current.
-async fn measure(fleet: Arc<Fleet>, metrics: Arc<ControlMetrics>) {
+/// Keeps current what is counted: streams, open reviews, break-glass grants in force.
+async fn measure(core: Arc<Core>, fleet: Arc<Fleet>, metrics: Arc<ControlMetrics>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         metrics.streams().set(i64::try_from(fleet.streams()).unwrap_or(i64::MAX));
+        let (open_reviews, in_force) = core.index().emergencies();
+        metrics.emergencies(open_reviews, in_force);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod files;
 mod keys;
 mod listen;
+mod pinned;
 pub mod process;
 pub mod sidecar;
 pub mod upstream;
@@ -51,6 +52,14 @@ pub enum BuildError {
         key: &'static str,
         /// The address.
         address: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Threads cannot be started.
+    #[error("`listeners.ext_authz.pinned_threads`: {threads} threads cannot be started: {source}")]
+    Threads {
+        /// How many.
+        threads: u16,
         /// Why not.
         source: std::io::Error,
     },

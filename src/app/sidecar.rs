@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::pinned::Pinned;
 use super::{BuildError, Deps, RunError, listen};
 use crate::admin;
 use crate::authz::Settings;
@@ -52,6 +53,7 @@ struct Door {
     unix: Option<PathBuf>,
     gate: Arc<Gate>,
     config: ext_authz::Config,
+    pinned: Pinned,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,9 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
     let gate = Arc::new(gate);
     telemetry.metrics().watch(Arc::clone(&gate)).map_err(|e| metrics_error(&e))?;
 
-    let mut listeners = Listeners::default();
+    let threads = config.listeners.ext_authz_pinned_threads;
+    let pinned = Pinned::start(threads).map_err(|source| BuildError::Threads { threads, source })?;
+    let mut listeners = Listeners { workers: pinned.handles(), ..Listeners::default() };
     let mut tcp = None;
     if let Some(address) = config.listeners.ext_authz_tcp {
         let (listener, bound) = listen::bind(&*deps.binder, &deps.hot, "listeners.ext_authz.tcp", address.0)?;
@@ -103,7 +107,8 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         level: deps.level.clone(),
     };
     let router = admin::sidecar_router(common, Arc::clone(&gate), Arc::clone(&telemetry), grant_request_url.clone());
-    let door = Door { listeners, tcp, unix: config.listeners.ext_authz_unix.clone(), gate, config: door(&config) };
+    let unix = config.listeners.ext_authz_unix.clone();
+    let door = Door { listeners, tcp, unix, gate, config: door(&config), pinned };
     Ok(Bound { deps: deps.clone(), door, client, admin, router, telemetry, state, readiness, blockers })
 }
 
@@ -219,6 +224,7 @@ impl Bound {
         drop(blockers.listeners);
         let sync = deps.support.spawn(client.run(stop.clone()));
         let ended = serving.await;
+        drop(door.pinned);
         stop.cancel();
         if sync.await.is_err() {
             tracing::error!("sync has failed");

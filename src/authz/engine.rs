@@ -321,7 +321,11 @@ fn steps(
         let mut of_actor = actor.answer(until, memo, trace, &mut cached);
         parts.cached &= cached;
         sides.push(Side { question: actor, grants: std::mem::take(&mut of_actor.counted) });
-        let tells_more = said.answer.reason == Reason::AllowPolicy && caller.tie().is_none();
+        // Of two that allow, the record names the one that took more.
+        let tells_more = match (said.answer.reason, of_actor.answer.reason) {
+            (Reason::AllowPolicy, _) | (_, Reason::AllowBreakGlass) => caller.tie().is_none(),
+            _ => false,
+        };
         if !of_actor.answer.reason.is_allow() || tells_more {
             said = of_actor;
         }

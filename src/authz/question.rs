@@ -137,7 +137,10 @@ impl Question<'_> {
         }
         let answer = match (policies, first_denied) {
             (Some(policies), _) => {
-                Answer { reason: Reason::AllowGrant, grant: allowed.first().copied(), policies, grant_request: None }
+                // Which of them is spent is not known yet: an emergency is named rather than hidden.
+                let glass = covering.counted.iter().any(|active| active.break_glass && allowed.contains(&active.id));
+                let reason = if glass { Reason::AllowBreakGlass } else { Reason::AllowGrant };
+                Answer { reason, grant: allowed.first().copied(), policies, grant_request: None }
             }
             (None, Some((active, denied))) if covering.active.is_empty() => denial(denied, Some(active.id)),
             _ => return None,
@@ -259,7 +262,8 @@ impl Question<'_> {
             match inquiry.ask(Some(&self.snapshot.grants.facts(active))) {
                 Outcome::Allow(policies) => {
                     let grant = Some(active.id);
-                    return Some(Answer { reason: Reason::AllowGrant, grant, policies, grant_request: None });
+                    let reason = if active.break_glass { Reason::AllowBreakGlass } else { Reason::AllowGrant };
+                    return Some(Answer { reason, grant, policies, grant_request: None });
                 }
                 denied => with_grant = with_grant.or(Some((active, denied))),
             }

@@ -12,13 +12,14 @@ use super::failure::{Answer, Failure, Outcome};
 use super::output::Out;
 use super::{block_on, documents, files};
 
-/// Register every object of a file: issuers, workloads, services, the policy set.
+/// Register every object of a file: issuers, workloads, services, the policy sets.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  portcullis apply -f shop.yaml\n\n  # shop.yaml\n  \
     issuer: { name: production, kind: spiffe, trust_domain: example.org, audiences: [portcullis], jwks_file: jwks.json }\n  \
     ---\n  workload: { id: spiffe://example.org/agent, kind: agent, owner: ops, environment: production }\n  \
     ---\n  service: { name: payments, routes: [{ name: refunds, path: '/refunds/{*}' }] }\n  \
-    ---\n  policy_set: { text_file: policies.cedar }")]
+    ---\n  policy_set: { text_file: policies.cedar }\n  \
+    ---\n  grant_policy_set: { text_file: grants.cedar }")]
 pub(super) struct ApplyArgs {
     /// File with one or several documents, YAML or JSON; may be repeated. `-` reads standard input.
     #[arg(short, long, value_name = "FILE", required = true)]
@@ -67,7 +68,7 @@ impl ApplyArgs {
 impl Item {
     /// Reads a document. `read` gives the text of a file that it names.
     pub(super) fn new(document: Value, read: &dyn Fn(&str) -> Result<String, Failure>) -> Result<Self, Failure> {
-        const KINDS: [&str; 4] = ["issuer", "workload", "service", "policy_set"];
+        const KINDS: [&str; 5] = ["issuer", "workload", "service", "policy_set", "grant_policy_set"];
         let unknown =
             || Failure::error(format!("a document has one member, named after its kind: {}", KINDS.join(", ")));
         let Value::Object(map) = document else { return Err(unknown()) };
@@ -94,7 +95,8 @@ impl Item {
             "issuer" => ("issuers", "name"),
             "workload" => ("workloads", "id"),
             "service" => ("services", "name"),
-            _ => return self.publish(api).await,
+            "policy_set" => return self.publish(api, "policies").await,
+            _ => return self.publish(api, "grant-policies").await,
         };
         let name = self.name();
         if name.is_empty() {
@@ -109,8 +111,8 @@ impl Item {
         cell(&self.body, if self.kind == "workload" { "id" } else { "name" })
     }
 
-    async fn publish(&self, api: &Api) -> Result<(String, bool), Failure> {
-        let answer = api.post(&["policies"], &self.body).await?;
+    async fn publish(&self, api: &Api, collection: &str) -> Result<(String, bool), Failure> {
+        let answer = api.post(&[collection], &self.body).await?;
         Ok((cell(object(&answer), "digest"), has_changed(&answer)))
     }
 }

@@ -20,12 +20,14 @@ mod failure;
 mod files;
 mod fleet;
 mod grant;
+mod grant_policy;
 mod issuer;
 mod operator;
 mod operator_policy;
 mod output;
 mod policy;
 mod receipt;
+mod review;
 mod revoke;
 mod schema;
 mod serve;
@@ -75,6 +77,10 @@ enum Command {
     Check(check::CheckArgs),
     #[command(subcommand)]
     Grant(grant::GrantCommand),
+    #[command(subcommand)]
+    GrantPolicy(grant_policy::GrantPolicyCommand),
+    #[command(subcommand)]
+    Review(review::ReviewCommand),
     #[command(subcommand)]
     Revoke(revoke::RevokeCommand),
     #[command(subcommand)]
@@ -143,6 +149,8 @@ impl Command {
             Self::Control(args) => args.run(out),
             Self::Check(args) => args.run(out),
             Self::Grant(command) => command.run(out),
+            Self::GrantPolicy(command) => command.run(out),
+            Self::Review(command) => command.run(out),
             Self::Revoke(command) => command.run(out),
             Self::Policy(command) => command.run(out),
             Self::Issuer(command) => command.run(out),

@@ -95,23 +95,27 @@ fn check(out: &mut Out<'_>, file: &std::path::Path, actions: &[String]) -> Outco
             }
             Ok(Answer::Yes)
         }
-        Err(policy::PolicyErrors(errors)) => {
-            if out.is_json() {
-                out.json(&json!({ "valid": false, "errors": errors }))?;
-                return Ok(Answer::No);
-            }
-            for e in &errors {
-                let place = match (e.line, e.column) {
-                    (Some(line), Some(column)) => format!("{}:{line}:{column}", file.display()),
-                    _ => file.display().to_string(),
-                };
-                let policy = e.policy.as_ref().map(|p| format!(" policy `{p}`:")).unwrap_or_default();
-                out.line(format!("{place}:{policy} {}", e.message))?;
-                if let Some(help) = &e.help {
-                    out.line(format!("  help: {help}"))?;
-                }
-            }
-            Ok(Answer::No)
+        Err(errors) => print_errors(out, file, &errors),
+    }
+}
+
+/// What is wrong with a text, each with its place. The answer is no.
+pub(super) fn print_errors(out: &mut Out<'_>, file: &std::path::Path, errors: &policy::PolicyErrors) -> Outcome {
+    let policy::PolicyErrors(errors) = errors;
+    if out.is_json() {
+        out.json(&json!({ "valid": false, "errors": errors }))?;
+        return Ok(Answer::No);
+    }
+    for e in errors {
+        let place = match (e.line, e.column) {
+            (Some(line), Some(column)) => format!("{}:{line}:{column}", file.display()),
+            _ => file.display().to_string(),
+        };
+        let policy = e.policy.as_ref().map(|p| format!(" policy `{p}`:")).unwrap_or_default();
+        out.line(format!("{place}:{policy} {}", e.message))?;
+        if let Some(help) = &e.help {
+            out.line(format!("  help: {help}"))?;
         }
     }
+    Ok(Answer::No)
 }

@@ -203,6 +203,8 @@ fn a_sidecar_needs_exactly_one_credential_and_a_scope() {
     assert_eq!(route, "`scope.services[0]`: `payments/refunds` is not the name of a service");
     let deaf = message(sidecar(&text, &[("PORTCULLIS__LISTENERS__EXT_AUTHZ__TCP", "null")]));
     assert!(deaf.starts_with("`listeners.ext_authz`:"), "{deaf}");
+    let many = message(sidecar(&text, &[("PORTCULLIS__LISTENERS__EXT_AUTHZ__PINNED_THREADS", "257")]));
+    assert_eq!(many, "`listeners.ext_authz.pinned_threads`: must be at most 256");
 }
 
 #[test]

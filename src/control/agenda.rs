@@ -1,4 +1,4 @@
-//! When which grant is due for its next step: to lapse, to end, to be forgotten.
+//! When which grant is due for its next step: to lapse, to start, to end, to be forgotten.
 //!
 //! Plane: control. Fed by the committer with every grant that changes, so that the sweeper never scans them all.
 //! Losing an entry never lengthens a grant: enforcement points look at `not_after` themselves.
@@ -41,7 +41,8 @@ impl Retention {
     pub(super) fn due(&self, grant: &Grant) -> Timestamp {
         match grant.state {
             GrantState::Pending => grant.requested_at.saturating_add(self.pending),
-            GrantState::Scheduled | GrantState::Active => grant.not_after.unwrap_or_default(),
+            GrantState::Scheduled => grant.not_before.unwrap_or_default(),
+            GrantState::Active => grant.not_after.unwrap_or_default(),
             _ => grant.ended.as_ref().map_or(grant.requested_at, |e| e.at).saturating_add(self.ended),
         }
     }

@@ -19,7 +19,7 @@ use self::by_workload::ByWorkload;
 use self::revoked::RevokedWorkloads;
 use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
-use crate::object::{Grant, GrantId, Kind, Object, Target};
+use crate::object::{Grant, GrantId, GrantState, Kind, Object, Target};
 use crate::wire::{Epoch, Position, Revision};
 
 /// One version of one object.
@@ -323,6 +323,24 @@ impl Index {
         let others = others.filter(|s| concerns(s, &inner.live, services));
         let grants = inner.grants.of(services);
         (Position { epoch: self.epoch, revision: inner.revision }, others.cloned().chain(grants).collect())
+    }
+
+    /// How many reviews are open, and how many break-glass grants are in force, which all have one.
+    pub fn emergencies(&self) -> (usize, usize) {
+        let inner = self.read();
+        let reviews =
+            inner.live.range((Kind::Review, Arc::from(""))..).take_while(|((kind, _), _)| *kind == Kind::Review);
+        let open = reviews.filter_map(|(_, stored)| match &stored.object {
+            Some(Object::Review(review)) => Some(review),
+            _ => None,
+        });
+        let (mut all, mut in_force) = (0, 0);
+        for review in open {
+            all += usize::from(review.closed.is_none());
+            let active = live_grant(&inner.live, &review.grant).is_some_and(|g| g.state == GrantState::Active);
+            in_force += usize::from(active);
+        }
+        (all, in_force)
     }
 
     /// About how many live objects concern a sidecar of `services`; not fewer than do.

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod callers;
 mod commit;
 mod core;
+mod desk;
 pub mod exchange;
 pub mod fleet;
 pub mod index;

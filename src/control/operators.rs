@@ -4,6 +4,7 @@
 //! in constant time. The first start makes the operator `bootstrap`, whose token goes to a file of mode 0600 and
 //! nowhere else. Names are never reused, because votes and log entries refer to them. Fails closed: unknown is nobody.
 
+use std::collections::HashSet;
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -37,6 +38,8 @@ pub struct Operators {
     store: Arc<dyn Store>,
     clock: SharedClock,
     active: RwLock<Vec<Active>>,
+    /// Names of those that were revoked.
+    left: RwLock<HashSet<String>>,
     /// Held while the store is changed and read back, so that an older list never replaces a newer one.
     changes: tokio::sync::Mutex<()>,
 }
@@ -102,7 +105,8 @@ impl Operators {
         clock: SharedClock,
         token_file: &Path,
     ) -> Result<Arc<Self>, OperatorError> {
-        let this = Self { store, clock, active: RwLock::default(), changes: tokio::sync::Mutex::default() };
+        let (active, left, changes) = (RwLock::default(), RwLock::default(), tokio::sync::Mutex::default());
+        let this = Self { store, clock, active, left, changes };
         if this.store.operators().await?.is_empty() {
             // The file first: after a crash in between, the next start takes the token from it.
             let token = bootstrap_token(token_file)?;
@@ -124,6 +128,11 @@ impl Operators {
         }
         let operator = active.get(usize::try_from(found).ok()?)?;
         Some(Principal::new(Arc::clone(&operator.name), operator.kind.into(), Via::Token))
+    }
+
+    /// Whether this was an operator and is none any more. Whom a provider vouches for is not known here.
+    pub fn has_left(&self, name: &str) -> bool {
+        self.left.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
     /// The operator of this name, if it is active, by another proof than its token.
@@ -187,10 +196,11 @@ impl Operators {
     }
 
     async fn reload(&self) -> Result<(), OperatorError> {
-        let rows = self.store.operators().await?;
-        let active = rows
+        let (active, left): (Vec<_>, Vec<_>) =
+            self.store.operators().await?.into_iter().partition(|row| row.revoked.is_none());
+        *self.left.write().unwrap_or_else(PoisonError::into_inner) = left.into_iter().map(|row| row.name).collect();
+        let active = active
             .into_iter()
-            .filter(|row| row.revoked.is_none())
             .map(|row| Active { name: Arc::from(row.name), kind: row.kind, token_sha256: row.token_sha256 })
             .collect();
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;

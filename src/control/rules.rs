@@ -11,7 +11,8 @@ use super::index::{Index, Stored};
 use crate::authz::{Relation, RouteTable, RouteTableError, Template};
 use crate::credential::{self, SpiffeId};
 use crate::object::{
-    FieldError, Grant, GrantState, GrantTerms, Issuer, IssuerKind, Kind, Object, Revocation, Route, Service, Workload,
+    FieldError, Grant, GrantState, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Revocation, Route, Service,
+    Workload,
 };
 use crate::policy::BUILTIN_ACTIONS;
 
@@ -19,6 +20,14 @@ use crate::policy::BUILTIN_ACTIONS;
 pub(super) fn as_grant(stored: &Stored) -> Option<&Grant> {
     match &stored.object {
         Some(Object::Grant(grant)) => Some(grant),
+        _ => None,
+    }
+}
+
+/// A review, if `stored` is one.
+pub(super) fn as_review(stored: &Stored) -> Option<&Review> {
+    match &stored.object {
+        Some(Object::Review(review)) => Some(review),
         _ => None,
     }
 }

@@ -1,8 +1,9 @@
-//! The sweeper: ends grants whose time is over, lapses requests nobody approved, forgets what ended long ago,
-//! and idempotency keys that were used long ago.
+//! The sweeper: ends grants whose time is over, starts scheduled ones, lapses requests nobody approved, forgets what ended
+//! long ago, and idempotency keys that were used long ago.
 //!
-//! Plane: control. It only tidies: enforcement points look at `not_after` themselves, so a sweeper that is late never
-//! lengthens a grant. A forgotten grant takes the revocations of itself along: its id is never used again.
+//! Plane: control. Enforcement points look at `not_after` themselves, so a sweeper that is late never lengthens a grant;
+//! one that was scheduled is not in force until the sweeper has found that it still may be. A forgotten grant takes the
+//! revocations of itself along: its id is never used again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use std::time::Duration;
 
 use super::commit::CommitError;
 use super::core::{Core, Intent, Plan};
+use super::desk::Desk;
 use super::index::Index;
+use super::operators::Operators;
 use super::store::{Expect, Write};
 use crate::clock::Timestamp;
 use crate::grant;
-use crate::object::{Kind, Object, Target};
+use crate::object::{GrantState, Kind, Object, Target};
 
 /// How many grants share a revision at most.
 const BATCH: usize = 128;
@@ -25,12 +28,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(60);
 
 /// Sweeps until it is dropped.
-pub async fn run(core: Arc<Core>) {
+pub async fn run(core: Arc<Core>, operators: Arc<Operators>) {
+    let desk = Desk::new(operators);
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let swept = async { Ok::<_, CommitError>(sweep(&core).await? + forget_keys(&core).await?) };
+        let swept = async { Ok::<_, CommitError>(sweep(&core, &desk).await? + forget_keys(&core).await?) };
         if let Err(error) = swept.await {
             tracing::warn!(%error, "grants that are due could not be ended; trying again");
         }
@@ -38,7 +42,7 @@ pub async fn run(core: Arc<Core>) {
 }
 
 /// Deals with every grant that is due now; answers how many.
-pub async fn sweep(core: &Core) -> Result<usize, CommitError> {
+pub(super) async fn sweep(core: &Core, desk: &Desk) -> Result<usize, CommitError> {
     let mut total = 0;
     loop {
         let now = core.clock().now().wall;
@@ -47,7 +51,7 @@ pub async fn sweep(core: &Core) -> Result<usize, CommitError> {
             return Ok(total);
         }
         let intent = Intent::system("system", "grant.sweep");
-        let result = core.transact(&intent, |index| Ok::<_, CommitError>(plan(core, index, &keys, now))).await;
+        let result = core.transact(&intent, |index| Ok::<_, CommitError>(plan(core, desk, index, &keys, now))).await;
         match result {
             Ok((_, count)) => total += count,
             Err(error) => {
@@ -81,7 +85,7 @@ pub async fn forget_keys(core: &Core) -> Result<usize, CommitError> {
     }
 }
 
-fn plan(core: &Core, index: &Index, keys: &[Arc<str>], now: Timestamp) -> Plan<usize> {
+fn plan(core: &Core, desk: &Desk, index: &Index, keys: &[Arc<str>], now: Timestamp) -> Plan<usize> {
     let retention = core.agenda().retention();
     let mut plan = Plan::new(0);
     let mut forgotten = HashSet::new();
@@ -90,6 +94,11 @@ fn plan(core: &Core, index: &Index, keys: &[Arc<str>], now: Timestamp) -> Plan<u
         let Some(Object::Grant(grant)) = &stored.object else { continue };
         let expect = Expect::Revision(stored.revision);
         if let Some(next) = grant::expire(grant, retention.pending, now) {
+            plan.changes.push(Write::put(&Object::Grant(Box::new(next)), expect));
+        } else if grant.state == GrantState::Scheduled
+            && let Some((next, guards)) = desk.start(index, grant, now)
+        {
+            plan.guards.extend(guards);
             plan.changes.push(Write::put(&Object::Grant(Box::new(next)), expect));
         } else if grant.state.is_terminal() && retention.due(grant) <= now {
             plan.changes.push(Write::delete(Kind::Grant, &**key, expect));

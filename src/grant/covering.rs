@@ -27,7 +27,8 @@ pub enum Apart {
 /// What is known of a workload's grants for one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Covering {
-    /// The active grants that cover it, the longest-lasting first; of those that policies cannot tell apart, the first.
+    /// The active grants that cover it, ordinary ones before break-glass, then the longest-lasting first; of those that
+    /// policies cannot tell apart, the first.
     pub active: SmallVec<[Active; 2]>,
     /// Those that a use has to be spent of, the longest-lasting first: all of them, because any may have none left.
     pub counted: Vec<Active>,
@@ -42,6 +43,8 @@ pub struct Active {
     pub id: GrantId,
     /// When it ends, or the time of the week that it is for.
     pub not_after: Timestamp,
+    /// Whether it is break-glass.
+    pub break_glass: bool,
     pub(super) actions: u32,
     pub(super) duration_seconds: u64,
 }
@@ -121,7 +124,7 @@ impl Covering {
         }
     }
 
-    /// Of grants that policies cannot tell apart, keeps the one that lasts longest. Sorts.
+    /// Of grants that policies cannot tell apart, keeps the first by rank. Sorts.
     pub(super) fn keep_one_of_each(&mut self, apart: Apart) {
         self.counted.sort_unstable_by_key(Active::rank);
         self.counted.dedup_by_key(|a| a.id);
@@ -143,6 +146,7 @@ impl Active {
         Self {
             id: GrantId(uuid::Uuid::from_bytes(entry.id)),
             not_after: entry.not_after.min(until),
+            break_glass: entry.phase.is_break_glass(),
             actions: entry.actions,
             duration_seconds: entry.not_after.since(entry.not_before).as_secs(),
         }
@@ -157,8 +161,9 @@ impl Active {
         }
     }
 
-    /// The longest-lasting first.
-    const fn rank(&self) -> (Reverse<Timestamp>, GrantId) {
-        (Reverse(self.not_after), self.id)
+    /// Ordinary ones before break-glass, so that an emergency is only named where it was needed; then the longest-lasting
+    /// first.
+    const fn rank(&self) -> (bool, Reverse<Timestamp>, GrantId) {
+        (self.break_glass, Reverse(self.not_after), self.id)
     }
 }

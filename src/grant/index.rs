@@ -136,12 +136,10 @@ impl GrantIndex {
     /// Puts a grant in place of its earlier version. One that was never granted and no longer can be is left out.
     pub fn put(&mut self, grant: &CompactGrant<'_>, version: u64) {
         let Some((phase, not_before, not_after)) = phase(grant) else { return self.remove(grant.id, version) };
-        let limits = match phase {
-            Phase::Limited => match Limits::of(grant) {
-                Some(limits) => Some(Arc::new(limits)),
-                None => return self.remove(grant.id, version),
-            },
-            _ => None,
+        let limits = match phase.is_limited().then(|| Limits::of(grant)) {
+            Some(None) => return self.remove(grant.id, version),
+            Some(Some(limits)) => Some(Arc::new(limits)),
+            None => None,
         };
         let (resources, actions) = self.numbers(grant);
         let workload = grant.workload;
@@ -315,11 +313,10 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
         let Sought { action, path, now, .. } = *self.sought;
         let id = GrantId(uuid::Uuid::from_bytes(entry.id));
         let in_scope = self.names.action_sets_have(entry.actions, action) && self.leaf.covers_path(entry, path);
-        let granted = matches!(entry.phase, Phase::Granted | Phase::Limited);
         let revoked = entry.phase == Phase::Revoked || (self.is_revoked)(id);
         let over = |at, by| Standing::Over(Ended { at, by, id });
         let standing = match entry.phase {
-            _ if !in_scope && !revoked && granted && entry.covers(now) => Standing::Scope(id),
+            _ if !in_scope && !revoked && entry.covers(now) => Standing::Scope(id),
             _ if !in_scope => Standing::None,
             _ if revoked => over(entry.not_after.min(now), End::Revoked),
             Phase::Pending => Standing::Pending(id),
@@ -328,7 +325,8 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
             Phase::Exhausted => over(entry.not_after.min(now), End::Exhausted),
             _ if now < entry.not_before => Standing::NotYetValid(id),
             _ if now >= entry.not_after => over(entry.not_after, End::Expired),
-            Phase::Limited => match self.limited(entry) {
+            Phase::Scheduled => Standing::NotYetValid(id),
+            Phase::Limited | Phase::LimitedBreakGlass => match self.limited(entry) {
                 Ok((active, counted)) => return found.take_in(active, counted, self.apart),
                 Err(standing) => standing,
             },
@@ -371,10 +369,11 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
 fn phase(grant: &CompactGrant<'_>) -> Option<(Phase, Timestamp, Timestamp)> {
     let start = grant.not_before.unwrap_or_default();
     let ended = |at: Timestamp| grant.not_after.map_or(at, |end| end.min(at));
-    let granted = if grant.is_limited() { Phase::Limited } else { Phase::Granted };
+    let granted = Phase::granted(grant.is_limited(), grant.break_glass);
     match grant.state {
         GrantState::Pending => Some((Phase::Pending, start, Timestamp::MAX)),
-        GrantState::Scheduled | GrantState::Active => Some((granted, grant.not_before?, grant.not_after?)),
+        GrantState::Scheduled => Some((Phase::Scheduled, grant.not_before?, grant.not_after?)),
+        GrantState::Active => Some((granted, grant.not_before?, grant.not_after?)),
         GrantState::Ended => Some((Phase::Over, grant.not_before?, ended(grant.ended_at?))),
         GrantState::Exhausted => Some((Phase::Exhausted, start, ended(grant.ended_at?))),
         GrantState::Revoked => Some((Phase::Revoked, start, ended(grant.ended_at?))),

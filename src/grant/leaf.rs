@@ -51,9 +51,15 @@ pub(super) struct Entry {
 #[repr(u8)]
 pub(super) enum Phase {
     Pending,
+    /// Not in force before the control plane says so, whatever the clock says.
+    Scheduled,
     Granted,
     /// Granted, and it has [`Limits`].
     Limited,
+    /// Granted as break-glass.
+    BreakGlass,
+    /// Both.
+    LimitedBreakGlass,
     /// Its last use has been spent.
     Exhausted,
     /// Ended, or dropped before its end.
@@ -254,6 +260,32 @@ fn cut(entries: &[Entry], before: impl Fn(&Entry) -> bool, within: impl Fn(&Entr
     rest.get(..rest.partition_point(within)).unwrap_or_default()
 }
 
+// === impl Phase ===
+
+impl Phase {
+    /// The phase of a grant that is or was in force.
+    pub(super) const fn granted(limited: bool, break_glass: bool) -> Self {
+        match (limited, break_glass) {
+            (false, false) => Self::Granted,
+            (true, false) => Self::Limited,
+            (false, true) => Self::BreakGlass,
+            (true, true) => Self::LimitedBreakGlass,
+        }
+    }
+
+    pub(super) const fn is_granted(self) -> bool {
+        matches!(self, Self::Granted | Self::Limited | Self::BreakGlass | Self::LimitedBreakGlass)
+    }
+
+    pub(super) const fn is_limited(self) -> bool {
+        matches!(self, Self::Limited | Self::LimitedBreakGlass)
+    }
+
+    pub(super) const fn is_break_glass(self) -> bool {
+        matches!(self, Self::BreakGlass | Self::LimitedBreakGlass)
+    }
+}
+
 // === impl Entry ===
 
 impl Entry {
@@ -268,9 +300,9 @@ impl Entry {
         Self { resource, actions, ..self }
     }
 
-    /// Whether it counts at this time.
+    /// Whether it is in force at this time.
     pub(super) fn covers(&self, now: Timestamp) -> bool {
-        self.not_before <= now && now < self.not_after
+        self.phase.is_granted() && self.not_before <= now && now < self.not_after
     }
 
     fn order_in<'a>(&'a self, texts: &'a str) -> Order<'a> {

@@ -249,6 +249,12 @@ fn check_break_glass(new: &NewGrantRequest, party: &Party) -> Result<(), FieldEr
     if new.duration_seconds > MAX_BREAK_GLASS_SECONDS {
         return error("duration_seconds", "break-glass lasts at most 3600 seconds");
     }
+    if new.uses.is_some() {
+        return error(
+            "uses",
+            "break-glass has no use limit: an emergency does not wait for its uses to be counted out",
+        );
+    }
     if new.starts_at.is_some() {
         return error("starts_at", "break-glass is for now");
     }
@@ -349,15 +355,21 @@ pub fn cast(grant: &Grant, ballot: Ballot<'_>, now: Timestamp) -> Result<Grant, 
 /// one of those, would be approving for themselves. `delegators` are the registered ones.
 pub fn barred<'a>(
     approver: &str,
+    party: &Party,
     workload: &Workload,
     delegators: impl IntoIterator<Item = &'a Workload>,
 ) -> Option<RuleError> {
-    if workload.owner == approver {
+    if owns(workload, approver, party) {
         return Some(RuleError::Owner(approver.to_owned()));
     }
     let named = workload.delegators.iter().any(|pattern| pattern.matches(approver));
-    let answers = || delegators.into_iter().any(|delegator| delegator.owner == approver);
+    let answers = || delegators.into_iter().any(|delegator| owns(delegator, approver, party));
     (named || answers()).then(|| RuleError::Delegator(approver.to_owned()))
+}
+
+/// Whether they answer for a workload, by their name or as one of the group that does.
+pub fn owns(workload: &Workload, name: &str, party: &Party) -> bool {
+    workload.owner == name || party.groups.contains(&workload.owner)
 }
 
 /// The approvals that are missing, of `steps`, when only the votes count that `stands` holds for. Each approver counts

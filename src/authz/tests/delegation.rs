@@ -10,7 +10,7 @@ use crate::authz::{Change, Decision, Reason};
 use crate::cache::{CacheSizes, Gate};
 use crate::clock::Clock;
 use crate::credential::TokenSigner;
-use crate::object::Kind;
+use crate::object::{Kind, Object};
 use crate::state::State;
 use crate::testing::{AUDIENCE, Estate, changed, request};
 
@@ -126,6 +126,50 @@ fn both_subject_and_actor_must_be_allowed() {
     assert_eq!((by_grant.reason, by_grant.grant), (Reason::AllowGrant, granted));
     assert_eq!(desk.judge("ci", &act("agent")).reason, Reason::EntitlementNoGrant);
     assert_eq!(desk.judge("agent", &act("ci")).reason, Reason::EntitlementNoGrant);
+    // Break-glass of either is named, although the other has an ordinary grant.
+    let mut glass = None;
+    desk.put(|estate| {
+        let (mut grant, _) = estate.grant("ci", "catalog/items", &["read"], None, 100);
+        grant.break_glass = true;
+        grant.digest = grant.request_digest();
+        glass = Some(grant.id);
+        estate.put_object(&Object::Grant(Box::new(grant)))
+    });
+    for (subject, actor) in [("ci", "agent"), ("agent", "ci")] {
+        let broken = desk.judge(subject, &act(actor));
+        assert_eq!((broken.reason, broken.grant), (Reason::AllowBreakGlass, glass), "{actor} for {subject}");
+    }
+    // Where an ordinary grant is enough, break-glass was not needed.
+    desk.put(|estate| estate.grant("ci", "catalog/items", &["read"], None, 50).1);
+    assert_eq!(desk.judge("ci", &act("agent")).reason, Reason::AllowGrant);
+}
+
+#[test]
+fn break_glass_passes_no_check_of_tokens_and_no_revocation() {
+    let mut desk = Desk::new();
+    let mut id = None;
+    desk.put(|estate| {
+        let (mut grant, _) = estate.grant("agent", "catalog/items", &["read"], None, 100);
+        grant.break_glass = true;
+        grant.digest = grant.request_digest();
+        id = Some(grant.id);
+        estate.put_object(&Object::Grant(Box::new(grant)))
+    });
+    let token = desk.token("agent", &json!({}));
+    let allowed = desk.send(&token);
+    assert_eq!((allowed.reason, allowed.grant), (Reason::AllowBreakGlass, id));
+    let bad = [
+        ("aud", json!(["others"]), Reason::CredentialAudience),
+        ("exp", json!(1), Reason::CredentialExpired),
+        ("sub", json!("spiffe://other.example/agent"), Reason::CredentialIssuerUntrusted),
+    ];
+    for (claim, value, reason) in bad {
+        assert_eq!(desk.send(&desk.token("agent", &json!({ claim: value }))).reason, reason, "{claim}");
+    }
+    desk.put(|estate| estate.revoke_grant(id.unwrap()));
+    assert_eq!(desk.send(&token).reason, Reason::RevokedGrant);
+    desk.put(|estate| estate.revoke(&json!({"kind": "workload", "workload": Estate::id("agent")})));
+    assert_eq!(desk.send(&token).reason, Reason::RevokedWorkload);
 }
 
 #[test]

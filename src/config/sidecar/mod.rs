@@ -63,6 +63,8 @@ pub struct SidecarListeners {
     pub ext_authz_unix: Option<PathBuf>,
     /// Permissions of that socket.
     pub ext_authz_unix_mode: u32,
+    /// Threads to which its connections are pinned; 0 for none.
+    pub ext_authz_pinned_threads: u16,
     /// Admin.
     pub admin: Address,
 }
@@ -239,10 +241,14 @@ impl RawSidecarListeners {
         if self.ext_authz.unix.as_ref().is_some_and(|p| p.as_os_str().len() > 107) {
             return Err(ConfigError::value("listeners.ext_authz.unix", "a socket path has at most 107 bytes"));
         }
+        if self.ext_authz.pinned_threads > 256 {
+            return Err(ConfigError::value("listeners.ext_authz.pinned_threads", "must be at most 256"));
+        }
         Ok(SidecarListeners {
             ext_authz_tcp: self.ext_authz.tcp,
             ext_authz_unix: self.ext_authz.unix,
             ext_authz_unix_mode: self.ext_authz.unix_mode.0,
+            ext_authz_pinned_threads: self.ext_authz.pinned_threads,
             admin: self.admin,
         })
     }

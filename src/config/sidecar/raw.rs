@@ -65,6 +65,9 @@ pub struct RawExtAuthz {
     pub unix: Option<PathBuf>,
     /// Permissions of the socket, in octal.
     pub unix_mode: FileMode,
+    /// Threads to which connections are pinned, each to the one that has the fewest; at most 256. 0: all threads share all
+    /// connections. Pinned, a check costs less, and waits for its thread while another may be idle.
+    pub pinned_threads: u16,
 }
 
 /// The control plane that the sidecar follows.
@@ -269,7 +272,7 @@ impl Default for RawSidecarListeners {
 
 impl Default for RawExtAuthz {
     fn default() -> Self {
-        Self { tcp: Some(Address::loopback(9191)), unix: None, unix_mode: FileMode(0o660) }
+        Self { tcp: Some(Address::loopback(9191)), unix: None, unix_mode: FileMode(0o660), pinned_threads: 0 }
     }
 }
 

@@ -208,6 +208,12 @@ impl<T: Serialize> Made<T> {
         Self { status: StatusCode::CREATED, location, object, more: Map::new(), found: None }
     }
 
+    /// There already, at this revision.
+    pub(super) fn found(location: String, object: T, revision: Revision) -> Self {
+        let more = Map::from_iter([("reused".to_owned(), Value::Bool(true))]);
+        Self { status: StatusCode::OK, location, object, more, found: Some(revision) }
+    }
+
     fn record(&self) -> Result<Recorded, Problem> {
         let object = serde_json::value::to_raw_value(&self.object).map_err(|error| {
             tracing::error!(%error, "an answer could not be written");

@@ -8,6 +8,7 @@ mod audit;
 mod exchange;
 mod extract;
 mod front;
+mod grant_policies;
 mod grants;
 mod idempotency;
 mod issuers;
@@ -22,6 +23,7 @@ mod policies;
 mod problem;
 mod requests;
 mod respond;
+mod reviews;
 mod revocations;
 mod routes;
 mod serve;
@@ -42,6 +44,7 @@ use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
 use super::callers::{Callers, CallersConfig};
 use super::core::Core;
+use super::desk::Desk;
 use super::exchange::Exchange;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
@@ -80,6 +83,7 @@ struct Api {
     core: Arc<Core>,
     fleet: Arc<Fleet>,
     operators: Arc<Operators>,
+    desk: Desk,
     keys: Arc<Keys>,
     config: ApiConfig,
     places: Semaphore,
@@ -116,8 +120,20 @@ pub fn router(
     let (document, large) = (config.max_body_bytes, config.max_policy_bytes);
     let callers = Callers::new(config.callers.clone(), &core, Arc::clone(&operators), &keys);
     let policies = InForce::new(Arc::clone(core.index()), operator_actions());
-    let api =
-        Arc::new(Api { core, fleet, operators, keys, config, places, watchers, started, callers, policies, routes });
+    let api = Arc::new(Api {
+        core,
+        fleet,
+        desk: Desk::new(Arc::clone(&operators)),
+        operators,
+        keys,
+        config,
+        places,
+        watchers,
+        started,
+        callers,
+        policies,
+        routes,
+    });
     let mut router = Router::new();
     for operation in operations {
         let limit = match operation.limit() {

@@ -9,10 +9,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::control::commit::CommitError;
+use crate::control::desk::Refusal;
 use crate::control::operator_policy::Denied;
 use crate::control::operators::OperatorError;
 use crate::control::store::StoreError;
-use crate::grant::RuleError;
+use crate::grant::{RuleError, policy};
 use crate::object::FieldError;
 use crate::policy::PolicyErrors;
 
@@ -262,6 +263,40 @@ impl From<CommitError> for Problem {
                 "the store failed; whether the change was made is not known, so look before trying again",
             ),
             CommitError::Closed => Self::unavailable("the control plane is shutting down"),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Unknown(id) => Self::not_found(format_args!("grant or request `{id}`")),
+            Refusal::Field(error) => Self::invalid(error),
+            Refusal::Rule(error) => error.into(),
+            Refusal::Policy(refusal) => refusal.into(),
+            Refusal::Forbidden(detail) => Self::forbidden(detail),
+            Refusal::Conflict(detail) => Self::conflict(detail),
+            Refusal::Unreadable => Self::conflict(refusal.to_string()),
+            Refusal::Commit(error) => error.into(),
+        }
+    }
+}
+
+impl From<policy::Refusal> for Problem {
+    fn from(refusal: policy::Refusal) -> Self {
+        let detail = refusal.to_string();
+        let of = |policies: Vec<String>, message: &'static str| {
+            Self::forbidden(detail.clone()).with_issues(policies.into_iter().map(move |policy| Issue {
+                message: message.to_owned(),
+                policy: Some(policy),
+                ..Issue::default()
+            }))
+        };
+        match refusal {
+            policy::Refusal::Forbidden(policies) => of(policies, "this grant policy forbids it"),
+            policy::Refusal::Failed(policies) => of(policies, "this grant policy failed to evaluate"),
+            policy::Refusal::NoMatch => Self::forbidden(detail),
+            policy::Refusal::Terms(error) => Self::invalid(error),
         }
     }
 }

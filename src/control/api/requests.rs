@@ -1,7 +1,7 @@
 //! Grant requests: asking, approving, denying, taking back.
 //!
-//! Plane: control. The rules of a grant's life are `grant::rules`; this adds what they cannot see: the workload is
-//! registered, the resources exist and may be had for that long, both when it is asked for and when it is approved.
+//! Plane: control. The rules of a grant's life are `grant::rules`, and what they cannot see is the desk's: who and what
+//! exists, and what grant policies say, both when it is asked for and when it is approved. Here they are put to work.
 
 use std::sync::Arc;
 
@@ -18,11 +18,12 @@ use super::idempotency::{Keyed, Made};
 use super::problem::Problem;
 use super::respond::Written;
 use crate::control::core::Plan;
-use crate::control::index::{Index, Stored};
+use crate::control::desk::{self, Asked, Refusal};
+use crate::control::index::Index;
 use crate::control::rules;
-use crate::control::store::{Expect, Guard, Write};
-use crate::grant::{self, NewGrantRequest};
-use crate::object::{Grant, Kind, Object, VoteKind};
+use crate::control::store::{Expect, Write};
+use crate::grant::{self, Ballot, NewGrantRequest};
+use crate::object::{Grant, Object, VoteKind};
 use crate::wire::Revision;
 
 /// A vote for.
@@ -31,6 +32,9 @@ use crate::wire::Revision;
 pub(super) struct Approval {
     /// The digest of the request, to say which one was read.
     digest: String,
+    /// The step that it counts for; without it, the first that needs an approval and that the caller may give.
+    #[serde(default)]
+    step: Option<String>,
 }
 
 /// A vote against.
@@ -60,16 +64,18 @@ pub(super) async fn create(
     caller: Caller,
     Keyed(key, new): Keyed<NewGrantRequest>,
 ) -> Result<Response, Problem> {
-    let asked = grant::new_request(new, caller.name(), api.core.clock().now().wall)?;
-    if caller.principal.workload().is_some_and(|id| *id != asked.workload) {
-        return Err(Problem::forbidden("a workload asks for itself only"));
-    }
-    let object = Object::Grant(Box::new(asked.clone()));
+    let (reuse, now) = (new.reuse, api.core.clock().now().wall);
+    let asked = grant::new_request_by(new, caller.name(), caller.principal.party(), now)?;
+    let intent = caller.intent(if asked.break_glass { "grant.break_glass" } else { "grant.request" });
+    let location = format!("/v1/grant-requests/{}", asked.id);
     let made = key
-        .make(&api, &caller.intent("grant.request"), |index| {
-            let guards = supported(index, &asked)?;
-            let answer = Made::created(format!("/v1/grant-requests/{}", asked.id), asked.clone());
-            Ok(Plan { guards, changes: vec![Write::put(&object, Expect::Absent)], answer })
+        .make(&api, &intent, |index| {
+            let Plan { guards, changes, answer } = api.desk.ask(index, &asked, reuse, now)?;
+            let answer = match answer {
+                Asked::New(grant) => Made::created(location.clone(), grant),
+                Asked::Reused(grant, revision) => Made::found(format!("/v1/grants/{}", grant.id), grant, revision),
+            };
+            Ok(Plan { guards, changes, answer })
         })
         .await?;
     Ok(made.respond(&api, None).await)
@@ -81,18 +87,21 @@ pub(super) async fn approve(
     Name(id): Name,
     Document(vote): Document<Approval>,
 ) -> Result<Response, Problem> {
-    step(&api, &caller, "grant.approve", &id, |index, grant| {
-        let now = api.core.clock().now().wall;
-        let next = grant::vote(grant, caller.name(), VoteKind::Approve, &vote.digest, now)?;
-        let guards = supported(index, grant)?;
-        // The owner of a workload speaks for it; nobody approves what they ask for themselves.
-        let owner = index.get(Kind::Workload, grant.workload.as_str());
-        if owner.as_deref().and_then(rules::as_workload).is_some_and(|w| *w.owner == *caller.name()) {
-            return Err(Problem::forbidden(format!("`{}` owns the workload that this is for", caller.name())));
-        }
-        Ok((next, guards))
-    })
-    .await
+    let approval = desk::Approval {
+        id: &id,
+        approver: caller.name(),
+        party: caller.principal.party(),
+        digest: &vote.digest,
+        step: vote.step.as_deref(),
+    };
+    let (committed, grant) = api
+        .core
+        .transact(&caller.intent("grant.approve"), |index| {
+            api.desk.approve(index, &approval, api.core.clock().now().wall)
+        })
+        .await
+        .map_err(|refusal: Refusal| Problem::from(refusal))?;
+    Ok(Written::new(&api, committed, Revision(0), Some(grant)).respond(StatusCode::OK))
 }
 
 pub(super) async fn deny(
@@ -102,13 +111,14 @@ pub(super) async fn deny(
     Document(vote): Document<Denial>,
 ) -> Result<Response, Problem> {
     crate::object::check_text("reason", &vote.reason, 1000)?;
-    step(&api, &caller, "grant.deny", &id, |_, grant| {
-        let now = api.core.clock().now().wall;
-        let mut next = grant::vote(grant, caller.name(), VoteKind::Deny, &vote.digest, now)?;
+    step(&api, &caller, "grant.deny", &id, |grant| {
+        let (approver, party) = (caller.name(), caller.principal.party());
+        let ballot = Ballot { approver, party, vote: VoteKind::Deny, digest: &vote.digest, step: None };
+        let mut next = grant::cast(grant, ballot, api.core.clock().now().wall)?;
         if let Some(ended) = &mut next.ended {
             ended.reason.clone_from(&vote.reason);
         }
-        Ok((next, Vec::new()))
+        Ok(next)
     })
     .await
 }
@@ -119,8 +129,8 @@ pub(super) async fn withdraw(
     Name(id): Name,
     Optional(Nothing {}): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    step(&api, &caller, "grant.withdraw", &id, |_, grant| {
-        Ok((grant::withdraw(grant, caller.name(), api.core.clock().now().wall)?, Vec::new()))
+    step(&api, &caller, "grant.withdraw", &id, |grant| {
+        Ok(grant::withdraw(grant, caller.name(), api.core.clock().now().wall)?)
     })
     .await
 }
@@ -131,30 +141,17 @@ async fn step(
     caller: &Caller,
     action: &'static str,
     id: &str,
-    next: impl Fn(&Index, &Grant) -> Result<(Grant, Vec<Guard>), Problem> + Send + Sync,
+    next: impl Fn(&Grant) -> Result<Grant, Problem> + Send + Sync,
 ) -> Result<Response, Problem> {
     let (committed, grant) = api
         .core
-        .transact(&caller.intent(action), |index| {
+        .transact(&caller.intent(action), |index: &Index| {
             let stored = one(index, id)?;
             let grant = rules::as_grant(&stored).ok_or_else(Problem::internal)?;
-            let (next, guards) = next(index, grant)?;
+            let next = next(grant)?;
             let object = Object::Grant(Box::new(next.clone()));
-            let changes = vec![Write::put(&object, Expect::Revision(stored.revision))];
-            Ok::<_, Problem>(Plan { guards, changes, answer: next })
+            Ok::<_, Problem>(Plan::new(next).write(Write::put(&object, Expect::Revision(stored.revision))))
         })
         .await?;
     Ok(Written::new(api, committed, Revision(0), Some(grant)).respond(StatusCode::OK))
-}
-
-/// The workload is in service, and what is asked for may be had. Answers what that rests on.
-fn supported(index: &Index, grant: &Grant) -> Result<Vec<Guard>, Problem> {
-    let workload = rules::in_service(index, &grant.workload)?;
-    let services = rules::grantable(index, grant)?;
-    let guard = |stored: &Stored| Guard::Object {
-        kind: stored.kind,
-        key: stored.key.to_string(),
-        expect: Expect::Revision(stored.revision),
-    };
-    Ok(std::iter::once(&workload).chain(&services).map(|s| guard(s)).collect())
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::audit::{self, AuditQuery, AuditRecords, Checkpoint};
 use super::exchange::{self, TokenAnswer, TokenForm, TokenRefused};
+use super::grant_policies::{self, GrantPoliciesPublished, NewGrantPolicySet};
 use super::grants::{self, GrantQuery, Reason};
 use super::issuers::{self, KeysShown};
 use super::lifecycle::{self, ResumeBody, RetireQuery, SuspendBody};
@@ -18,6 +19,7 @@ use super::operators::{self, NewOperator, OperatorCreated};
 use super::policies::{self, NewPolicySet, PolicyPublished};
 use super::requests::{self, Approval, Denial, Nothing};
 use super::respond::{Listed, PageQuery, WaitQuery, Written};
+use super::reviews::{self, Note, ReviewQuery};
 use super::revocations::{self, NewRevocation};
 use super::services;
 use super::signing_keys::{self, KeyRevocation, KeyRotation};
@@ -29,7 +31,9 @@ use crate::control::operator_policy::Action;
 use crate::control::operators::Operator;
 use crate::credential::SpiffeId;
 use crate::grant::NewGrantRequest;
-use crate::object::{Grant, GrantId, Issuer, Lift, PolicySet, Revocation, Service, SigningKey, Workload};
+use crate::object::{
+    Grant, GrantId, GrantPolicySet, Issuer, Lift, PolicySet, Review, Revocation, Service, SigningKey, Workload,
+};
 
 /// All operations.
 pub(super) fn table() -> Vec<Operation> {
@@ -42,7 +46,9 @@ pub(super) fn table() -> Vec<Operation> {
         workloads(),
         services(),
         policies(),
+        grant_policies(),
         grants(),
+        reviews(),
         revocations(),
         tokens(),
     ]
@@ -256,6 +262,51 @@ fn policies() -> Vec<Operation> {
     ]
 }
 
+fn grant_policies() -> Vec<Operation> {
+    vec![
+        get(
+            "/v1/grant-policies/current",
+            "grant_policy.show",
+            "Show the grant policies in force",
+            grant_policies::current,
+        )
+        .tagged()
+        .answers::<GrantPolicySet>(200, "The grant policies")
+        .problem(404),
+        post(
+            "/v1/grant-policies",
+            "grant_policy.publish",
+            "Validate and publish grant policies",
+            grant_policies::publish,
+        )
+        .about("They say who may ask for which grants for whom, under which terms, and who approves.")
+        .tagged()
+        .conditional()
+        .body::<NewGrantPolicySet>()
+        .answers::<GrantPoliciesPublished>(200, "They are in force already, or `dry_run` was asked for")
+        .answers::<GrantPoliciesPublished>(201, "They are in force"),
+    ]
+}
+
+fn reviews() -> Vec<Operation> {
+    const ID: &str = "The id of the break-glass grant, which is the review's as well";
+    vec![
+        get("/v1/reviews", "review.list", "List reviews of break-glass grants", reviews::list)
+            .query::<ReviewQuery>()
+            .answers::<Listed<Review>>(200, "A page of reviews, by id"),
+        get("/v1/reviews/{id}", "review.show", "Show a review", reviews::show)
+            .named::<GrantId>(ID)
+            .tagged()
+            .answers::<Review>(200, "The review"),
+        post("/v1/reviews/{id}/close", "review.close", "Close a review", reviews::close)
+            .about("Only a person other than who asked for the grant closes its review.")
+            .named::<GrantId>(ID)
+            .body::<Note>()
+            .answers::<Written<Review>>(200, "The review is closed")
+            .problem(409),
+    ]
+}
+
 fn grants() -> Vec<Operation> {
     const ID: &str = "The id of the grant and of its request";
     const WAITING: &str = "With `wait` the answer comes when what `until` says has come, or after that time with the state as \
@@ -273,7 +324,9 @@ fn grants() -> Vec<Operation> {
             .leads_to("/object/id", &["grant_show", "grant_revoke"])
             .located()
             .keyed()
-            .answers::<Written<Grant>>(201, "The request"),
+            .answers::<Written<Grant>>(200, "A grant in force that gives all of it, unless `reuse` is false")
+            .answers::<Written<Grant>>(201, "The request; a grant at once where policies approve it, or as break-glass")
+            .problem(409),
         get("/v1/grant-requests/{id}", "grant.show", "Show a request, or wait for it", grants::show)
             .called("grant_request_show")
             .about(WAITING)

@@ -12,10 +12,12 @@ use uuid::Uuid;
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::control::audit::{Event, Tip};
+use crate::control::desk::Desk;
+use crate::control::operators::Operators;
 use crate::control::store::AuditRow;
 use crate::control::store::conformance::{put, unit};
 use crate::control::store::{Conflict, Expect, Loaded, LogCommit, OperatorRow, SqliteStore};
-use crate::control::sweep::sweep;
+use crate::control::sweep;
 use crate::grant::{self, NewGrantRequest};
 use crate::object::{Grant, GrantState, Kind, Object, Revocation, Target, VoteKind};
 use crate::wire::{Epoch, Revision};
@@ -303,6 +305,12 @@ fn state(core: &Core, grant: &Grant) -> Option<GrantState> {
     crate::control::rules::as_grant(&stored).map(|g| g.state)
 }
 
+async fn sweep_all(core: &Core, directory: &TempDir) -> Result<usize, CommitError> {
+    let (store, clock) = (Arc::clone(core.store()), Arc::clone(core.clock()));
+    let operators = Operators::open(store, clock, &directory.path().join("bootstrap-token")).await.unwrap();
+    sweep::sweep(core, &Desk::new(operators)).await
+}
+
 #[tokio::test]
 async fn the_sweeper_ends_lapses_and_forgets() {
     let directory = TempDir::new().unwrap();
@@ -313,14 +321,14 @@ async fn the_sweeper_ends_lapses_and_forgets() {
     let pending = request(60, NOW);
     first.commit(unit(vec![stored(&active), stored(&pending)])).await.unwrap();
     clock.advance(Duration::from_millis(59_999));
-    assert_eq!(sweep(&first).await.unwrap(), 0);
+    assert_eq!(sweep_all(&first, &directory).await.unwrap(), 0);
     first.close().await;
     drop(first);
 
     // The agenda is made again from what is stored.
     let core = core(&directory, &clock, 64).await;
     clock.advance(Duration::from_millis(1));
-    assert_eq!(sweep(&core).await.unwrap(), 1);
+    assert_eq!(sweep_all(&core, &directory).await.unwrap(), 1);
     assert_eq!((state(&core, &active), state(&core, &pending)), (Some(GrantState::Ended), Some(GrantState::Pending)));
 
     // Revoked ones are forgotten together with their revocations, in one revision.
@@ -340,15 +348,15 @@ async fn the_sweeper_ends_lapses_and_forgets() {
 
     clock.advance(Duration::from_secs(86_400 - 60));
     let before = core.index().position().revision;
-    assert_eq!(sweep(&core).await.unwrap(), 1, "the request that nobody approved for a day");
+    assert_eq!(sweep_all(&core, &directory).await.unwrap(), 1, "the request that nobody approved for a day");
     assert_eq!(state(&core, &pending), Some(GrantState::ExpiredUnapproved));
     clock.advance(Duration::from_secs(60));
-    assert_eq!(sweep(&core).await.unwrap(), 2);
+    assert_eq!(sweep_all(&core, &directory).await.unwrap(), 2);
     assert_eq!((state(&core, &active), state(&core, &revoked)), (None, None));
     assert_eq!(core.index().position().revision, Revision(before.0 + 2));
     let left: Vec<String> = core.index().list(Kind::Revocation).iter().map(|s| s.key.to_string()).collect();
     assert_eq!(left, [of_issuer.key()], "only revocations of what is forgotten go with it");
-    assert_eq!(sweep(&core).await.unwrap(), 0);
+    assert_eq!(sweep_all(&core, &directory).await.unwrap(), 0);
     core.close().await;
 }
 

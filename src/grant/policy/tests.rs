@@ -2,6 +2,8 @@
 //!
 //! Pure, like the module. The cookbook of `docs/grants.md` is validated here, policy by policy.
 
+mod cookbook;
+
 use serde_json::json;
 
 use super::*;

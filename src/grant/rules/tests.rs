@@ -187,9 +187,16 @@ fn owner_and_delegators_do_not_approve() {
     };
     let agent = workload("spiffe://a/agent", "olga", &["spiffe://a/desk", "spiffe://a/users/*"]);
     let desk = workload("spiffe://a/desk", "dora", &[]);
-    let barred = |who: &str| barred(who, &agent, [&desk]);
+    let party =
+        |groups: &[&str]| Party { kind: PartyKind::Person, groups: groups.iter().map(|g| (*g).into()).collect() };
+    let of_group = |who: &str, group: &str| super::barred(who, &party(&[group]), &agent, [&desk]);
+    let barred = |who: &str| super::barred(who, &Party::default(), &agent, [&desk]);
     assert_eq!(barred("olga"), Some(RuleError::Owner("olga".to_owned())));
     assert_eq!(barred("dora"), Some(RuleError::Delegator("dora".to_owned())));
     assert!(matches!(barred("spiffe://a/users/7"), Some(RuleError::Delegator(_))));
     assert_eq!(barred("bob"), None);
+    // A team that owns is everybody in it.
+    assert_eq!(of_group("bob", "olga"), Some(RuleError::Owner("bob".to_owned())));
+    assert_eq!(of_group("bob", "dora"), Some(RuleError::Delegator("bob".to_owned())));
+    assert_eq!(of_group("bob", "others"), None);
 }

@@ -15,6 +15,8 @@ use crate::object::KeySource;
 pub struct ControlMetrics {
     exposition: Exposition,
     streams: IntGauge,
+    open_reviews: IntGauge,
+    break_glass: IntGauge,
     fanout: Histogram,
     /// By number of the source, then of the result.
     key_fetches: Box<[Box<[IntCounter]>]>,
@@ -83,6 +85,10 @@ impl ControlMetrics {
         let exposition = Exposition::new("control")?;
         let streams = IntGauge::new("portcullis_sync_streams", "Sidecars connected.")?;
         exposition.register(streams.clone())?;
+        let open_reviews = IntGauge::new("portcullis_reviews_open", "Reviews of break-glass grants not closed yet.")?;
+        exposition.register(open_reviews.clone())?;
+        let break_glass = IntGauge::new("portcullis_break_glass_grants", "Break-glass grants in force.")?;
+        exposition.register(break_glass.clone())?;
         let fanout = exposition.histogram(
             "portcullis_sync_fanout_seconds",
             "From a commit to a sidecar's acknowledgement of it.",
@@ -97,12 +103,18 @@ impl ControlMetrics {
         };
         let key_fetches = KeySource::NAMES.iter().map(of_source).collect();
         exposition.register(fetches)?;
-        Ok(Self { exposition, streams, fanout, key_fetches })
+        Ok(Self { exposition, streams, open_reviews, break_glass, fanout, key_fetches })
     }
 
     /// Sidecars connected.
     pub fn streams(&self) -> &IntGauge {
         &self.streams
+    }
+
+    /// Reviews that nobody has closed, and break-glass grants in force.
+    pub fn emergencies(&self, open_reviews: usize, in_force: usize) {
+        self.open_reviews.set(i64::try_from(open_reviews).unwrap_or(i64::MAX));
+        self.break_glass.set(i64::try_from(in_force).unwrap_or(i64::MAX));
     }
 
     /// An issuer's keys were asked for.
@@ -132,6 +144,7 @@ mod tests {
     fn control_plane_has_its_own() {
         let metrics = ControlMetrics::new().unwrap();
         metrics.streams().inc();
+        metrics.emergencies(2, 1);
         metrics.fanned_out(Duration::from_millis(3));
         metrics.keys_fetched(&KeySource::Discovery {}, KeyFetch::Rollback);
         let text = metrics.exposition().render();
@@ -141,6 +154,8 @@ mod tests {
         let fetched = "portcullis_key_fetches_total{result=\"rollback\",source=\"discovery\"} 1\n";
         assert!(text.contains(fetched), "{text}");
         assert!(text.contains("portcullis_sync_streams 1\n"), "{text}");
+        assert!(text.contains("portcullis_reviews_open 2\n"), "{text}");
+        assert!(text.contains("portcullis_break_glass_grants 1\n"), "{text}");
         assert!(text.contains("portcullis_sync_fanout_seconds_bucket{le=\"0.005\"} 1\n"), "{text}");
         assert!(text.contains("portcullis_build_info{role=\"control\",version=\""), "{text}");
     }

@@ -196,8 +196,15 @@ fn field(name: &str, value: &[u8], out: &mut Vec<u8>) {
 /// A JSON string of valid UTF-8.
 fn string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
+    let is_special = |b: u8| b < 0x20 || b == b'"' || b == b'\\' || b == 0x7f;
+    // Most texts have nothing special in them, and a loop that is never left early looks at many bytes at a time.
+    if !text.iter().fold(false, |any, &b| any | is_special(b)) {
+        out.extend_from_slice(text);
+        out.push(b'"');
+        return;
+    }
     let mut rest = text;
-    while let Some(at) = rest.iter().position(|&b| b < 0x20 || b == b'"' || b == b'\\' || b == 0x7f) {
+    while let Some(at) = rest.iter().position(|&b| is_special(b)) {
         let (plain, from) = rest.split_at(at);
         out.extend_from_slice(plain);
         let Some((&special, after)) = from.split_first() else { break };

@@ -72,6 +72,7 @@ struct Grant {
     starts: i64,
     lasts: u64,
     revoked: bool,
+    break_glass: bool,
 }
 
 /// An estate, and one request to it.
@@ -101,12 +102,14 @@ fn some_of(values: &[&'static str], at_least: usize) -> impl Strategy<Value = Ve
 
 fn grant() -> impl Strategy<Value = Grant> {
     use GrantState::*;
-    let state = one_of(&[Active, Active, Active, Scheduled, Pending, Ended, Revoked, Denied, Withdrawn]);
+    let state =
+        one_of(&[Active, Active, Active, Active, Scheduled, Pending, Pending, Ended, Revoked, Denied, Withdrawn]);
     let path = prop::option::weighted(0.4, one_of(&TEMPLATES));
     let times = (one_of(&[-1000_i64, -60, 0, 60, 600]), one_of(&[60_u64, 61, 600, 3600]));
     let whose = one_of(&WORKLOADS[..2]);
-    (whose, some_of(&RESOURCES, 1), some_of(&ACTIONS, 1), path, state, times, prop::bool::weighted(0.1)).prop_map(
-        |(workload, resources, actions, path, state, (starts, lasts), revoked)| Grant {
+    let marks = (prop::bool::weighted(0.1), prop::bool::weighted(0.2));
+    (whose, some_of(&RESOURCES, 1), some_of(&ACTIONS, 1), path, state, times, marks).prop_map(
+        |(workload, resources, actions, path, state, (starts, lasts), (revoked, break_glass))| Grant {
             workload,
             resources,
             actions,
@@ -115,6 +118,7 @@ fn grant() -> impl Strategy<Value = Grant> {
             starts,
             lasts,
             revoked,
+            break_glass,
         },
     )
 }
@@ -258,6 +262,7 @@ impl Grant {
         // Ids in no order of time.
         grant.id = GrantId(Uuid::from_u128(u128::from(n as u64 ^ 5) + 1));
         grant.resources = self.resources.iter().map(|r| r.parse().unwrap()).collect();
+        grant.break_glass = self.break_glass;
         grant.digest = grant.request_digest();
         grant.state = self.state;
         let start = Timestamp::from_secs(now.as_secs().saturating_add_signed(self.starts));

@@ -14,10 +14,12 @@ use tower::ServiceExt;
 use crate::clock::{ManualClock, SharedClock, Timestamp};
 use crate::control::api::{ApiConfig, router};
 use crate::control::callers::CallersConfig;
+use crate::control::desk::Desk;
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
 use crate::control::keys::{Keys, KeysConfig};
 use crate::control::operators::Operators;
 use crate::control::store::SqliteStore;
+use crate::control::sweep::sweep;
 use crate::control::{Core, CoreConfig};
 use crate::credential::TokenSigner;
 use crate::telemetry::ControlMetrics;
@@ -35,6 +37,7 @@ pub(super) struct Site {
     pub(super) clock: Arc<ManualClock>,
     pub(super) core: Arc<Core>,
     pub(super) fleet: Arc<Fleet>,
+    desk: Desk,
     router: Router,
     /// Of `bootstrap`.
     pub(super) token: String,
@@ -83,9 +86,15 @@ impl Site {
         let config = ApiConfig { points, max_body_bytes: 64 << 10, callers, ..ApiConfig::default() };
         let metrics = Arc::new(ControlMetrics::new().unwrap());
         let keys = Keys::new(Arc::clone(&core), metrics, KeysConfig::default());
+        let desk = Desk::new(Arc::clone(&operators));
         let router = router(Arc::clone(&core), Arc::clone(&fleet), operators, keys, config);
         let token = std::fs::read_to_string(file).unwrap().trim().to_owned();
-        Self { directory, clock, core, fleet, router, token }
+        Self { directory, clock, core, fleet, desk, router, token }
+    }
+
+    /// Ends, starts and forgets what is due.
+    pub(super) async fn sweep(&self) -> usize {
+        sweep(&self.core, &self.desk).await.unwrap()
     }
 
     /// Stops and starts the control plane.
@@ -157,7 +166,9 @@ impl Site {
 
     /// Asks for a grant on `payments/refunds` as `token`; answers the grant.
     pub(super) async fn ask(&self, token: &str) -> Value {
-        let answer = self.call_as(token, "POST", "/v1/grant-requests", refund_request()).await;
+        let mut request = refund_request();
+        request["reuse"] = json!(false);
+        let answer = self.call_as(token, "POST", "/v1/grant-requests", request).await;
         answer.expect(201).body["object"].clone()
     }
 

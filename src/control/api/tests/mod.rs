@@ -4,6 +4,7 @@ mod audit;
 mod callers;
 mod drops;
 mod flow;
+mod grants;
 mod harness;
 mod idempotency;
 mod lifecycle;

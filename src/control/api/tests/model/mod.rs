@@ -19,7 +19,6 @@ use super::harness::{Answer, Site, workload, workload_path};
 use crate::authz::CanonicalPath;
 use crate::clock::{Clock, Timestamp};
 use crate::control::rules;
-use crate::control::sweep::sweep;
 use crate::grant::{Apart, Circumstances, CompactGrant, GrantIndex, Sought, WorkloadKey};
 use crate::object::{Grant, GrantState, Kind, VoteKind};
 
@@ -109,7 +108,7 @@ impl World {
                 self.clocks.off += seconds;
             }
             Step::Sweep => {
-                sweep(&self.site().core).await.unwrap();
+                self.site().sweep().await;
                 // What has ended is forgotten some time later, so once is enough for each of them.
                 self.model.sweep(now);
             }

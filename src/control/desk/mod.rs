@@ -1,0 +1,200 @@
+//! The desk where grants are asked for: what a request rests on now, and what becomes of it under the grant policies.
+//!
+//! Plane: control. Makes plans on the index for REST handlers and for the sweeper. INVARIANT: nothing comes into force
+//! unless everything it rests on holds at that time: workload and requester registered and not suspended, resources as
+//! asked for, policies that still permit it, and approvals of people who may still give them; the plan's guards make
+//! that hold at commit as well. Without any grant policies one approval of another operator is needed, and there is no
+//! break-glass. Fails closed: what cannot be evaluated is refused.
+
+mod ask;
+mod policies;
+mod refusal;
+mod vote;
+
+use std::sync::Arc;
+
+use self::policies::{InForce, PolicyCache};
+use super::index::{Index, Stored};
+use super::operators::Operators;
+use super::principal::{Principal, PrincipalKind};
+use super::rules;
+use super::store::{Expect, Guard};
+use crate::grant::policy::{Ask, Requester};
+use crate::grant::{self, RuleError};
+use crate::object::{ApprovalStep, FieldError, Grant, Kind, Needs, Party, PartyKind, Vote, Workload};
+
+pub(super) use self::ask::Asked;
+pub(super) use self::refusal::Refusal;
+pub(super) use self::vote::Approval;
+
+/// The desk.
+#[derive(Debug)]
+pub(super) struct Desk {
+    operators: Arc<Operators>,
+    policies: PolicyCache,
+}
+
+/// What a request rests on, as it stands now.
+#[derive(Debug)]
+struct Ground {
+    workload: Arc<Stored>,
+    /// The workload that asks, if one does.
+    requester: Option<Arc<Stored>>,
+    /// Registered workloads that it may act for.
+    delegators: Vec<Arc<Stored>>,
+    policies: Option<InForce>,
+    /// What the policies in force ask for; without any policies, `None`.
+    needs: Option<Needs>,
+    guards: Vec<Guard>,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    pub(super) fn new(operators: Arc<Operators>) -> Self {
+        Self { operators, policies: PolicyCache::default() }
+    }
+
+    /// Whether this request may be made, or be put in force, as things are now; and what that rests on.
+    fn ground(&self, index: &Index, grant: &Grant) -> Result<Ground, Refusal> {
+        let since = index.position().revision;
+        let workload = rules::in_service(index, &grant.workload)?;
+        let requester = match grant.requester.kind {
+            PartyKind::Workload => Some(asking(index, &grant.requested_by)?),
+            PartyKind::Person | PartyKind::Automation if self.operators.has_left(&grant.requested_by) => {
+                return Err(Refusal::Forbidden(format!("`{}` is not an operator any more", grant.requested_by)));
+            }
+            PartyKind::Person | PartyKind::Automation => None,
+        };
+        let services = rules::grantable(index, grant)?;
+        let renewed = renewed(index, grant)?;
+        let policies = self.policies.in_force(index)?;
+        let mut guards: Vec<Guard> = [&workload]
+            .into_iter()
+            .chain(&requester)
+            .chain(&services)
+            .chain(&renewed)
+            .map(|stored| as_found(stored))
+            .collect();
+        // Who asks for itself is one object, and is guarded once.
+        guards.dedup();
+        guards.push(PolicyCache::guard(policies.as_ref()));
+        let subject = as_workload(&workload)?;
+        let delegators: Vec<Arc<Stored>> = if subject.delegators.is_empty() {
+            Vec::new()
+        } else {
+            guards.push(Guard::KindUnchanged { kind: Kind::Workload, since });
+            let mut all = index.list(Kind::Workload);
+            all.retain(|stored| subject.delegators.iter().any(|pattern| pattern.matches(&stored.key)));
+            all
+        };
+        let mut ground = Ground { workload, requester, delegators, policies, needs: None, guards };
+        ground.needs = ground.asked_of_policies(grant)?;
+        Ok(ground)
+    }
+
+    /// Whether a vote still counts: its approver is still an operator, is not barred, and may approve that step.
+    fn stands(&self, ground: &Ground, grant: &Grant, vote: &Vote) -> bool {
+        let step = vote.step.as_deref().unwrap_or(ApprovalStep::DEFAULT);
+        !self.operators.has_left(&vote.approver)
+            && ground.barred(&vote.approver, &vote.party).is_ok_and(|barred| barred.is_none())
+            && ground.may_approve(grant, &vote.approver, &vote.party, step).is_ok()
+    }
+}
+
+// === impl Ground ===
+
+impl Ground {
+    /// What the policies in force make of a request. Without any: it needs one approval, is not break-glass, and a
+    /// workload asks only for itself.
+    fn asked_of_policies(&self, grant: &Grant) -> Result<Option<Needs>, Refusal> {
+        let Some(policies) = &self.policies else {
+            if grant.break_glass {
+                let message = "break-glass needs a grant policy for it, and none is published";
+                return Err(Refusal::Forbidden(message.to_owned()));
+            }
+            if grant.requester.kind == PartyKind::Workload && *grant.requested_by != *grant.workload.as_str() {
+                let message = "without grant policies a workload asks only for itself";
+                return Err(Refusal::Forbidden(message.to_owned()));
+            }
+            return Ok(None);
+        };
+        let needs = policies.rules.request(&self.ask(grant)?)?;
+        // Nobody approves break-glass: it is reviewed afterwards.
+        Ok(Some(if grant.break_glass { Needs { steps: Vec::new(), auto: true, ..needs } } else { needs }))
+    }
+
+    fn ask<'a>(&'a self, grant: &'a Grant) -> Result<Ask<'a>, Refusal> {
+        let requester = match &self.requester {
+            Some(stored) => Requester::Workload(as_workload(stored)?),
+            None => Requester::Operator,
+        };
+        Ok(Ask { grant, workload: as_workload(&self.workload)?, requester })
+    }
+
+    /// The steps that a request needs: those that were fixed with it, and those that policies want now.
+    fn steps(&self, grant: &Grant) -> Vec<ApprovalStep> {
+        Needs::stricter(grant.needs.as_ref(), self.needs.as_ref())
+    }
+
+    /// Why this approver cannot approve whatever policy says, if so: whoever asks, acts or answers for the workload
+    /// would be approving for themselves.
+    fn barred(&self, approver: &str, party: &Party) -> Result<Option<RuleError>, Refusal> {
+        let delegators = self.delegators.iter().filter_map(|stored| rules::as_workload(stored));
+        let of_workload = grant::barred(approver, party, as_workload(&self.workload)?, delegators);
+        if of_workload.is_some() {
+            return Ok(of_workload);
+        }
+        let requester = self.requester.as_deref().and_then(rules::as_workload);
+        Ok(requester
+            .filter(|asking| grant::owns(asking, approver, party))
+            .map(|_| RuleError::Owner(approver.to_owned())))
+    }
+
+    fn may_approve(&self, grant: &Grant, approver: &str, party: &Party, step: &str) -> Result<(), Refusal> {
+        match &self.policies {
+            None => Ok(()),
+            Some(policies) => Ok(policies.rules.may_approve(&self.ask(grant)?, approver, party, step)?),
+        }
+    }
+}
+
+impl Principal {
+    /// As requests and votes keep it.
+    pub(super) fn party(&self) -> Party {
+        let kind = match self.kind {
+            PrincipalKind::Person => PartyKind::Person,
+            PrincipalKind::Automation => PartyKind::Automation,
+            PrincipalKind::Workload(_) => PartyKind::Workload,
+        };
+        Party { kind, groups: self.groups.iter().map(|group| group.to_string()).collect() }
+    }
+}
+
+/// The workload that asks, if it can get anything new now.
+fn asking(index: &Index, id: &str) -> Result<Arc<Stored>, Refusal> {
+    let parsed = id.parse().map_err(|_no_id| Refusal::Forbidden(format!("`{id}` is no workload")))?;
+    rules::in_service(index, &parsed).map_err(|e| Refusal::Forbidden(e.message))
+}
+
+/// The grant that a request is to follow, as long as it is remembered. A request that is made names one that is.
+fn renewed(index: &Index, grant: &Grant) -> Result<Option<Arc<Stored>>, FieldError> {
+    let Some(id) = &grant.renews else { return Ok(None) };
+    let stored = index.get(Kind::Grant, &id.to_string());
+    if let Some(old) = stored.as_deref().and_then(rules::as_grant) {
+        grant::check_renewal(grant, old)?;
+    }
+    Ok(stored)
+}
+
+fn as_workload(stored: &Stored) -> Result<&Workload, Refusal> {
+    rules::as_workload(stored).ok_or(Refusal::Unreadable)
+}
+
+/// It is still as it was found.
+fn as_found(stored: &Stored) -> Guard {
+    Guard::Object { kind: stored.kind, key: stored.key.to_string(), expect: Expect::Revision(stored.revision) }
+}
+
+#[cfg(test)]
+mod tests;
