@@ -43,7 +43,7 @@ build: setup ## Build target/debug/portcullis
 demo: build ## Play the demo on real Envoy: seven steps, each checked
 	@python3 -B examples/demo/demo.py --portcullis target/debug/portcullis --envoy "$$($(ENVOY))"
 
-STORIES := short-lived-credential zero-standing-privilege
+STORIES := short-lived-credential zero-standing-privilege agent-asks
 stories: build ## Play the stories of examples/ on real Envoy, each answer checked
 	@for story in $(STORIES); do \
 	    echo "=== $$story"; \

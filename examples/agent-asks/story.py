@@ -12,7 +12,11 @@ import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from stack import AGENT, API, SYNC_AUDIENCE, Site, bearer, call, check, expect, heading, note, run  # noqa: E402
+from stack import AGENT, API, Site, bearer, call, check, expect, heading, note, run  # noqa: E402
+
+
+# What a workload's token must be for to call the control plane.
+API_AUDIENCE = "portcullis-api"
 
 
 class Story(Site):
@@ -20,12 +24,13 @@ class Story(Site):
 
     STEPS = ("refused", "asks", "waits_for_a_person", "acts_once", "refused_again")
     SERVICES = ("payments",)
+    CONTROL = f"operators: {{ workloads: {{ audience: {API_AUDIENCE}, trust: [demo] }} }}\n"
 
     def set_up(self):
         super().set_up()
         self.agent = bearer(self.issuer.issue(AGENT))
         # The same workload, to the control plane: a token is for one audience.
-        self.agent_to_control = bearer(self.issuer.issue(AGENT, SYNC_AUDIENCE))
+        self.agent_to_control = bearer(self.issuer.issue(AGENT, API_AUDIENCE))
 
     def refund(self):
         return call("POST", "/refunds/1", self.agent, {"amount": 7})

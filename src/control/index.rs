@@ -4,6 +4,7 @@
 //! INVARIANT: revisions arrive dense and in order; a gap is refused, because a reader could miss a revocation.
 //! Each logged change carries whom its versions before and after concern ([`Audience`]), so that the sync server can
 //! tell a sidecar that something of its own went away without telling it of anything that was never its own.
+//! Long because what is looked up together is under one lock.
 
 mod by_workload;
 mod revoked;

@@ -5,6 +5,7 @@
 //! a grant is pending, revoked or over. INVARIANT: of grants that policies cannot tell apart one stands for all, and every
 //! other is put to policy: none is ever crowded out, so that removing one cannot bring another into view.
 //! Holds what enforcement needs and nothing else: under 100 bytes a grant, and the text of its path.
+//! Long because what is found is judged where it is found.
 
 use std::collections::HashMap;
 use std::sync::Arc;

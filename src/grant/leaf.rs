@@ -4,6 +4,7 @@
 //! Pure. Entries are plain bytes, so that copying a leaf is two copies of memory, and freeing a million grants is freeing a
 //! few thousand leaves. Ordered by workload, resource, exact path, end (latest first), id: a look-up bisects, and what has
 //! ended sorts behind what has not. Texts that nothing refers to are dropped before they outweigh the others.
+//! Long because entries, texts and limits of a leaf change together.
 
 use std::cmp::Reverse;
 use std::sync::Arc;

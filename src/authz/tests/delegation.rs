@@ -1,4 +1,6 @@
 //! Delegated tokens (RFC 8693, `act` and `may_act`): rights are those of the subject and of whoever acts, both.
+//!
+//! Long because whoever acts, and break-glass of either side, is put to the same estate.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //!
 //! Plane: composition, a client of the control plane's API. The words of the command line become the request's document
 //! and are checked by the control plane; only what has a form of its own (headers, times of the week) is read here.
+//! Long because each word of the command line is explained beside its field.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 //!
 //! Plane: control. To add one: a line here with its action and its types; its problems follow from what it takes, and
 //! `docs/openapi.json` is made anew as its test says. Rows are in the order of the document.
+//! Long because it is one table.
 
 use std::collections::BTreeSet;
 

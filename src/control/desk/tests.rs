@@ -1,4 +1,6 @@
 //! The desk over a real store: people, scripts and workloads that ask and approve under policies that change.
+//!
+//! Long because each way in which a request ceases to hold is tried.
 
 use std::time::Duration;
 
