@@ -84,7 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
     let other = prop::bool::weighted(0.08);
     prop_oneof![
         14 => ask().prop_map(Step::Ask),
-        34 => (by.clone(), grant.clone(), prop::option::weighted(0.4, any::<bool>()), other.clone())
+        34 => (by.clone(), grant.clone(), prop::option::weighted(0.4, any::<bool>()), other)
             .prop_map(|(by, grant, step, other_digest)| Step::Approve { by, grant, step, other_digest }),
         2 => (by.clone(), grant.clone(), other)
             .prop_map(|(by, grant, other_digest)| Step::Deny { by, grant, other_digest }),
