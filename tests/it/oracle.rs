@@ -381,7 +381,7 @@ proptest! {
 fn the_oracle_meets_every_kind_of_answer() {
     let mut runner = TestRunner::deterministic();
     let mut met = BTreeMap::new();
-    for _ in 0..5000 {
+    for _ in 0..10_000 {
         let case = case().new_tree(&mut runner).unwrap().current();
         let (estate, credential, _) = case.build();
         let answer = Oracle::of(&estate, case.age).answer(&case, &credential);
