@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::api::{ApiArgs, cell, object};
+use super::api::ApiArgs;
 use super::failure::{Answer, Outcome};
 use super::output::Out;
-use super::policy::print_errors;
-use super::{block_on, files, receipt};
+use super::{files, policy};
 use crate::grant::policy::GrantPolicies;
 
 /// The Cedar policies of grants: who may ask for what for whom, and who approves it.
@@ -55,30 +54,8 @@ impl GrantPolicyCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
             Self::Check { file } => check(out, &file),
-            Self::Publish { file, dry_run, api } => {
-                let text = files::read_text(&file)?;
-                block_on(async {
-                    let body = json!({ "text": text, "dry_run": dry_run });
-                    let answer = api.connect()?.post(&["grant-policies"], &body).await?;
-                    if !out.is_json() {
-                        let ids = answer.pointer("/report/ids").and_then(|ids| ids.as_array()).map_or(0, Vec::len);
-                        out.line(format!("valid: {ids} policies, digest {}", cell(object(&answer), "digest")))?;
-                        if dry_run {
-                            return Ok(Answer::Yes);
-                        }
-                    }
-                    receipt::print(out, &answer, "published")
-                })
-            }
-            Self::Show { api } => block_on(async {
-                let answer = api.connect()?.get(&["grant-policies", "current"], &[]).await?;
-                if out.is_json() {
-                    out.json(&answer)?;
-                } else {
-                    out.text(&cell(&answer, "text"))?;
-                }
-                Ok(Answer::Yes)
-            }),
+            Self::Publish { file, dry_run, api } => policy::publish(out, &api, "grant-policies", &file, dry_run),
+            Self::Show { api } => policy::show(out, &api, "grant-policies"),
         }
     }
 }
@@ -93,6 +70,6 @@ fn check(out: &mut Out<'_>, file: &Path) -> Outcome {
             out.line(format!("valid: {} policies: {}", report.policies, report.ids.join(", ")))?;
             Ok(Answer::Yes)
         }
-        Err(errors) => print_errors(out, file, &errors),
+        Err(errors) => policy::print_errors(out, file, &errors),
     }
 }

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::api::{ApiArgs, cell};
+use super::api::ApiArgs;
 use super::failure::{Answer, Outcome};
 use super::output::Out;
-use super::{block_on, files, receipt};
+use super::{files, policy};
 use crate::control::api::operator_actions;
 use crate::control::operator_policy::{OperatorPolicies, schema_text};
-use crate::policy::PolicyErrors;
 
 /// Who may do what with the control plane: Cedar policies over the operations of its API.
 #[derive(Debug, Subcommand)]
@@ -54,30 +53,8 @@ impl OperatorPolicyCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
             Self::Check { file } => check(out, &file),
-            Self::Publish { file, dry_run, api } => {
-                let text = files::read_text(&file)?;
-                block_on(async {
-                    let body = json!({ "text": text, "dry_run": dry_run });
-                    let answer = api.connect()?.post(&["operator-policies"], &body).await?;
-                    if !out.is_json() {
-                        let ids = answer.get("ids").and_then(|ids| ids.as_array()).map_or(0, Vec::len);
-                        out.line(format!("valid: {ids} policies, digest {}", cell(&answer, "digest")))?;
-                        if dry_run {
-                            return Ok(Answer::Yes);
-                        }
-                    }
-                    receipt::print(out, &answer, "published")
-                })
-            }
-            Self::Show { api } => block_on(async {
-                let answer = api.connect()?.get(&["operator-policies", "current"], &[]).await?;
-                if out.is_json() {
-                    out.json(&answer)?
-                } else {
-                    out.text(&cell(&answer, "text"))?
-                }
-                Ok(Answer::Yes)
-            }),
+            Self::Publish { file, dry_run, api } => policy::publish(out, &api, "operator-policies", &file, dry_run),
+            Self::Show { api } => policy::show(out, &api, "operator-policies"),
             Self::Schema => {
                 let schema = schema_text(&operator_actions());
                 if out.is_json() {
@@ -102,20 +79,6 @@ fn check(out: &mut Out<'_>, file: &Path) -> Outcome {
             }
             Ok(Answer::Yes)
         }
-        Err(PolicyErrors(errors)) => {
-            if out.is_json() {
-                out.json(&json!({ "valid": false, "errors": errors }))?;
-                return Ok(Answer::No);
-            }
-            for e in &errors {
-                let place = match (e.line, e.column) {
-                    (Some(line), Some(column)) => format!("{}:{line}:{column}", file.display()),
-                    _ => file.display().to_string(),
-                };
-                let policy = e.policy.as_ref().map(|p| format!(" policy `{p}`:")).unwrap_or_default();
-                out.line(format!("{place}:{policy} {}", e.message))?;
-            }
-            Ok(Answer::No)
-        }
+        Err(errors) => policy::print_errors(out, file, &errors),
     }
 }

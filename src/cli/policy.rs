@@ -3,12 +3,12 @@
 //! Plane: composition, a client of the control plane's API. `check` needs no server: it runs the same strict validation
 //! that publishing does, and exits with 1 on a text that does not validate, naming line and column.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::json;
 
-use super::api::{ApiArgs, cell, object};
+use super::api::{ApiArgs, cell};
 use super::failure::{Answer, Outcome};
 use super::output::Out;
 use super::{block_on, files, receipt};
@@ -52,35 +52,13 @@ impl PolicyCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
             Self::Check { file, action } => check(out, &file, &action),
-            Self::Publish { file, dry_run, api } => {
-                let text = files::read_text(&file)?;
-                block_on(async {
-                    let body = json!({ "text": text, "dry_run": dry_run });
-                    let answer = api.connect()?.post(&["policies"], &body).await?;
-                    if !out.is_json() {
-                        let ids = answer.pointer("/report/ids").and_then(|ids| ids.as_array()).map_or(0, Vec::len);
-                        out.line(format!("valid: {ids} policies, digest {}", cell(object(&answer), "digest")))?;
-                        if dry_run {
-                            return Ok(Answer::Yes);
-                        }
-                    }
-                    receipt::print(out, &answer, "published")
-                })
-            }
-            Self::Show { api } => block_on(async {
-                let answer = api.connect()?.get(&["policies", "current"], &[]).await?;
-                if out.is_json() {
-                    out.json(&answer)?;
-                } else {
-                    out.text(&cell(&answer, "text"))?;
-                }
-                Ok(Answer::Yes)
-            }),
+            Self::Publish { file, dry_run, api } => publish(out, &api, "policies", &file, dry_run),
+            Self::Show { api } => show(out, &api, "policies"),
         }
     }
 }
 
-fn check(out: &mut Out<'_>, file: &std::path::Path, actions: &[String]) -> Outcome {
+fn check(out: &mut Out<'_>, file: &Path, actions: &[String]) -> Outcome {
     let text = files::read_text(file)?;
     match policy::validate(&text, actions) {
         Ok(report) => {
@@ -99,8 +77,39 @@ fn check(out: &mut Out<'_>, file: &std::path::Path, actions: &[String]) -> Outco
     }
 }
 
+/// Publishes a text to a collection of Cedar texts, or has the control plane check it only.
+pub(super) fn publish(out: &mut Out<'_>, api: &ApiArgs, collection: &str, file: &Path, dry_run: bool) -> Outcome {
+    let text = files::read_text(file)?;
+    block_on(async {
+        let answer = api.connect()?.post(&[collection], &json!({ "text": text, "dry_run": dry_run })).await?;
+        if !out.is_json() {
+            let ids = answer.pointer("/report/ids").or_else(|| answer.get("ids"));
+            let count = ids.and_then(|ids| ids.as_array()).map_or(0, Vec::len);
+            let set = answer.get("object").unwrap_or(&answer);
+            out.line(format!("valid: {count} policies, digest {}", cell(set, "digest")))?;
+            if dry_run {
+                return Ok(Answer::Yes);
+            }
+        }
+        receipt::print(out, &answer, "published")
+    })
+}
+
+/// Prints the text of a collection that is in force.
+pub(super) fn show(out: &mut Out<'_>, api: &ApiArgs, collection: &str) -> Outcome {
+    block_on(async {
+        let answer = api.connect()?.get(&[collection, "current"], &[]).await?;
+        if out.is_json() {
+            out.json(&answer)?
+        } else {
+            out.text(&cell(&answer, "text"))?
+        }
+        Ok(Answer::Yes)
+    })
+}
+
 /// What is wrong with a text, each with its place. The answer is no.
-pub(super) fn print_errors(out: &mut Out<'_>, file: &std::path::Path, errors: &policy::PolicyErrors) -> Outcome {
+pub(super) fn print_errors(out: &mut Out<'_>, file: &Path, errors: &policy::PolicyErrors) -> Outcome {
     let policy::PolicyErrors(errors) = errors;
     if out.is_json() {
         out.json(&json!({ "valid": false, "errors": errors }))?;
