@@ -9,7 +9,7 @@ mod eval;
 mod schema;
 mod terms;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy::PolicySet;
 use serde::Serialize;
@@ -26,6 +26,8 @@ pub struct GrantPolicies {
     set: PolicySet,
     /// The terms of the permits that have any.
     terms: HashMap<String, Terms>,
+    /// The routes that any policy names, as in `payments/refunds`.
+    routes: BTreeSet<String>,
 }
 
 /// What a valid text contains.
@@ -79,10 +81,15 @@ impl GrantPolicies {
         if !errors.is_empty() {
             return Err(PolicyErrors(errors));
         }
+        let literals = policies.iter().flat_map(cedar_policy::Policy::entity_literals);
+        let routes = literals
+            .filter(|uid| uid.type_name().basename() == "Route")
+            .map(|uid| AsRef::<str>::as_ref(uid.id()).to_owned())
+            .collect();
         let ids: Vec<String> = policies.iter().map(|p| p.id().to_string()).collect();
         let report = GrantPolicyReport { policies: ids.len(), ids };
         let set = PolicySet::from_policies(policies).map_err(|e| plain(e.to_string()))?;
-        Ok((Self { set, terms }, report))
+        Ok((Self { set, terms, routes }, report))
     }
 }
 

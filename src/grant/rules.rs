@@ -287,6 +287,13 @@ pub fn check_renewal(new: &Grant, old: &Grant) -> Result<(), FieldError> {
     if old.path.is_some() && new.path != old.path {
         return Err(FieldError::new("path", format!("grant `{id}` is for other paths")));
     }
+    if old.uses.is_some_and(|most| new.uses.is_none_or(|n| n > most)) {
+        return Err(FieldError::new("uses", format!("grant `{id}` was for fewer uses")));
+    }
+    let never_began = |over: &Ending| old.not_before.is_none_or(|start| over.at <= start);
+    if old.ended.as_ref().is_some_and(never_began) {
+        return Err(FieldError::new("renews", format!("grant `{id}` was never in force")));
+    }
     if (!old.conditions.is_empty() && new.conditions != old.conditions) || (old.call.is_some() && new.call != old.call)
     {
         return Err(FieldError::new("conditions", format!("grant `{id}` holds under other conditions")));

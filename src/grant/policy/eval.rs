@@ -1,6 +1,8 @@
 //! Putting a request, or an approval of it, to the grant policies.
 //!
-//! Pure. Once for each resource that the request names: each must be permitted, and the strictest terms of all count.
+//! Pure. Once for each resource that the request names: each must be permitted, and the strictest terms of all count. A
+//! grant on a service covers all its routes, so a service is put as itself, as each of its routes that a policy names, and
+//! as one that none names: what a policy says of a route cannot be got around by asking for the whole.
 //! Fails closed: what cannot be put to Cedar is an error, and any error refuses.
 
 use std::collections::{BTreeSet, HashSet};
@@ -45,7 +47,7 @@ impl GrantPolicies {
         let action = if ask.grant.break_glass { "break_glass" } else { "request" };
         let principal = ask.requester();
         let (mut ids, mut terms) = (BTreeSet::new(), Vec::new());
-        for resource in &ask.grant.resources {
+        for resource in self.covered_by(ask.grant) {
             let context = ask.context(Vec::new());
             match self.put(ask, principal.clone(), action, resource, context) {
                 Verdict::Permit(permits) => {
@@ -66,7 +68,7 @@ impl GrantPolicies {
             return Err(Refusal::NoMatch);
         }
         let principal = operator(approver, party);
-        for resource in &ask.grant.resources {
+        for resource in self.covered_by(ask.grant) {
             let text = RestrictedExpression::new_string;
             let more = vec![
                 ("step".to_owned(), text(step.to_owned())),
@@ -80,18 +82,32 @@ impl GrantPolicies {
         Ok(())
     }
 
+    /// Everything that the resources of a grant cover, as far as policies can tell it apart.
+    fn covered_by<'a>(&'a self, grant: &'a Grant) -> impl Iterator<Item = Option<Entity>> + 'a {
+        grant.resources.iter().flat_map(|resource| {
+            let whole = resource.route.is_none().then(|| {
+                let within = format!("{}/", resource.service);
+                let named = self.routes.iter().filter(move |name| name.starts_with(&within));
+                // No route can have such a name, so no policy can be about it.
+                let other = std::iter::once(format!("{}/*", resource.service));
+                named.cloned().chain(other).map(|name| route(&resource.service, &name))
+            });
+            std::iter::once(entity_of(resource)).chain(whole.into_iter().flatten())
+        })
+    }
+
     fn put(
         &self,
         ask: &Ask<'_>,
         principal: Option<Entity>,
         action: &str,
-        resource: &ResourceName,
+        resource: Option<Entity>,
         context: Option<Context>,
     ) -> Verdict {
         let asked = || {
             let principal = principal?;
             let uid = principal.uid();
-            let resource = entity_of(resource)?;
+            let resource = resource?;
             let about = resource.uid();
             let subject = workload(ask.workload)?;
             // Who asks for itself is one entity, and is given once.
@@ -180,11 +196,14 @@ fn workload(workload: &Workload) -> Option<Entity> {
 
 /// A resource. A service has no attributes, so that Cedar needs no entity for the one that a route is in.
 fn entity_of(resource: &ResourceName) -> Option<Entity> {
-    let service = uid("Service", &resource.service)?;
-    Some(match &resource.route {
-        Some(_) => Entity::new_no_attrs(uid("Route", &resource.to_string())?, HashSet::from([service])),
-        None => Entity::new_no_attrs(service, HashSet::new()),
-    })
+    match &resource.route {
+        Some(_) => route(&resource.service, &resource.to_string()),
+        None => Some(Entity::new_no_attrs(uid("Service", &resource.service)?, HashSet::new())),
+    }
+}
+
+fn route(service: &str, name: &str) -> Option<Entity> {
+    Some(Entity::new_no_attrs(uid("Route", name)?, HashSet::from([uid("Service", service)?])))
 }
 
 fn uid(kind: &'static str, id: &str) -> Option<EntityUid> {

@@ -102,6 +102,44 @@ fn every_resource_must_be_permitted_and_any_forbid_refuses() {
 }
 
 #[test]
+fn a_whole_service_is_all_its_routes() {
+    let of = |text: &str, change: fn(&mut NewGrantRequest)| {
+        ask(text, &request("alice", Party::default(), &["payments"], change))
+    };
+    // A grant on the service would cover the route that nobody may have, whatever its path says.
+    let text = "@id(\"all\") @approvals(\"lead:1\") permit(principal, action, resource in Service::\"payments\");";
+    let text = text.replace("action,", "action == Action::\"request\",");
+    assert!(of(&text, |_| {}).is_ok());
+    let route = |rule: &str| format!("{text}\n@id(\"route\") {rule};");
+    let never = route("forbid(principal, action, resource == Route::\"payments/reports\")");
+    assert_eq!(of(&never, |_| {}), Err(Refusal::Forbidden(vec!["route".to_owned()])));
+    assert_eq!(
+        of(&never, |r| r.path = Some("/refunds/1".to_owned())),
+        Err(Refusal::Forbidden(vec!["route".to_owned()]))
+    );
+    let others = route("forbid(principal, action, resource == Route::\"payroll/reports\")");
+    assert!(of(&others, |_| {}).is_ok(), "a route of another service");
+    // What a policy asks for on a route is asked for on the whole.
+    let stricter = "permit(principal, action == Action::\"request\", resource == Route::\"payments/reports\")";
+    let stricter = route(&format!("@approvals(\"lead:2\") {stricter}"));
+    assert_eq!(of(&stricter, |_| {}).unwrap().steps, [ApprovalStep::new("lead", 2)]);
+    let any = route("forbid(principal, action, resource is Route)");
+    assert_eq!(of(&any, |_| {}), Err(Refusal::Forbidden(vec!["route".to_owned()])));
+    // So it is with approvals.
+    let votes = format!("{text}\n@id(\"vote\") permit(principal, action == Action::\"approve\", resource);");
+    let not_this = "forbid(principal, action == Action::\"approve\", resource == Route::\"payments/reports\")";
+    let vetoed = format!("{votes}\n@id(\"route\") {not_this};");
+    let grant = request("alice", Party::default(), &["payments"], |_| {});
+    let vote = |text: &str| {
+        let subject = workload("agent", "production");
+        let asked = Ask { grant: &grant, workload: &subject, requester: Requester::Operator };
+        GrantPolicies::compile(text).unwrap().may_approve(&asked, "bob", &Party::default(), "lead")
+    };
+    assert_eq!(vote(&votes), Ok(()));
+    assert_eq!(vote(&vetoed), Err(Refusal::Forbidden(vec!["route".to_owned()])));
+}
+
+#[test]
 fn an_error_refuses_although_a_permit_matches() {
     let text = r#"
         @id("all") permit(principal, action == Action::"request", resource);

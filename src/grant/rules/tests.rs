@@ -158,6 +158,18 @@ fn a_renewal_asks_for_nothing_new() {
     assert_eq!(renew(|r| r.resources.push("payments".parse().unwrap())), Err("resources[1]".to_owned()));
     assert_eq!(renew(|r| r.actions.push("read".to_owned())), Err("actions[1]".to_owned()));
     assert_eq!(renew(|r| r.path = None), Err("path".to_owned()));
+    // A use limit is not renewed away.
+    let few = Grant { uses: Some(2), ..old.clone() };
+    let again = |uses: Option<u32>| {
+        let new = Grant { uses, ..old.clone() };
+        check_renewal(&new, &few).map_err(|e| e.field)
+    };
+    assert_eq!((again(None), again(Some(3))), (Err("uses".to_owned()), Err("uses".to_owned())));
+    assert_eq!(again(Some(2)), Ok(()));
+    // What never was in force gives no right to follow it.
+    let over = Ending { by: "system".to_owned(), at: NOW, reason: "it could not start".to_owned() };
+    let lapsed = Grant { state: GrantState::Ended, ended: Some(over), ..old.clone() };
+    assert_eq!(check_renewal(&old, &lapsed).unwrap_err().field, "renews");
     let revoked = revoke(&old, "bob", "", NOW).unwrap();
     assert_eq!(check_renewal(&old, &revoked).unwrap_err().field, "renews");
 }
