@@ -168,6 +168,19 @@ impl WorkloadIdentity {
         Ok(Identified { workload, actor, token })
     }
 
+    /// Whether it is still good, by what the log says now: time may have passed since it was verified.
+    pub(super) fn still_good(&self, identified: &Identified) -> Result<(), Refusal> {
+        let Identified { workload, actor, token } = identified;
+        let trust = self.trust();
+        trust.check(workload, Some(token), None)?;
+        actor.iter().try_for_each(|actor| trust.check_actor(workload, actor, token.issued_at))
+    }
+
+    /// Whether nothing was revoked that lets `actor` act for `subject`, which its own token says nothing of.
+    pub(super) fn still_acts(&self, subject: &SpiffeId, actor: &Identified) -> Result<(), Refusal> {
+        self.trust().check_actor(subject, &actor.workload, actor.token.issued_at)
+    }
+
     /// Verifies a token and nothing about whose it is.
     pub(super) fn verify(
         &self,

@@ -9,7 +9,7 @@ use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
@@ -87,12 +87,11 @@ pub(super) struct TokenRefused {
 pub(super) async fn exchange(
     State(api): State<Arc<Api>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    uri: Uri,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let exchange = api.config.tokens.as_ref().ok_or_else(|| Problem::not_found(super::signing_keys::NONE))?;
-    let answer = match ask(&uri, &headers, body, request_id) {
+    let answer = match ask(&headers, body, request_id) {
         Ok((asked, shown)) => exchange.exchange(asked, shown).await,
         Err(refused) => Err(refused),
     };
@@ -109,7 +108,6 @@ pub(super) async fn exchange(
 }
 
 fn ask(
-    uri: &Uri,
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
     request_id: Arc<str>,
@@ -126,8 +124,7 @@ fn ask(
     if proofs.next().is_some() {
         return Err(Refused::request("there are two `DPoP` headers"));
     }
-    let host = uri.authority().map(ToString::to_string).or_else(|| text(header::HOST).map(str::to_owned));
-    Ok((Asked::parse(&body)?, Shown { dpop, certificate: None, host, request_id }))
+    Ok((Asked::parse(&body)?, Shown { dpop, certificate: None, request_id }))
 }
 
 fn refusal(refused: Refused, issuer: &str) -> Response {

@@ -22,10 +22,14 @@ pub(super) fn check(
     index: &Index,
 ) -> Result<(), Refused> {
     let refused = |why: &str| Err(Refused::denied(Reason::RevokedDelegator, why));
+    if actor.actor.is_some() && actor.workload != subject.workload {
+        return refused("the actor's token is of one that another acts for, of whom nothing says that it may act here");
+    }
     let named = subject.token.may_act.as_deref().map(|may_act| {
         let issuer = index.get(Kind::Issuer, &actor.token.issuer);
         let iss = issuer.as_deref().and_then(as_issuer).and_then(|issuer| issuer.issuer.clone());
-        names(may_act, &actor.token.subject, iss.as_deref())
+        let same = actor.token.kind.names_workload() || actor.token.issuer == subject.token.issuer;
+        names(may_act, &actor.token.subject, iss.as_deref(), same)
     });
     match named {
         Some(false) => return refused("`may_act` of the subject's token does not name the actor"),
@@ -41,15 +45,16 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Whether a `may_act` means the one with this `sub`, in tokens of the issuer with this `iss`.
-fn names(may_act: &Value, sub: &str, iss: Option<&str>) -> bool {
+/// Whether a `may_act` means the one with this `sub`, in tokens of the issuer with this `iss`. `same`: a `sub` without an
+/// `iss` means this one, because it is of the same issuer as the `may_act` or means the same everywhere.
+fn names(may_act: &Value, sub: &str, iss: Option<&str>, same: bool) -> bool {
     let Some(members) = may_act.as_object() else { return false };
     let agrees = |(name, value): (&String, &Value)| match name.as_str() {
         "sub" => value.as_str() == Some(sub),
         "iss" => iss.is_some() && value.as_str() == iss,
         _ => false,
     };
-    members.contains_key("sub") && members.iter().all(agrees)
+    members.contains_key("sub") && (same || members.contains_key("iss")) && members.iter().all(agrees)
 }
 
 /// The `act` of the new token: whoever holds it, and behind that whoever acted before.
@@ -90,8 +95,11 @@ mod tests {
             (json!({}), false),
             (json!("agent"), false),
         ] {
-            assert_eq!(names(&may_act, sub, Some("https://idp.example")), means, "{may_act}");
+            assert_eq!(names(&may_act, sub, Some("https://idp.example"), true), means, "{may_act}");
         }
-        assert!(!names(&json!({"sub": sub, "iss": "x"}), sub, None), "a trust domain has no `iss`");
+        assert!(!names(&json!({"sub": sub, "iss": "x"}), sub, None, true), "a trust domain has no `iss`");
+        let elsewhere = |may_act: Value| names(&may_act, "agent-1", Some("https://idp.example"), false);
+        assert!(!elsewhere(json!({"sub": "agent-1"})), "another issuer's `agent-1` is another one");
+        assert!(elsewhere(json!({"sub": "agent-1", "iss": "https://idp.example"})));
     }
 }

@@ -79,8 +79,6 @@ pub struct Shown {
     pub dpop: Option<String>,
     /// SHA-256 of the client's certificate in DER form.
     pub certificate: Option<[u8; 32]>,
-    /// The value of the `Host` header, or of `:authority`.
-    pub host: Option<String>,
     /// The id of the request.
     pub request_id: Arc<str>,
 }
@@ -159,8 +157,13 @@ impl Exchange {
         if let Some(proven) = &proven {
             self.proofs.use_up(proven, clock.now().wall)?;
         }
+        // Verifying took time, in which something may have been revoked. From here until the token is dated nothing waits.
+        self.identity.still_good(&subject).map_err(|refusal| Refused::token("subject_token", refusal))?;
         let workload = self.in_use(&subject.workload)?;
         if let Some(actor) = &actor {
+            let refused = |refusal| Refused::token("actor_token", refusal);
+            self.identity.still_good(actor).map_err(refused)?;
+            self.identity.still_acts(&subject.workload, actor).map_err(refused)?;
             act::check(&subject, actor, &workload, &self.in_use(&actor.workload)?, self.core.index())?;
         }
 
@@ -202,8 +205,8 @@ impl Exchange {
         let Some(proof) = shown.dpop.clone() else { return Ok(None) };
         let failed = || Refused::unavailable("the proof cannot be verified now");
         let turn = self.turns.acquire().await.map_err(|_closed| failed())?;
-        let (proofs, host, now) = (Arc::clone(&self.proofs), shown.host.clone(), self.core.clock().now().wall);
-        let checked = offload(move || proofs.check(&proof, host.as_deref(), now)).await;
+        let (proofs, now) = (Arc::clone(&self.proofs), self.core.clock().now().wall);
+        let checked = offload(move || proofs.check(&proof, now)).await;
         drop(turn);
         checked.map_err(|_unfinished| failed())?.map(Some)
     }
