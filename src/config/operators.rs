@@ -59,7 +59,7 @@ pub struct RawProvider {
     /// if it starts with `/`.
     #[serde(default = "sub")]
     pub name_claim: String,
-    /// The claim with the groups. Without it nobody is in any.
+    /// The claim with the groups, which every token must then have, if only as an empty list. Without it nobody is in any.
     #[serde(default)]
     pub groups_claim: Option<String>,
     /// What else must hold of the claims, as in the `when` of a workload's credentials.
@@ -157,6 +157,11 @@ impl RawOperators {
         let providers: Vec<ProviderConfig> = providers.collect::<Result<_, _>>()?;
         for (i, provider) in providers.iter().enumerate() {
             let before = providers.iter().take(i);
+            if matches!(provider.name.as_str(), "spiffe" | "system") {
+                let key = format!("operators.providers[{i}].name");
+                let message = format!("`{}` is what workloads or the system are called by", provider.name);
+                return Err(ConfigError::value(key, message));
+            }
             if before.clone().any(|other| other.name == provider.name) {
                 let key = format!("operators.providers[{i}].name");
                 return Err(ConfigError::value(key, format!("`{}` occurs twice", provider.name)));

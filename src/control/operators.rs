@@ -168,6 +168,10 @@ impl Operators {
     pub async fn revoke(&self, name: &str, by: &Intent) -> Result<(), OperatorError> {
         let _one_at_a_time = self.changes.lock().await;
         let done = self.store.revoke_operator(name, &event(by, name), self.clock.now().wall).await?;
+        if done {
+            // Whatever becomes of the rest: from here on it does not count.
+            self.active.write().unwrap_or_else(PoisonError::into_inner).retain(|operator| *operator.name != *name);
+        }
         self.reload().await?;
         if done {
             return Ok(());

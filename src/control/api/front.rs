@@ -41,6 +41,8 @@ struct Call {
     object: String,
     /// The address of a caller that is not known.
     peer: Option<String>,
+    /// Who asks what anybody may ask.
+    stranger: Option<Peer>,
     is_read: bool,
 }
 
@@ -50,7 +52,11 @@ pub(super) async fn front(State(api): State<Arc<Api>>, request: Request, next: N
     let mut response = guarded(&api, request, next, &id, &mut call).await.unwrap_or_else(IntoResponse::into_response);
     let status = response.status().as_u16();
     tracing::debug!(request_id = %id, author = %call.author.name, call = %call.object, status, "answered");
-    if status == 429 {
+    // Where anybody may ask, a failure counts against the address that it came from.
+    let stranger = call.stranger.take().filter(|_| status >= 400);
+    let too_often = stranger.as_ref().is_some_and(|peer| api.callers.failed(Some(peer)).is_err());
+    call.peer = call.peer.or_else(|| stranger.map(|peer| peer.address.to_string()));
+    if status == 429 || too_often {
         // Whoever calls too often would otherwise fill the trail.
         api.core.audit().omit();
     } else if call.is_recorded(status) {
@@ -76,7 +82,10 @@ async fn guarded(
     }
     let peer = request.extensions().get::<Peer>().cloned();
     let caller = match route {
-        Some(Route { public: true, .. }) => None,
+        Some(Route { public: true, .. }) => {
+            call.stranger.clone_from(&peer);
+            None
+        }
         _ => {
             let principal = match api.callers.authenticate(request.headers(), peer.as_ref()).await {
                 Ok(principal) => principal,
@@ -131,6 +140,7 @@ impl Call {
             action: Cow::Owned(request.method().to_string()),
             object: format!("{} {}", request.method(), request.uri().path()),
             peer: None,
+            stranger: None,
             is_read: request.method().is_safe(),
         }
     }

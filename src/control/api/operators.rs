@@ -52,7 +52,11 @@ pub(super) async fn create(
 }
 
 pub(super) async fn revoke(State(api): State<Arc<Api>>, caller: Caller, Name(name): Name) -> Result<Response, Problem> {
-    api.operators.revoke(&name, &caller.intent("operator.revoke")).await?;
+    // In a task of its own: a client that goes away, or a limit of time, must not leave the token in force here that is
+    // revoked in the store.
+    let (operators, intent, revoked) = (Arc::clone(&api.operators), caller.intent("operator.revoke"), name.clone());
+    let task = tokio::spawn(async move { operators.revoke(&revoked, &intent).await });
+    task.await.map_err(|_unfinished| Problem::internal())??;
     tracing::info!(operator = %name, by = %caller.name(), request_id = %caller.request_id, "operator revoked");
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -63,7 +63,11 @@ impl PeerCertificate {
         if !rest.is_empty() {
             return None;
         }
-        let mut names = vec![CertificateName::Subject(certificate.subject().to_string())];
+        // The text of a subject escapes nothing. One with a value that could be taken for more of them is no name.
+        let plain = |value: &str| value.trim() == value && !value.contains([',', '+', '=', '\\']);
+        let is_plain = certificate.subject().iter_attributes().all(|part| part.as_str().is_ok_and(plain));
+        let mut names: Vec<CertificateName> =
+            is_plain.then(|| CertificateName::Subject(certificate.subject().to_string())).into_iter().collect();
         if let Some(extension) = certificate.subject_alternative_name().ok()? {
             names.extend(extension.value.general_names.iter().filter_map(|name| match name {
                 GeneralName::URI(uri) => Some(CertificateName::Uri((*uri).to_owned())),
@@ -99,6 +103,21 @@ mod tests {
     fn certificate(names: &[CertificateName]) -> PeerCertificate {
         let (not_before, not_after) = (Timestamp::from_secs(100), Timestamp::from_secs(200));
         PeerCertificate { serial: Arc::from("1"), names: names.to_vec(), not_before, not_after }
+    }
+
+    #[test]
+    fn a_subject_that_reads_like_another_is_no_name() {
+        let subject_of = |parts: &[(rcgen::DnType, &str)]| {
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            parts.iter().for_each(|(kind, value)| params.distinguished_name.push(kind.clone(), *value));
+            let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+            PeerCertificate::parse(made.der()).unwrap().names
+        };
+        let name = CertificateName::Subject("CN=alice, O=Example".to_owned());
+        let two = [(rcgen::DnType::CommonName, "alice"), (rcgen::DnType::OrganizationName, "Example")];
+        assert_eq!(subject_of(&two), [name]);
+        assert_eq!(subject_of(&[(rcgen::DnType::CommonName, "alice, O=Example")]), []);
     }
 
     #[test]

@@ -111,14 +111,16 @@ impl People {
         }
         let name = claim(claims, &self.config.name_claim).and_then(Value::as_str).filter(|name| is_tame(name));
         let name = name.ok_or("the claim that names the person is not 1 to 200 visible ASCII characters")?;
-        let groups = match self.config.groups_claim.as_ref().and_then(|name| claim(claims, name)) {
+        let groups = match self.config.groups_claim.as_ref().map(|name| claim(claims, name)) {
             None => Vec::new(),
-            Some(Value::String(group)) => vec![Arc::from(group.as_str())],
-            Some(Value::Array(groups)) if groups.len() <= MAX_GROUPS => {
+            // Whoever could leave the claim out would be free of every rule about a group.
+            Some(None) => return Err("the token has no claim with the groups"),
+            Some(Some(Value::String(group))) => vec![Arc::from(group.as_str())],
+            Some(Some(Value::Array(groups))) if groups.len() <= MAX_GROUPS => {
                 let text = |group: &Value| group.as_str().map(Arc::from);
                 groups.iter().map(text).collect::<Option<Vec<Arc<str>>>>().ok_or("a group is not text")?
             }
-            Some(_) => return Err("the claim with the groups is neither text nor a list of at most 200 texts"),
+            Some(Some(_)) => return Err("the claim with the groups is neither text nor a list of at most 200 texts"),
         };
         if groups.iter().any(|group| group.is_empty() || group.len() > MAX_NAME || group.chars().any(char::is_control))
         {
@@ -186,7 +188,9 @@ mod tests {
         ] {
             assert!(with(pointer, value.clone()).is_err(), "{pointer} {value}");
         }
-        assert_eq!(with("/realm", json!(null)).unwrap().groups.len(), 0, "no claim, no groups");
+        assert!(with("/realm", json!(null)).is_err(), "who leaves the claim out is not free of rules about groups");
+        assert_eq!(with("/realm/groups", json!([])).unwrap().groups.len(), 0);
+        assert_eq!(people(|c| c.groups_claim = None).person(&claims).unwrap().groups.len(), 0);
         assert!(people(|c| c.name_claim = "sub".to_owned()).person(&claims).is_err());
     }
 

@@ -114,3 +114,28 @@ async fn an_address_that_fails_too_often_is_told_so_and_a_good_token_from_there_
     site.send(from("192.0.2.2", "ptc_op_wrong")).await.expect(401);
     site.send(from("192.0.2.1", &site.token)).await.expect(200);
 }
+
+#[tokio::test]
+async fn who_floods_what_anybody_may_ask_does_not_fill_the_trail() {
+    let config = CallersConfig { failures: Some(RATE), ..CallersConfig::default() };
+    let site = Site::with_callers(config).await;
+    for _ in 0..20 {
+        let mut request = Request::post("/v1/token").body(Body::from("garbage")).unwrap();
+        request.extensions_mut().insert(Peer { address: "192.0.2.1".parse().unwrap(), certificate: None });
+        assert!(site.send(request).await.status.is_client_error());
+    }
+    let lost = |records: &Value| records["items"].as_array().unwrap().iter().any(|r| r["action"] == "audit.lost");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let records = loop {
+        assert!(std::time::Instant::now() < until, "nothing was left out");
+        let records = site.call("GET", "/v1/audit?limit=100", Value::Null).await.expect(200).body;
+        if lost(&records) {
+            break records;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let of_strangers = |r: &&Value| r["author"] == "" && r["action"] != "audit.lost";
+    let told: Vec<&Value> = records["items"].as_array().unwrap().iter().filter(of_strangers).collect();
+    assert_eq!(told.len(), 3, "{records}");
+    assert!(told.iter().all(|record| record["peer"] == "192.0.2.1"), "{records}");
+}
