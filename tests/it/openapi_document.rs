@@ -103,6 +103,7 @@ async fn schemathesis_finds_no_failure_and_nothing_undocumented() {
     let phases = ["--phases", "examples,coverage,fuzzing,stateful", "--max-time", "70"];
     let said = calls(&[&phases[..], &["--exclude-operation-id", "operator_revoke"]].concat()).await;
     assert!(said.contains("Coverage") && said.contains("Stateful"), "{said}");
+    // The examples come first, and each of them makes something.
     // It did reach what is behind the checks of form: things were written.
     let after = status().await["revision"].as_u64().unwrap();
     assert!(after > before + 5, "only {} changes were made: {said}", after - before);

@@ -81,6 +81,8 @@ pub(super) struct Operation {
     /// An object whose properties are the parameters of the query.
     pub(super) query: Option<SchemaOf>,
     pub(super) body: Option<Body>,
+    /// Bodies as they may be sent, each with a name and as JSON.
+    pub(super) examples: Vec<(&'static str, &'static str)>,
     pub(super) answers: Vec<Answer>,
     /// Statuses of problems, beside those that follow from what it takes.
     pub(super) problems: Vec<u16>,
@@ -154,6 +156,7 @@ impl Operation {
             named: None,
             query: None,
             body: None,
+            examples: Vec::new(),
             answers: Vec::new(),
             problems: Vec::new(),
             id: None,
@@ -200,6 +203,12 @@ impl Operation {
     pub(super) fn body<T: JsonSchema>(mut self) -> Self {
         let schema: SchemaOf = schema_of::<T>;
         self.body = Some(Body { schema, media_type: "application/json", optional: false, limit: Limit::Document });
+        self
+    }
+
+    /// A body as it may be sent, in terms of the demo.
+    pub(super) fn example(mut self, name: &'static str, json: &'static str) -> Self {
+        self.examples.push((name, json));
         self
     }
 

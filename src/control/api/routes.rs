@@ -321,6 +321,18 @@ fn grants() -> Vec<Operation> {
         post("/v1/grant-requests", "grant.request", "Request a grant", requests::create)
             .about("The `grant_request` of a denial can be posted as it stands.")
             .body::<NewGrantRequest>()
+            .example(
+                "denial",
+                r#"{ "workload": "spiffe://demo.portcullis.local/agent", "resources": ["payments/refunds"],
+                     "actions": ["write"], "duration_seconds": 900, "reason": "refund run 42" }"#,
+            )
+            .example(
+                "limited",
+                r#"{ "workload": "spiffe://demo.portcullis.local/storefront", "resources": ["payments/payouts"],
+                     "actions": ["write"], "duration_seconds": 300, "uses": 1, "ticket": "OPS-7",
+                     "reason": "one payout, in working hours",
+                     "conditions": { "windows": [{ "days": ["mon", "fri"], "from": "08:00", "to": "18:00" }] } }"#,
+            )
             .leads_to("/object/id", &["grant_request_show", "grant_approve", "grant_deny", "grant_withdraw"])
             .leads_to("/object/id", &["grant_show", "grant_revoke"])
             .located()
@@ -386,6 +398,20 @@ fn revocations() -> Vec<Operation> {
         post("/v1/revocations", "revocation.create", "Revoke", revocations::create)
             .query::<WaitQuery>()
             .body::<NewRevocation>()
+            .example(
+                "token",
+                r#"{ "target": { "kind": "token", "issuer": "demo", "jti": "8c1f6c53" }, "reason": "leaked" }"#,
+            )
+            .example(
+                "delegator",
+                r#"{ "target": { "kind": "delegator", "workload": "spiffe://demo.portcullis.local/ci" } }"#,
+            )
+            .example("certificate", r#"{ "target": { "kind": "certificate", "serial": "0a1b2c3d4e" } }"#)
+            .example(
+                "tokens_before",
+                r#"{ "target": { "kind": "tokens_before", "workload": "spiffe://demo.portcullis.local/ci",
+                     "before": "2026-01-01T00:00:00.000Z" }, "reason": "a runner was broken into" }"#,
+            )
             .leads_to("/object/id", &["revocation_show"])
             .located()
             .keyed()
