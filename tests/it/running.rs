@@ -1,10 +1,11 @@
 //! A control plane and a sidecar of the demo in this process, composed as in production, on free ports; the command
 //! line as it is typed; and a client that asks as Envoy does.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request as AttributeRequest};
@@ -127,7 +128,7 @@ impl Site {
             std::fs::copy(demo.join(name), seed.join(name)).unwrap();
         }
         std::fs::write(seed.join("jwks.json"), json!({ "keys": [signer.public_jwk()] }).to_string()).unwrap();
-        let (control, api, sync) = start_control_with(dir.path(), "127.0.0.1:0", "127.0.0.1:0", more).await;
+        let (control, api, sync) = start_control_with(dir.path(), &address_to_keep(), &address_to_keep(), more).await;
         let site = Self { dir, api, sync, signer, control };
         for name in ["alice", "bob"] {
             site.must("control/bootstrap-token", &["operator", "create", name, "--write-token", &site.path(name)])
@@ -192,6 +193,17 @@ impl Site {
         tokio::time::timeout(Duration::from_secs(20), ready.wait_for(|r| *r)).await.expect("ready in time").unwrap();
         Sidecar { ext_authz, server }
     }
+}
+
+/// An address that a server can take again after it has stopped: below the ports that connections of other tests get by
+/// chance, and given once.
+fn address_to_keep() -> String {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Another process with these tests begins elsewhere.
+    let offset = |n: u16| u16::try_from((std::process::id() * 97 + u32::from(n)) % 12_000).expect("below 12,000");
+    let mut ports = std::iter::repeat_with(|| 20_000 + offset(NEXT.fetch_add(1, Ordering::Relaxed))).take(12_000);
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port below 32,000");
+    format!("127.0.0.1:{free}")
 }
 
 /// A control plane on `dir`.
