@@ -189,7 +189,8 @@ pub(super) fn grantable(index: &Index, grant: &Grant) -> Result<Vec<Arc<Stored>>
             let message = format!("a grant on `{resource}` lasts at most {longest} seconds");
             return Err(FieldError::new("duration_seconds", message));
         }
-        if let Some(most) = routes.iter().filter_map(|r| r.grants.max_uses).min()
+        // An emergency does not wait for its uses to be counted out.
+        if let Some(most) = routes.iter().filter_map(|r| r.grants.max_uses).min().filter(|_| !grant.break_glass)
             && grant.uses.is_none_or(|n| n > most)
         {
             return Err(FieldError::new("uses", format!("a grant on `{resource}` is for at most {most} uses")));

@@ -2,6 +2,7 @@
 //!
 //! A door that disagrees with the engine fails here. Over gRPC the full reason is read from the dynamic metadata, and
 //! what the client would see is checked too.
+//! Long because the form of a case, with all that may be written in it, is read beside what each field does.
 
 use std::sync::Arc;
 use std::time::Duration;

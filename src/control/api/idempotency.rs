@@ -158,7 +158,8 @@ impl Key {
             }
             let Plan { guards, mut changes, answer } = plan(index)?;
             let recorded = answer.record()?;
-            if let Some(used) = &self.0 {
+            // What made nothing needs no key: sent again it makes nothing either, or what then is not there any more.
+            if let (Some(used), None) = (&self.0, recorded.found) {
                 if api.core.keys_are_full() {
                     return Err(Problem::unavailable("too many idempotency keys are held"));
                 }

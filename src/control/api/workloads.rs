@@ -76,7 +76,10 @@ pub(super) async fn put(
         let since = index.position().revision;
         rules::mappings(index, &workload)?;
         let by_issuers = !workload.credentials.is_empty();
-        let guards = by_issuers.then_some(Guard::KindUnchanged { kind: Kind::Issuer, since }).into_iter().collect();
+        let by_issuers = by_issuers.then_some(Guard::KindUnchanged { kind: Kind::Issuer, since });
+        // Somebody may register and retire this very id meanwhile.
+        let is_new = stored.is_none().then_some(Guard::KindUnchanged { kind: Kind::Revocation, since });
+        let guards = by_issuers.into_iter().chain(is_new).collect();
         Ok((Object::Workload(keeping_suspension(&workload, stored)?), guards))
     })
     .await

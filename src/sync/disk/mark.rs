@@ -56,13 +56,14 @@ pub(super) fn read(fs: &dyn Fs, path: &Path) -> io::Result<MarkState> {
 }
 
 impl Mark {
-    /// A mark to be raised, as it was read.
+    /// A mark to be raised, as it was read. It may have been noted by an earlier process and be on no disk yet, so that the
+    /// first thing that is written is made durable, as a whole.
     pub(super) const fn new(path: PathBuf, state: MarkState) -> Self {
         let (position, sequence) = match state {
             MarkState::At(position, sequence) => (Some(position), sequence),
             MarkState::Absent | MarkState::Corrupt => (None, 0),
         };
-        Self { path, file: None, sequence, position, durable: position }
+        Self { path, file: None, sequence, position, durable: None }
     }
 
     /// Where it stands.
