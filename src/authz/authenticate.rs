@@ -80,6 +80,8 @@ enum By {
     Token(Arc<KnownToken>),
     Certificate(Certificate),
     Both(Arc<KnownToken>, Certificate),
+    /// No credential: an application that may says who it is.
+    Asserted(Party),
 }
 
 /// A certificate that counts.
@@ -221,6 +223,17 @@ impl From<Rejection> for Halt {
 // === impl Caller ===
 
 impl Caller {
+    /// Somebody who shows nothing, by the word of an application that may say so.
+    pub(super) fn asserted(id: &str) -> Self {
+        Self { by: By::Asserted(Party::of(id)), scheme: None }
+    }
+
+    /// Somebody whose token an application has been given.
+    pub(super) fn of_token(token: &str, inputs: Inputs<'_>, snapshot: &Snapshot, memo: &impl Memo) -> Result<Self, Halt> {
+        let known = verified(token, Purpose::Credential, snapshot, inputs.now, memo)?;
+        Ok(Self { by: By::Token(known), scheme: Some(Scheme::Bearer) })
+    }
+
     /// The token that counted, if one did: for what binds it to a key.
     pub(super) fn token(&self) -> Option<&VerifiedToken> {
         self.known_token().map(|known| &known.token)
@@ -229,14 +242,14 @@ impl Caller {
     fn known_token(&self) -> Option<&KnownToken> {
         match &self.by {
             By::Token(token) | By::Both(token, _) => Some(token),
-            By::Certificate(_) => None,
+            By::Certificate(_) | By::Asserted(_) => None,
         }
     }
 
     fn certificate(&self) -> Option<&Certificate> {
         match &self.by {
             By::Certificate(certificate) | By::Both(_, certificate) => Some(certificate),
-            By::Token(_) => None,
+            By::Token(_) | By::Asserted(_) => None,
         }
     }
 
@@ -251,6 +264,7 @@ impl Caller {
         match &self.by {
             By::Token(token) | By::Both(token, _) => token.workload.as_ref().map_err(|why| *why),
             By::Certificate(certificate) => Ok(&certificate.known.party),
+            By::Asserted(party) => Ok(party),
         }
     }
 
@@ -259,6 +273,7 @@ impl Caller {
         match &self.by {
             By::Token(token) | By::Both(token, _) => &token.token.subject,
             By::Certificate(certificate) => &certificate.known.party.id,
+            By::Asserted(party) => &party.id,
         }
     }
 
@@ -296,6 +311,9 @@ impl Caller {
     /// Why a credential does not count any more, if so.
     pub(super) fn revoked(&self, snapshot: &Snapshot) -> Option<Reason> {
         let revocations = &snapshot.revocations;
+        if let By::Asserted(party) = &self.by {
+            return party.revoked(snapshot);
+        }
         let token = self.known_token().and_then(|known| revocations.of_token(&known.marks, known.token.issued_at));
         token.or_else(|| {
             let Certificate { known, issuer, .. } = self.certificate()?;
@@ -313,7 +331,11 @@ impl Caller {
             let by = if *forwarded { ", forwarded by a listed proxy" } else { "" };
             format!("certificate of `{id}` from issuer `{issuer}`, serial `{serial}`, until {not_after}{by}")
         });
-        [token, certificate].into_iter().flatten().collect::<Vec<_>>().join("; ")
+        let asserted = match &self.by {
+            By::Asserted(party) => Some(format!("`{}`, by the word of the application that asks", party.id)),
+            By::Token(_) | By::Certificate(_) | By::Both(..) => None,
+        };
+        [token, certificate, asserted].into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -408,6 +430,18 @@ impl KnownToken {
 // === impl Party ===
 
 impl Party {
+    /// Why a workload does not count any more that shows no credential, if so. Its trust domain may be revoked: then no
+    /// word for it counts either. Mapped workloads may be of a domain that has no issuer.
+    fn revoked(&self, snapshot: &Snapshot) -> Option<Reason> {
+        let revocations = &snapshot.revocations;
+        let domain = self.id.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
+        let issuer_revoked = || {
+            let (issuer, vouches) = snapshot.issuers.of_trust_domain(domain?)?;
+            (!vouches || revocations.is_issuer_revoked(issuer)).then_some(Reason::RevokedIssuer)
+        };
+        revocations.of_workload(&self.id).or_else(issuer_revoked)
+    }
+
     pub(super) fn of(id: &str) -> Self {
         Self { id: Arc::from(id), key: WorkloadKey::of(id) }
     }

@@ -32,6 +32,8 @@ pub struct Decision {
     pub subject: Option<Arc<str>>,
     /// The SPIFFE ID of the workload that acts for the subject, when the credential was delegated.
     pub actor: Option<Arc<str>>,
+    /// The SPIFFE ID of the application that asked by itself, when nobody's request was to be forwarded.
+    pub asked_by: Option<Arc<str>>,
     /// Who acted before the actor, latest first, as the credential names them. For records only.
     pub earlier_actors: Option<Arc<[Arc<str>]>>,
     /// The grant that the decision rests on, or that it tells of.
@@ -91,6 +93,7 @@ pub(super) struct Parts {
     pub(super) workload: Option<Arc<str>>,
     pub(super) subject: Option<Arc<str>>,
     pub(super) actor: Option<Arc<str>>,
+    pub(super) asked_by: Option<Arc<str>>,
     pub(super) earlier_actors: Option<Arc<[Arc<str>]>>,
     pub(super) grant: Option<GrantId>,
     pub(super) resource: Option<Arc<str>>,
@@ -120,6 +123,7 @@ impl Decision {
             workload: p.workload,
             subject: p.subject,
             actor: p.actor,
+            asked_by: p.asked_by,
             earlier_actors: p.earlier_actors,
             grant: p.grant,
             resource: p.resource,
@@ -147,6 +151,7 @@ impl Decision {
             workload: None,
             subject: None,
             actor: None,
+            asked_by: None,
             earlier_actors: None,
             grant: None,
             resource: None,
@@ -175,6 +180,7 @@ impl Decision {
             workload: Some(workload.clone()),
             subject: Some(workload),
             actor: None,
+            asked_by: None,
             earlier_actors: None,
             grant: None,
             resource: Some(Arc::from("payments/refunds")),
@@ -201,6 +207,37 @@ impl Decision {
     /// Whether the caller was authenticated, and so may learn the full reason.
     pub const fn is_authenticated(&self) -> bool {
         self.workload.is_some()
+    }
+}
+
+// === impl Parts ===
+
+impl Parts {
+    /// Of a decision of which nothing is known yet: a denial.
+    pub(super) fn undecided(id: DecisionId) -> Self {
+        Self {
+            id,
+            reason: Reason::SystemInternal,
+            workload: None,
+            subject: None,
+            actor: None,
+            asked_by: None,
+            earlier_actors: None,
+            grant: None,
+            resource: None,
+            action: None,
+            policies: Arc::from([]),
+            token_id: None,
+            certificate_serial: None,
+            grant_request: None,
+            position: None,
+            behind_ms: 0,
+            cached: false,
+            detail: None,
+            challenge: Challenge::default(),
+            dpop_nonce: None,
+            awaits: None,
+        }
     }
 }
 

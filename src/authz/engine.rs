@@ -10,9 +10,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
-use super::authenticate::{KnownToken, agree, authenticate, registered};
+use super::authenticate::{Caller, KnownToken, agree, authenticate, registered};
+use super::case::Case;
 use super::decision::{Decision, DecisionId, Parts};
 use super::explain::{Step, Trace};
 use super::freshness::Lease;
@@ -20,13 +19,13 @@ use super::intake::{Intake, intake};
 use super::peer::{self, KnownCertificate, Settings};
 use super::proof::{self, Challenge, Proving};
 use super::question::{KnownAnswer, Question, no_policies};
+use super::ready::Registered;
 use super::reason::Reason;
 use super::request::{Door, Request};
 use super::snapshot::Snapshot;
-use super::spend::{self, Side};
 use super::transaction::transaction;
 use crate::clock::{Now, Timestamp};
-use crate::grant::Circumstances;
+use crate::grant::{Circumstances, WorkloadKey};
 use crate::grant::purse::Purse;
 use crate::object::Freshness;
 
@@ -74,7 +73,7 @@ pub enum Deferred {
 }
 
 /// Another memo, which admits no public-key operation.
-struct Unverifying<'a, M>(&'a M);
+pub(super) struct Unverifying<'a, M>(pub(super) &'a M);
 
 /// Remembers nothing.
 #[derive(Debug, Clone, Copy)]
@@ -130,9 +129,11 @@ pub(super) enum Mode {
     Looks,
     /// A use of a grant. The proof was this very request's to use up, and it did.
     Again,
+    /// Nothing, and what takes a use is not allowed: an application asks, and may ask as often as it wants.
+    Asks,
 }
 
-fn undecided(inputs: Inputs<'_>) -> Decision {
+pub(super) fn undecided(inputs: Inputs<'_>) -> Decision {
     Decision::refuse(DecisionId::new(inputs.now.wall), Reason::SystemInternal, "verification was not admitted")
 }
 
@@ -149,6 +150,7 @@ fn run(
         workload: None,
         subject: None,
         actor: None,
+        asked_by: None,
         earlier_actors: None,
         grant: None,
         resource: None,
@@ -277,6 +279,31 @@ fn steps(
     parts.token_id = caller.token_id().cloned();
     parts.certificate_serial = caller.certificate_serial().cloned();
     trace.step("workload", || format!("`{}` is registered", workload.id));
+    let actor = acting(&caller, workload, snapshot, trace, parts)?;
+
+    // Resource and action.
+    let Some(route) = route else { return deny(Reason::PolicyNoMatch, "no route of the service matches") };
+    parts.resource = Some(Arc::clone(&route.resource));
+    parts.action = Some(Arc::clone(&route.action));
+
+    let (host, now) = (&**host, now.wall);
+    let case = Case { actor, caller: &caller, until: good_until.min(caller.until()), inputs, mode };
+    let call = (request.method, request.path);
+    let circumstances = &Circumstances::new(call, &request.headers, request.peer.address, request.body);
+    let path = Some(path);
+    let question =
+        Question { snapshot, workload, key, route, path, host, circumstances, transaction, asked: None, now };
+    Ok(case.conclude(question, memo, trace, parts))
+}
+
+/// Who acts for the workload, if somebody does, and may; and that the grant that the token is tied to stands, if it is.
+pub(super) fn acting<'a>(
+    caller: &Caller,
+    workload: &Registered,
+    snapshot: &'a Snapshot,
+    trace: &mut Trace,
+    parts: &mut Parts,
+) -> Result<Option<(&'a Registered, WorkloadKey)>, Denied> {
     let actor = caller.actor().map(|actor| registered(actor, snapshot)).transpose()?;
     if let Some((actor, _)) = actor {
         parts.actor = Some(Arc::clone(&actor.id));
@@ -284,7 +311,7 @@ fn steps(
         trace.step("actor", || format!("`{}` acts for it", actor.id));
         agree(workload, actor)?;
         if snapshot.revocations.is_delegator_revoked(&workload.id) {
-            return Err((Reason::RevokedDelegator, None).into());
+            return Err((Reason::RevokedDelegator, None));
         }
         let issued_at = caller.token().and_then(|token| token.issued_at);
         if let Some(reason) = snapshot.revocations.of_actor(&actor.id, issued_at) {
@@ -297,53 +324,11 @@ fn steps(
             return deny(Reason::RevokedGrant, "the token is tied to a grant that has been revoked");
         }
     }
-
-    // Resource and action.
-    let Some(route) = route else { return deny(Reason::PolicyNoMatch, "no route of the service matches") };
-    parts.resource = Some(Arc::clone(&route.resource));
-    parts.action = Some(Arc::clone(&route.action));
-
-    let (host, now) = (&**host, now.wall);
-    let call = (request.method, request.path);
-    let circumstances = &Circumstances::new(call, &request.headers, request.peer.address, request.body);
-    let subject = Question { snapshot, workload, key, route, path, host, circumstances, transaction, now };
-    let until = good_until.min(caller.until());
-    let mut said = match caller.tie() {
-        None => subject.answer(until, memo, trace, &mut parts.cached),
-        Some(tie) => subject.answer_within(tie, until, memo, trace, &mut parts.cached),
-    };
-    let mut sides = SmallVec::<[Side<'_>; 2]>::new();
-    sides.push(Side { question: subject, grants: std::mem::take(&mut said.counted) });
-    // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
-    if let Some((workload, key)) = actor.filter(|_| said.answer.reason.is_allow()) {
-        let mut cached = false;
-        let actor = Question { workload, key, ..subject };
-        let mut of_actor = actor.answer(until, memo, trace, &mut cached);
-        parts.cached &= cached;
-        sides.push(Side { question: actor, grants: std::mem::take(&mut of_actor.counted) });
-        // Of two that allow, the record names the one that took more.
-        let tells_more = match (said.answer.reason, of_actor.answer.reason) {
-            (Reason::AllowPolicy, _) | (_, Reason::AllowBreakGlass) => caller.tie().is_none(),
-            _ => false,
-        };
-        if !of_actor.answer.reason.is_allow() || tells_more {
-            said = of_actor;
-        }
-    }
-    let mut answer = said.answer;
-    // The use limit, last: what is denied otherwise spends nothing.
-    sides.retain(|side| !side.grants.is_empty());
-    if answer.reason.is_allow() && !sides.is_empty() {
-        answer = spend::spend(answer, &sides, inputs, mode, trace, &mut parts.awaits);
-    }
-    parts.grant = answer.grant;
-    parts.policies = answer.policies;
-    parts.grant_request = answer.grant_request;
-    Ok(answer.reason)
+    Ok(actor)
 }
 
 /// Until when the state is fresh enough for the route; an error when it is not.
-fn fresh(
+pub(super) fn fresh(
     snapshot: &Snapshot,
     lease: Lease,
     now: Now,

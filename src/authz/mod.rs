@@ -4,10 +4,13 @@
 //! Default deny: allowed means that Cedar says so, without an evaluation error. Adding a forbid, removing a grant or
 //! adding a revocation never turns a deny into an allow.
 
+mod asker;
 mod authenticate;
+mod case;
 mod change;
 mod decision;
 mod engine;
+mod evaluation;
 mod explain;
 mod freshness;
 mod identify;
@@ -25,6 +28,7 @@ mod reason;
 mod request;
 mod revocations;
 mod route;
+mod search;
 mod snapshot;
 mod spend;
 mod target;
@@ -33,10 +37,12 @@ mod template;
 mod tests;
 mod transaction;
 
+pub use self::asker::{Asker, authenticate_asker};
 pub use self::authenticate::KnownToken;
 pub use self::change::{Change, Prepared};
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
 pub use self::engine::{Deferred, Inputs, Memo, NoMemo, decide, decide_again, decide_unless_costly, explain};
+pub use self::evaluation::{About, AboutCall, AboutResource, Evaluation, evaluate, evaluate_unless_costly};
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::identify::{Identity, identify};
@@ -50,5 +56,6 @@ pub use self::question::KnownAnswer;
 pub use self::reason::{GrpcStatus, Reason};
 pub use self::request::{Door, Header, Peer, Request};
 pub use self::route::{RouteConflict, RouteMatch, RouteTable, RouteTableError};
+pub use self::search::{Found, MAX_EXAMINED, Search};
 pub use self::snapshot::{BadObject, Builder, Snapshot};
 pub use self::template::{MAX_SEGMENTS, MAX_TEMPLATE, Relation, Template, TemplateError, matches_pattern};

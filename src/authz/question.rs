@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::credential::Tie;
 use crate::grant::{Active, Circumstances, Covering, End, Ended, Sought, Standing, Unmet, WorkloadKey};
 use crate::object::GrantId;
-use crate::policy::{Facts, GrantFacts, Inquiry, Outcome, TransactionFacts};
+use crate::policy::{AskedFacts, Facts, GrantFacts, Inquiry, Outcome, TransactionFacts};
 
 /// What policy and grants said, with the versions that were read before they were asked.
 #[derive(Debug)]
@@ -52,11 +52,14 @@ pub(super) struct Question<'a> {
     pub(super) workload: &'a Registered,
     pub(super) key: WorkloadKey,
     pub(super) route: &'a RouteMatch,
-    pub(super) path: &'a CanonicalPath<'a>,
+    /// Unknown where a route is asked about by its name.
+    pub(super) path: Option<&'a CanonicalPath<'a>>,
     pub(super) host: &'a str,
     /// The rest of the request.
     pub(super) circumstances: &'a Circumstances<'a>,
     pub(super) transaction: Option<&'a TransactionFacts>,
+    /// What an application says that asks by itself.
+    pub(super) asked: Option<&'a AskedFacts>,
     pub(super) now: Timestamp,
 }
 
@@ -225,8 +228,9 @@ impl Question<'_> {
         if reads.method {
             put(7, self.circumstances.method.as_bytes());
         }
-        if reads.path {
-            put(8, self.path.as_str().as_bytes());
+        // That there is none is not that it is empty.
+        if let Some(path) = self.path.filter(|_| reads.path) {
+            put(8, path.as_str().as_bytes());
         }
         if reads.host {
             put(9, self.host.as_bytes());
@@ -239,15 +243,24 @@ impl Question<'_> {
                 put(12, scope.as_bytes());
             }
         }
+        if let Some(asked) = self.asked {
+            put(32, &[u8::from(asked.by_name)]);
+            if reads.asked {
+                put(33, &asked.digest());
+            }
+        }
         key
     }
 
     /// What policy is asked about. `None` when the route has no resource.
     fn inquiry(&self) -> Option<Inquiry<'_>> {
         let resource = self.snapshot.routes.resource(self.route)?;
-        let (method, transaction) = (self.circumstances.method, self.transaction);
-        let facts = Facts { method, path: self.path.as_str(), host: self.host, transaction };
-        Some(self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts))
+        Some(self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, self.facts()))
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        let (method, path) = (self.circumstances.method, self.path.map_or("", CanonicalPath::as_str));
+        Facts { method, path, host: self.host, transaction: self.transaction, asked: self.asked }
     }
 
     /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
@@ -289,11 +302,8 @@ impl Question<'_> {
     fn outside(&self, grant: GrantId, standing: Standing) -> Answer {
         let (reason, _) = standing.reason();
         let hint = |resource| {
-            let (method, path, host, transaction) =
-                (self.circumstances.method, self.path.as_str(), self.host, self.transaction);
-            let facts = Facts { method, path, host, transaction };
             let principal = self.workload.principal()?;
-            let inquiry = self.snapshot.policies.inquire(principal, &self.route.action, resource, facts);
+            let inquiry = self.snapshot.policies.inquire(principal, &self.route.action, resource, self.facts());
             self.would_help(&inquiry).then(|| self.hint())
         };
         let resource = self.snapshot.routes.resource(self.route).filter(|_| reason.is_entitlement());

@@ -148,12 +148,17 @@ impl Revocations {
         revoked.then_some(Reason::RevokedWorkload)
     }
 
+    /// Whether an issuer has been revoked.
+    pub(super) fn is_issuer_revoked(&self, issuer: &str) -> bool {
+        !self.targets.is_empty() && self.targets.get(&digest("issuer", &[issuer])).is_some()
+    }
+
     /// Why a certificate does not count any more, if so.
     pub(super) fn of_certificate(&self, workload: &str, serial: &str, issuer: &str) -> Option<Reason> {
         if self.targets.is_empty() {
             return None;
         }
-        let issuer_revoked = || self.targets.get(&digest("issuer", &[issuer])).is_some();
+        let issuer_revoked = || self.is_issuer_revoked(issuer);
         let of_workload = || self.of_workload(workload);
         self.of_serial(serial).or_else(of_workload).or_else(|| issuer_revoked().then_some(Reason::RevokedIssuer))
     }

@@ -7,6 +7,7 @@
 //! only answer. A host that cannot be a host name, a method that is not upper-case, a path without a route: no match,
 //! which denies.
 
+use core::ops::Bound;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct RouteTable {
     hosts: HashMap<Box<str>, u32>,
     /// Table of every other host.
     any_host: Option<u32>,
+    /// Number of each route, by `service/route`.
+    names: BTreeMap<Arc<str>, u32>,
 }
 
 /// What a request means.
@@ -141,7 +144,9 @@ impl RouteTable {
             let mut of_service = Vec::with_capacity(service.routes.len());
             for route in &service.routes {
                 let index = u32::try_from(table.routes.len()).unwrap_or(u32::MAX);
-                table.routes.push(CompiledRoute::compile(index, &shared, route, &mut actions)?);
+                let compiled = CompiledRoute::compile(index, &shared, route, &mut actions)?;
+                compiled.matches.first().map(|m| table.names.insert(Arc::clone(&m.resource), index));
+                table.routes.push(compiled);
                 of_service.push(index);
             }
             numbers.push(of_service);
@@ -202,6 +207,29 @@ impl RouteTable {
         let table = self.tables.get(usize::try_from(number).ok()?)?;
         let route = table.root.find(path, table.methods.get(method).copied())?;
         self.route(route)?.match_for(method)
+    }
+
+    /// What an action means on the route of this name, whatever the request; `None` denies.
+    pub fn named(&self, resource: &str, action: &str) -> Option<&RouteMatch> {
+        self.actions(resource).find(|route| *route.action == *action)
+    }
+
+    /// What the route of this name can mean: one for each action.
+    pub fn actions(&self, resource: &str) -> impl Iterator<Item = &RouteMatch> {
+        let route = self.names.get(resource).and_then(|number| self.route(*number));
+        route.into_iter().flat_map(|route| route.matches.iter())
+    }
+
+    /// The names of the routes of a service, or of all, in their order.
+    pub fn names<'a>(&'a self, service: Option<&'a str>) -> impl Iterator<Item = &'a Arc<str>> {
+        let of_service = move |name: &str| match service {
+            None => true,
+            Some(service) => name.split_once('/').is_some_and(|(of, _)| of == service),
+        };
+        // A service has no slash in its name, so its routes stand together.
+        let from = service.map_or_else(String::new, |service| format!("{service}/"));
+        let from = (Bound::Included(from.as_str()), Bound::Unbounded);
+        self.names.range::<str, _>(from).map(|(name, _)| name).take_while(move |name| of_service(name))
     }
 
     fn route(&self, number: u32) -> Option<&CompiledRoute> {

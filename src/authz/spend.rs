@@ -27,12 +27,18 @@ pub(super) fn spend(
     trace: &mut Trace,
     awaits: &mut Option<GrantId>,
 ) -> Answer {
+    // An application may ask as often as it wants, and nobody counts what it does then.
+    if mode == Mode::Asks {
+        trace.step("uses", || "the grant's uses are counted, and only requests themselves can spend them".to_owned());
+        let grant = allow.grant.or_else(|| sides.iter().find_map(|side| side.grants.first().copied()));
+        return Answer { reason: Reason::EntitlementCondition, grant, policies: no_policies(), grant_request: None };
+    }
     let Some(purse) = inputs.uses else {
         return Answer { reason: Reason::SystemInternal, grant: None, policies: no_policies(), grant_request: None };
     };
     let grants: SmallVec<[&[GrantId]; 2]> = sides.iter().map(|side| &*side.grants).collect();
     let lacking = match mode {
-        Mode::Looks => grants.iter().find_map(|grants| purse.look(grants).err()),
+        Mode::Looks | Mode::Asks => grants.iter().find_map(|grants| purse.look(grants).err()),
         Mode::Decides | Mode::Again => match purse.spend(&grants, inputs.now.mono) {
             Ok(spent) => {
                 trace.step("uses", || format!("a use was spent of {spent:?}"));

@@ -2,8 +2,11 @@
 //!
 //! Plane: shared, on the request path. Borrows the state for exactly one decision; needs no runtime.
 
+mod held;
+
 use std::sync::Arc;
 
+pub use self::held::Held;
 use super::memo::{CacheCounters, CacheSizes, MokaMemo, View};
 use super::replay::ReplayStore;
 use crate::authz::{self, Decision, Deferred, Inputs, Proving, Reason, Request, Settings, Step};

@@ -16,7 +16,7 @@ mod verification;
 #[cfg(test)]
 mod tests;
 
-pub use self::gate::{DEFAULT_PROOFS, Gate};
+pub use self::gate::{DEFAULT_PROOFS, Gate, Held};
 pub use self::memo::{CacheCounters, CacheSizes};
 pub use self::overload::{AdaptiveLimits, Admission, AdmissionLimits, Reading};
 pub use self::turns::Source;

@@ -130,6 +130,13 @@ impl IssuerSet {
         (!issuer.is_empty).then_some(&issuer.name)
     }
 
+    /// The name of the issuer of this trust domain, and whether it vouches for anything: without any key, which is how a
+    /// trust domain is revoked, or with keys that were refused, it does not.
+    pub fn of_trust_domain(&self, trust_domain: &str) -> Option<(&Arc<str>, bool)> {
+        let issuer = self.find(&Authority::TrustDomain(trust_domain.into()))?;
+        Some((&issuer.name, !issuer.is_empty))
+    }
+
     /// Whether some issuer's tokens need a DPoP proof, as a client without a token has to be told.
     pub const fn demands_dpop(&self) -> bool {
         self.demands_dpop

@@ -95,14 +95,23 @@ pub struct Sought<'a> {
     pub resource: [&'a str; 2],
     /// The action.
     pub action: &'a str,
-    /// The path.
-    pub path: &'a CanonicalPath<'a>,
+    /// The path. Without one, no grant covers the request that is for some paths only.
+    pub path: Option<&'a CanonicalPath<'a>>,
     /// Where the workload runs.
     pub environment: &'a str,
     /// The rest of the request.
     pub request: &'a Circumstances<'a>,
     /// The time.
     pub now: Timestamp,
+}
+
+// === impl Sought ===
+
+impl Sought<'_> {
+    /// The path as grants for one exact path have it, which always starts with a slash.
+    pub(super) fn exact_path(&self) -> &str {
+        self.path.map_or("", CanonicalPath::as_str)
+    }
 }
 
 // === impl Covering ===

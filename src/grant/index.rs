@@ -208,7 +208,7 @@ impl GrantIndex {
         let look = Look { names: &self.names, leaf, sought, apart, is_revoked };
         for resource in sought.resource {
             let Some(&resource) = self.names.resources.get(resource) else { continue };
-            let [general, matching, exact] = leaf.find(&workload.0, resource, sought.path.as_str());
+            let [general, matching, exact] = leaf.find(&workload.0, resource, sought.exact_path());
             for run in [general, matching] {
                 let mut over = 0;
                 for entry in run {
@@ -256,7 +256,7 @@ impl GrantIndex {
         // What can cover the request stands together; only a denial looks at the rest.
         for resource in sought.resource {
             let Some(&resource) = self.names.resources.get(resource) else { continue };
-            let [general, matching, _] = leaf.find(&workload.0, resource, sought.path.as_str());
+            let [general, matching, _] = leaf.find(&workload.0, resource, sought.exact_path());
             let here = general.iter().chain(matching);
             here.filter(|entry| entry.id == *id.0.as_bytes()).for_each(|entry| look.consider(entry, &mut found));
             if !found.active.is_empty() || !found.counted.is_empty() {

@@ -188,11 +188,13 @@ impl Leaf {
     }
 
     /// Whether an entry of this leaf is for `path`.
-    pub(super) fn covers_path(&self, entry: &Entry, path: &CanonicalPath<'_>) -> bool {
-        match entry.kind {
-            PathKind::Any => true,
-            PathKind::Exact => self.text(entry) == path.as_str(),
-            PathKind::Pattern => matches_pattern(self.text(entry), path),
+    pub(super) fn covers_path(&self, entry: &Entry, path: Option<&CanonicalPath<'_>>) -> bool {
+        match (entry.kind, path) {
+            (PathKind::Any, _) => true,
+            (PathKind::Exact, Some(path)) => self.text(entry) == path.as_str(),
+            (PathKind::Pattern, Some(path)) => matches_pattern(self.text(entry), path),
+            // INVARIANT: what is for some paths is not for a request whose path nobody knows.
+            (PathKind::Exact | PathKind::Pattern, None) => false,
         }
     }
 

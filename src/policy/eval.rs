@@ -13,6 +13,7 @@ use cedar_policy::{
 };
 use smallvec::SmallVec;
 
+use super::asked::AskedFacts;
 use super::compiled::{CompiledPolicies, Slice};
 use super::reads::Reads;
 use crate::object::{GrantId, Workload};
@@ -48,6 +49,8 @@ pub struct Facts<'a> {
     pub host: &'a str,
     /// The transaction that the request is part of, if a transaction token tells of one.
     pub transaction: Option<&'a TransactionFacts>,
+    /// What an application says that asks by itself.
+    pub asked: Option<&'a AskedFacts>,
 }
 
 /// What policies may know of a transaction.
@@ -212,7 +215,13 @@ impl<'a> Open<'a> {
     ) -> Option<Self> {
         let action = uid("Action", action)?;
         // The principal's share of the hierarchy is ready; only the route is new to it.
-        let entities = principal.entities.clone().add_entities([resource.entity.clone()], None).ok()?;
+        let asked = facts.asked.filter(|_| reads.asked).map(AskedFacts::entities);
+        let asked = match asked {
+            Some(entities) => entities?,
+            None => Vec::new(),
+        };
+        let added = std::iter::once(resource.entity.clone()).chain(asked);
+        let entities = principal.entities.clone().add_entities(added, None).ok()?;
         let plain = facts.request(principal, &action, resource, reads, None)?;
         let (open, settled) = (SmallVec::new(), Verdicts::default());
         Some(Self { principal, action, resource, facts, reads, entities, plain, open, settled })
@@ -261,15 +270,19 @@ impl Facts<'_> {
     ) -> Option<Request> {
         let text = |s: &str| RestrictedExpression::new_string(s.to_owned());
         let mut pairs = Vec::with_capacity(4);
+        let by_name = self.asked.is_some_and(|asked| asked.by_name);
         for (read, name, value) in
             [(reads.method, "method", self.method), (reads.path, "path", self.path), (reads.host, "host", self.host)]
         {
-            if read {
+            if read && !by_name {
                 pairs.push((name.to_owned(), text(value)));
             }
         }
         if let Some(transaction) = self.transaction.filter(|_| reads.transaction) {
             pairs.push(("transaction".to_owned(), transaction.expression()?));
+        }
+        if let Some(asked) = self.asked.filter(|_| reads.asked) {
+            pairs.push(("asked".to_owned(), asked.expression()?));
         }
         if let Some(grant) = grant.filter(|_| reads.grant) {
             let grant = if reads.grant_detail { grant.expression() } else { RestrictedExpression::new_record([]).ok() };
@@ -338,11 +351,12 @@ impl GrantFacts {
 }
 
 /// Cedar's parser is slow, so the type names are parsed once a process.
-fn uid(kind: &'static str, id: &str) -> Option<EntityUid> {
-    static TYPES: OnceLock<Option<[(&str, EntityTypeName); 5]>> = OnceLock::new();
+pub(super) fn uid(kind: &'static str, id: &str) -> Option<EntityUid> {
+    static TYPES: OnceLock<Option<[(&str, EntityTypeName); 6]>> = OnceLock::new();
     let parse = |name: &'static str| Some((name, name.parse().ok()?));
     let types = TYPES.get_or_init(|| {
-        Some([parse("Workload")?, parse("Role")?, parse("Service")?, parse("Route")?, parse("Action")?])
+        let [workload, role, service] = [parse("Workload")?, parse("Role")?, parse("Service")?];
+        Some([workload, role, service, parse("Route")?, parse("Action")?, parse("Properties")?])
     });
     let (_, kind) = types.as_ref()?.iter().find(|(name, _)| *name == kind)?;
     Some(EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id)))

@@ -3,6 +3,7 @@
 //! Plane: pure. Any evaluation error denies: Cedar skips a policy that errors, so an erroring `forbid` would not
 //! forbid. A policy set that does not validate strictly is refused whole; it is never applied in part.
 
+mod asked;
 mod compiled;
 mod eval;
 mod reads;
@@ -12,6 +13,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use self::asked::{AskedFacts, Properties};
 pub use self::compiled::{CompileError, CompiledPolicies};
 pub use self::eval::{Facts, GrantFacts, Inquiry, Outcome, PrincipalEntity, ResourceEntity, TransactionFacts};
 pub use self::reads::Reads;

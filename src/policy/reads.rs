@@ -25,6 +25,8 @@ pub struct Reads {
     pub grant_id: bool,
     /// `context.transaction`
     pub transaction: bool,
+    /// `context.asked`
+    pub asked: bool,
 }
 
 impl Reads {
@@ -37,6 +39,7 @@ impl Reads {
         grant_detail: true,
         grant_id: true,
         transaction: true,
+        asked: true,
     };
 
     /// What `policy` reads.
@@ -61,6 +64,7 @@ impl Reads {
     /// Names of the attributes that are read.
     pub fn names(self) -> Vec<String> {
         [
+            ("asked", self.asked),
             ("grant", self.grant),
             ("host", self.host),
             ("method", self.method),
@@ -82,6 +86,7 @@ impl Reads {
             grant_detail: self.grant_detail || other.grant_detail,
             grant_id: self.grant_id || other.grant_id,
             transaction: self.transaction || other.transaction,
+            asked: self.asked || other.asked,
         }
     }
 
@@ -92,6 +97,7 @@ impl Reads {
             "path" => Self { path: true, ..Self::default() },
             "host" => Self { host: true, ..Self::default() },
             "grant" => Self { grant: true, grant_detail: accessed, grant_id: accessed, ..Self::default() },
+            "asked" => Self { asked: true, ..Self::default() },
             "transaction" => Self { transaction: true, ..Self::default() },
             _ => Self::ALL,
         }

@@ -5,6 +5,8 @@
 
 use cedar_policy::Schema;
 
+use super::asked;
+
 /// The actions that exist without any route naming them.
 pub const BUILTIN_ACTIONS: [&str; 3] = ["read", "write", "delete"];
 
@@ -45,6 +47,8 @@ type RequestContext = {
   grant?: Grant,
   // the verified transaction token that came along, if one did; it says nothing of who calls
   transaction?: Transaction,
+  // what an application says that asks by itself (AuthZEN): its word, nothing of it was verified here
+  asked?: Asked,
 };
 "#;
 
@@ -56,7 +60,8 @@ pub(super) fn text(custom_actions: &[String]) -> String {
     names.dedup();
     let list: Vec<String> = names.iter().map(|n| format!("\"{}\"", n.escape_default())).collect();
     format!(
-        "{ENTITIES}\naction {} appliesTo {{ principal: [Workload], resource: [Route], context: RequestContext }};\n",
+        "{ENTITIES}{}\naction {} appliesTo {{ principal: [Workload], resource: [Route], context: RequestContext }};\n",
+        asked::SCHEMA,
         list.join(", ")
     )
 }

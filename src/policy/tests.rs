@@ -34,7 +34,7 @@ fn workload(name: &str, roles: &[&str]) -> PrincipalEntity {
 }
 
 fn facts() -> Facts<'static> {
-    Facts { method: "GET", path: "/catalog/1", host: "shop", transaction: None }
+    Facts { method: "GET", path: "/catalog/1", host: "shop", transaction: None, asked: None }
 }
 
 fn grant() -> GrantFacts {
@@ -104,12 +104,12 @@ fn only_inputs_that_are_read_count() {
     assert_eq!(reads(r#"context.method == "GET" || context.host == "h""#), ["host", "method"]);
     assert_eq!(
         reads(r#"context == context"#),
-        ["grant", "host", "method", "path", "transaction"],
+        ["asked", "grant", "host", "method", "path", "transaction"],
         "opaque use reads everything"
     );
     assert_eq!(
         reads(r#"(if true then context else context).path == "x""#),
-        ["grant", "host", "method", "path", "transaction"]
+        ["asked", "grant", "host", "method", "path", "transaction"]
     );
     let apart = |condition: &str| {
         compile(&format!("@id(\"a\")\npermit(principal, action, resource)\nwhen {{ {condition} }};"))
@@ -209,7 +209,7 @@ proptest! {
         };
         let principal = workload(&format!("w{w}"), &roles);
         let resource = ResourceEntity::new(route.0, route.1).unwrap();
-        let facts = Facts { method: "GET", path, host: "h", transaction: None };
+        let facts = Facts { method: "GET", path, host: "h", transaction: None, asked: None };
         let everything = |grant| unsliced(&text, (w, &roles), action, route, facts, grant);
         let inquiry = compiled.inquire(&principal, action, &resource, facts);
         let mut with_grant = Vec::new();

@@ -53,7 +53,7 @@ fn find(index: &GrantIndex, workload: &str, resource: [&str; 2], action: &str, p
     let path = CanonicalPath::parse(path).unwrap();
     let request = &Circumstances::new(("POST", "/"), &[], None, None);
     let now = Timestamp::from_secs(now);
-    let sought = Sought { resource, action, path: &path, environment: "production", request, now };
+    let sought = Sought { resource, action, path: Some(&path), environment: "production", request, now };
     index.find(&key, &sought, Apart::Id, |_| false)
 }
 
@@ -135,7 +135,7 @@ fn revocations_end_a_grant_that_is_still_listed() {
     let now = Timestamp::from_secs(15);
     let request = &Circumstances::new(("POST", "/"), &[], None, None);
     let (resource, action, environment) = (REFUNDS, "write", "production");
-    let sought = Sought { resource, action, path: &path, environment, request, now };
+    let sought = Sought { resource, action, path: Some(&path), environment, request, now };
     let found = index.find(&WorkloadKey::of("spiffe://a/w"), &sought, Apart::Nothing, |id| id == g.id);
     assert_eq!((found.active.len(), found.standing), (0, over(15, true, g.id)));
 }

@@ -83,6 +83,7 @@ impl Writer {
             ("workload", &d.workload),
             ("subject", &d.subject),
             ("actor", &d.actor),
+            ("asked_by", &d.asked_by),
             ("resource", &d.resource),
             ("action", &d.action),
             ("token_id", &d.token_id),

@@ -348,7 +348,7 @@ impl World {
             let sought = Sought {
                 resource: ["payments/refunds", "payments"],
                 action: "write",
-                path: &path,
+                path: Some(&path),
                 environment: "test",
                 request: &request,
                 now,
