@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::admin::Admin;
 use super::pinned::Pinned;
 use super::{BuildError, Deps, RunError, listen};
 use crate::admin;
@@ -38,7 +38,8 @@ pub struct Bound {
     deps: Deps,
     door: Door,
     client: SyncClient,
-    admin: (TcpListener, SocketAddr),
+    admin: Admin,
+    common: admin::Common,
     router: axum::Router,
     telemetry: Arc<Telemetry>,
     state: Arc<State>,
@@ -98,7 +99,7 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         })?;
         listeners.unix = Some(socket);
     }
-    let admin = listen::bind(&*deps.binder, &deps.support, "listeners.admin", config.listeners.admin.0)?;
+    let admin = Admin::bind(deps, config.listeners.admin, config.listeners.probes)?;
 
     let grant_request_url = config.control_plane.grant_request_url.clone();
     let common = admin::Common {
@@ -106,10 +107,11 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         exposition: telemetry.metrics().exposition().clone(),
         level: deps.level.clone(),
     };
-    let router = admin::sidecar_router(common, Arc::clone(&gate), Arc::clone(&telemetry), grant_request_url.clone());
+    let router =
+        admin::sidecar_router(common.clone(), Arc::clone(&gate), Arc::clone(&telemetry), grant_request_url.clone());
     let unix = config.listeners.ext_authz_unix.clone();
     let door = Door { listeners, tcp, unix, gate, config: door(&config), pinned };
-    Ok(Bound { deps: deps.clone(), door, client, admin, router, telemetry, state, readiness, blockers })
+    Ok(Bound { deps: deps.clone(), door, client, admin, common, router, telemetry, state, readiness, blockers })
 }
 
 fn records(config: &RecordSettings, metrics: &SidecarMetrics) -> Result<Records, BuildError> {
@@ -197,7 +199,12 @@ impl Bound {
 
     /// Where admin is served.
     pub const fn admin(&self) -> SocketAddr {
-        self.admin.1
+        self.admin.address
+    }
+
+    /// Where probes are answered, if anywhere but there.
+    pub fn probes(&self) -> Option<SocketAddr> {
+        self.admin.probes()
     }
 
     /// What it waits for before it can be sent checks.
@@ -207,20 +214,21 @@ impl Bound {
 
     /// Serves until drained.
     pub async fn run(self, drain: Signal) -> Result<(), RunError> {
-        let Self { deps, door, client, admin, router, telemetry, state, readiness, blockers } = self;
+        let Self { deps, door, client, admin, common, router, telemetry, state, readiness, blockers } = self;
         let stop = CancellationToken::new();
         let _also_when_dropped = stop.clone().drop_guard();
         tracing::info!(
             ext_authz = door.tcp.map(tracing::field::display),
             unix = door.unix.as_deref().map(|p| tracing::field::display(p.display())),
-            admin = %admin.1,
+            admin = %admin.address,
+            probes = admin.probes().map(tracing::field::display),
             "sidecar is listening"
         );
         let clock = Arc::clone(&deps.clock);
         deps.support.spawn(stop.clone().run_until_cancelled_owned(announce(state, clock, blockers.state)));
         let serve = ext_authz::serve(door.listeners, door.gate, Arc::clone(&telemetry), readiness, door.config, drain);
         let serving = deps.hot.spawn(serve);
-        let admin = deps.support.spawn(admin::serve(admin.0, router, stop.clone().cancelled_owned()));
+        let admin = deps.support.spawn(admin.serve(router, common, stop.clone()));
         drop(blockers.listeners);
         let sync = deps.support.spawn(client.run(stop.clone()));
         let ended = serving.await;
@@ -229,8 +237,8 @@ impl Bound {
         if sync.await.is_err() {
             tracing::error!("sync has failed");
         }
-        if let Ok(Err(error)) = admin.await {
-            tracing::error!(%error, "admin has failed");
+        if admin.await.is_err() {
+            tracing::error!("admin has failed");
         }
         let flushed = tokio::task::spawn_blocking(move || telemetry.records().shutdown(RECORDS_FLUSH)).await;
         if !matches!(flushed, Ok(true)) {

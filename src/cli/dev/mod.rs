@@ -177,6 +177,7 @@ impl DevArgs {
                 api: self.address(9180)?,
                 sync: self.address(9181)?,
                 admin: self.address(9182)?,
+                probes: None,
             },
             data_directory: directory.join("control"),
             tls: None,
@@ -214,6 +215,7 @@ impl DevArgs {
                     ..RawExtAuthz::default()
                 },
                 admin: self.address(9193)?,
+                probes: None,
             },
             control_plane: RawControlPlane {
                 url: Some(url(format!("http://{sync}"))?),

@@ -67,6 +67,8 @@ pub struct SidecarListeners {
     pub ext_authz_pinned_threads: u16,
     /// Admin.
     pub admin: Address,
+    /// What of it may be seen from outside.
+    pub probes: Option<Address>,
 }
 
 /// How the control plane is reached and known.
@@ -250,6 +252,7 @@ impl RawSidecarListeners {
             ext_authz_unix_mode: self.ext_authz.unix_mode.0,
             ext_authz_pinned_threads: self.ext_authz.pinned_threads,
             admin: self.admin,
+            probes: self.probes,
         })
     }
 }

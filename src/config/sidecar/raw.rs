@@ -52,6 +52,8 @@ pub struct RawSidecarListeners {
     pub ext_authz: RawExtAuthz,
     /// `/livez`, `/readyz`, `/metrics`, `/snapshot`, `/loglevel`, `/v1/check`. No authentication: keep it private.
     pub admin: Address,
+    /// `/livez`, `/readyz`, `/metrics` and nothing else, for probes and scrapes from outside. Default: nowhere.
+    pub probes: Option<Address>,
 }
 
 /// Where the ext_authz server listens; at least one is needed.
@@ -266,7 +268,7 @@ pub struct RawDrain {
 
 impl Default for RawSidecarListeners {
     fn default() -> Self {
-        Self { ext_authz: RawExtAuthz::default(), admin: Address::loopback(9193) }
+        Self { ext_authz: RawExtAuthz::default(), admin: Address::loopback(9193), probes: None }
     }
 }
 
