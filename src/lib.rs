@@ -15,6 +15,7 @@
 //! | [`wire`] | pure | The sync protocol's types, positions, signatures |
 //! | [`state`] | shared | The snapshot in force and its lease, swapped whole; one writer |
 //! | [`cache`] | shared | The two caches, the [`cache::Gate`] that doors call, and how much is admitted at once |
+//! | [`door`] | hot path | What doors share: the way from a request to its one outcome, and what HTTP is answered |
 //! | [`ext_authz`] | hot path | Envoy's `envoy.service.auth.v3` door |
 //! | [`sync`] | sync | Client of the control plane: ordered apply, last-known-good on disk, backoff |
 //! | [`control`] | control | Store, revision log, index, REST API, sync server |
@@ -39,6 +40,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod credential;
+pub mod door;
 pub mod drain;
 pub mod ext_authz;
 pub mod grant;
