@@ -47,10 +47,25 @@ mod rules {
             &[
                 PURE,
                 EDGE,
-                &["bench", "app", "config", "cache", "state", "door", "ext_authz", "sync", "control", "admin", "testing"],
+                &[
+                    "bench",
+                    "app",
+                    "config",
+                    "cache",
+                    "state",
+                    "door",
+                    "ext_authz",
+                    "sync",
+                    "control",
+                    "admin",
+                    "testing",
+                ],
             ],
         ),
-        ("testing", &[PURE, EDGE, &["app", "config", "cache", "state", "door", "ext_authz", "sync", "control", "admin"]]),
+        (
+            "testing",
+            &[PURE, EDGE, &["app", "config", "cache", "state", "door", "ext_authz", "sync", "control", "admin"]],
+        ),
     ];
 
     /// What needs a runtime or a wire: not in pure modules, and not between a door and the engine.

@@ -127,7 +127,8 @@ fn of_permit(_permit: Permit, checked: &Checked) -> Upstream {
     });
     remove.extend(NOT_FOR_UPSTREAM.map(HeaderName::from_static));
     let ours = |name: &str| IDENTITY.contains(&name) || NOT_FOR_UPSTREAM.contains(&name);
-    let aliases = checked.request.headers.keys().filter(|name| is_alias(name.as_str().as_bytes()) && !ours(name.as_str()));
+    let aliases =
+        checked.request.headers.keys().filter(|name| is_alias(name.as_str().as_bytes()) && !ours(name.as_str()));
     remove.extend(aliases.cloned());
     Upstream { set, remove }
 }

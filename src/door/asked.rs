@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn what_is_lent_is_what_was_read_and_printing_shows_no_value() {
         let mut headers = HeaderMap::new();
-        for (name, value) in [("x-a", &b"1"[..]), ("x-a", b"2"), ("authorization", b"Bearer secret"), ("x_a", b"\xff")] {
+        for (name, value) in [("x-a", &b"1"[..]), ("x-a", b"2"), ("authorization", b"Bearer secret"), ("x_a", b"\xff")]
+        {
             headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap());
         }
         let asked = Asked {
