@@ -31,6 +31,7 @@ mod rules {
         ("cache", &[PURE, &["state"]]),
         ("door", &[PURE, EDGE, &["cache", "state"]]),
         ("ext_authz", &[PURE, EDGE, &["cache", "state", "door"]]),
+        ("forward_auth", &[PURE, EDGE, &["cache", "state", "door"]]),
         ("sync", &[PURE, EDGE, &["state"]]),
         ("control", &[PURE, EDGE]),
         ("admin", &[PURE, EDGE, &["cache", "state"]]),
@@ -39,8 +40,15 @@ mod rules {
         ("drain", &[PURE, &["readiness"]]),
         ("readiness", &[PURE]),
         ("offload", &[]),
-        ("config", &[PURE, EDGE, &["cache", "sync", "control"]]),
-        ("app", &[PURE, EDGE, &["config", "cache", "state", "door", "ext_authz", "sync", "control", "admin"]]),
+        ("config", &[PURE, EDGE, &["cache", "forward_auth", "sync", "control"]]),
+        (
+            "app",
+            &[
+                PURE,
+                EDGE,
+                &["config", "cache", "state", "door", "ext_authz", "forward_auth", "sync", "control", "admin"],
+            ],
+        ),
         ("bench", &[PURE, EDGE, &["app", "sync", "control"]]),
         (
             "cli",
@@ -64,7 +72,11 @@ mod rules {
         ),
         (
             "testing",
-            &[PURE, EDGE, &["app", "config", "cache", "state", "door", "ext_authz", "sync", "control", "admin"]],
+            &[
+                PURE,
+                EDGE,
+                &["app", "config", "cache", "state", "door", "ext_authz", "forward_auth", "sync", "control", "admin"],
+            ],
         ),
     ];
 
