@@ -268,8 +268,20 @@ impl Bound {
 
     /// Serves until drained.
     pub async fn run(self, drain: Signal) -> Result<(), RunError> {
-        let Self { deps, checks, door, forward_auth, client, admin, common, router, telemetry, state, readiness, blockers } =
-            self;
+        let Self {
+            deps,
+            checks,
+            door,
+            forward_auth,
+            client,
+            admin,
+            common,
+            router,
+            telemetry,
+            state,
+            readiness,
+            blockers,
+        } = self;
         let stop = CancellationToken::new();
         let _also_when_dropped = stop.clone().drop_guard();
         tracing::info!(
