@@ -5,6 +5,7 @@
 //! and the runtimes are passed in. INVARIANT: the request path has a runtime of its own; nothing that admin, sync or
 //! telemetry does can take its threads. Start-up order: configuration, telemetry, state from disk, listeners, sync.
 
+mod admin;
 pub mod control;
 pub mod descriptors;
 pub mod files;
@@ -63,6 +64,9 @@ pub enum BuildError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The threads that verify signatures cannot be started.
+    #[error("`limits.verification_threads`: they cannot be started: {0}")]
+    VerificationThreads(std::io::Error),
     /// A file or directory cannot be used.
     #[error("`{}`: {reason}", path.display())]
     File {
