@@ -17,6 +17,7 @@ use super::pinned::Pinned;
 use super::{BuildError, Deps, RunError, listen};
 use crate::admin;
 use crate::authz::Settings;
+use crate::authzen;
 use crate::cache::{CacheSizes, Gate, VerificationLimits};
 use crate::clock::SharedClock;
 use crate::config::{Credential, Records as RecordSettings, SidecarConfig, Transport};
@@ -67,6 +68,7 @@ struct ForwardAuth {
     listener: TcpListener,
     address: SocketAddr,
     config: forward_auth::Config,
+    authzen: Option<authzen::Config>,
 }
 
 #[derive(Debug)]
@@ -114,7 +116,8 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
     let forward_auth = match config.listeners.forward_auth {
         Some(address) => {
             let (listener, address) = listen::bind(&*deps.binder, &deps.hot, "listeners.forward_auth", address.0)?;
-            Some(ForwardAuth { listener, address, config: forward_auth_door(&config) })
+            let authzen = authzen_door(&config);
+            Some(ForwardAuth { listener, address, config: forward_auth_door(&config), authzen })
         }
         None => None,
     };
@@ -233,6 +236,28 @@ fn forward_auth_door(config: &SidecarConfig) -> forward_auth::Config {
     }
 }
 
+/// The AuthZEN API, if anybody may ask.
+fn authzen_door(config: &SidecarConfig) -> Option<authzen::Config> {
+    let own = &config.authzen;
+    (!own.callers.is_empty()).then(|| authzen::Config {
+        callers: own.callers.clone(),
+        subject_types: own.subject_types.clone(),
+        resource_types: own.resource_types.clone(),
+        url: own.url.clone(),
+        max_body_bytes: config.limits.max_message_bytes as usize,
+        max_evaluations: own.max_evaluations,
+        read_timeout: config.forward_auth.read_timeout,
+    })
+}
+
+fn mount(service: authzen::Service) -> forward_auth::Mount {
+    let serve = move |request, peer| -> forward_auth::Answering {
+        let service = service.clone();
+        Box::pin(async move { service.answer(request, peer).await })
+    };
+    forward_auth::Mount { is_for: authzen::is_for, serve: Arc::new(serve) }
+}
+
 // === impl Bound ===
 
 impl Bound {
@@ -304,10 +329,12 @@ impl Bound {
             };
             doors.spawn_on(serve, &deps.hot);
         }
-        if let Some(ForwardAuth { listener, config, .. }) = forward_auth {
+        if let Some(ForwardAuth { listener, config, authzen, .. }) = forward_auth {
             let (checks, drain) = (checks.clone(), drain.clone());
+            let mounts = authzen.map(|config| mount(authzen::Service::new(checks.clone(), config)));
+            let mounts = mounts.into_iter().collect();
             let serve = async move {
-                forward_auth::serve(listener, checks, Vec::new(), config, drain)
+                forward_auth::serve(listener, checks, mounts, config, drain)
                     .await
                     .map_err(|error| ("forward_auth", error))
             };

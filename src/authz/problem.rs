@@ -33,11 +33,16 @@ pub fn disclosed_reason(decision: &Decision) -> &'static str {
     if decision.is_authenticated() { decision.reason.code() } else { decision.reason.family() }
 }
 
+/// What is said of a denial in one sentence.
+pub fn title(decision: &Decision) -> &'static str {
+    if decision.is_authenticated() { decision.reason.title() } else { family_title(disclosed_reason(decision)) }
+}
+
 /// The body of a denial. `grant_request_url` is where a grant can be asked for.
 pub fn body(decision: &Decision, grant_request_url: Option<&str>) -> Vec<u8> {
     let authenticated = decision.is_authenticated();
     let reason = disclosed_reason(decision);
-    let title = if authenticated { decision.reason.title() } else { family_title(reason) };
+    let title = title(decision);
     let hint = decision.grant_request.as_deref().filter(|_| authenticated && decision.reason.is_entitlement());
     let problem = Problem {
         kind: format!("https://portcullis.dev/problems/{reason}"),

@@ -48,7 +48,10 @@ impl Search<'_> {
             rest.is_some_and(|rest| prefix.is_empty() || is_one_segment(rest)) && self.asker.may_assert(id)
         };
         self.page(ids.filter(may), |id| {
-            let evaluation = Evaluation { subject: About::Workload(id), ..self.evaluation.clone() };
+            let mut evaluation = Evaluation { subject: About::Workload(id), ..self.evaluation.clone() };
+            // As an evaluation of what was found would say it.
+            let [_, said] = &mut evaluation.asked.subject;
+            *said = id.strip_prefix(prefix).unwrap_or(id).to_owned();
             self.is_allowed(&evaluation, inputs)
         })
     }
@@ -59,11 +62,9 @@ impl Search<'_> {
         let table = &snapshot.routes.table;
         let names = table.names(None).filter(|name| table.named(name, self.evaluation.action).is_some());
         self.page(names, |name| {
-            let evaluation = Evaluation { resource: AboutResource::Route(name), ..self.evaluation.clone() };
-            self.is_allowed(&evaluation, inputs)
+            self.is_allowed(&self.about(AboutResource::Route(name), name), inputs)
         })
     }
-
     /// The services that are allowed, each by the one route that has the action.
     pub fn services(&self, inputs: Inputs<'_>) -> Found {
         let Some(snapshot) = inputs.snapshot else { return Found::default() };
@@ -72,8 +73,7 @@ impl Search<'_> {
         let with_action = table.names(None).filter(|name| table.named(name, self.evaluation.action).is_some());
         let services: BTreeSet<Arc<str>> = with_action.filter_map(service).collect();
         self.page(services.iter(), |name| {
-            let evaluation = Evaluation { resource: AboutResource::Service(name), ..self.evaluation.clone() };
-            self.is_allowed(&evaluation, inputs)
+            self.is_allowed(&self.about(AboutResource::Service(name), name), inputs)
         })
     }
 
@@ -93,6 +93,13 @@ impl Search<'_> {
             let evaluation = Evaluation { action, ..self.evaluation.clone() };
             self.is_allowed(&evaluation, inputs)
         })
+    }
+
+    fn about<'c>(&'c self, resource: AboutResource<'c>, name: &str) -> Evaluation<'c> {
+        let mut evaluation = Evaluation { resource, ..self.evaluation.clone() };
+        let [_, said] = &mut evaluation.asked.resource;
+        name.clone_into(said);
+        evaluation
     }
 
     fn is_allowed(&self, evaluation: &Evaluation<'_>, inputs: Inputs<'_>) -> bool {

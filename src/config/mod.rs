@@ -27,12 +27,7 @@ pub use self::keys::RawKeys;
 pub use self::load::{ConfigError, Environment};
 pub use self::operators::{OperatorsConfig, RawOperators, RawWorkloadCallers};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
-pub use self::sidecar::{
-    Cache, CertificateHeader, ControlPlane, Credential, ForwardAuth, Limits, Overload, OverloadMode, RawCache,
-    RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawLimits, RawOverload, RawProof, RawRecords,
-    RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput, Records, Scope, SidecarConfig,
-    SidecarListeners, StateDirectory, Transport,
-};
+pub use self::sidecar::{Authzen, Cache, CertificateHeader, ControlPlane, Credential, ForwardAuth, Limits, Overload, OverloadMode, RawAuthzen, RawCache, RawCaller, RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawLimits, RawOverload, RawProof, RawRecords, RawResourceType, RawScope, RawSidecar, RawSidecarListeners, RawState, RawSubjectType, RawTrustedProxy, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory, Transport};
 pub use self::token_review::RawTokenReview;
 pub use self::tokens::{RawTokens, TokensConfig};
 pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

@@ -58,9 +58,10 @@ impl Held<'_> {
         }
     }
 
-    /// Searches. What is found once for a page does not crowd the caches out.
-    pub fn search(&self, search: impl FnOnce(Inputs<'_>) -> Found) -> Found {
-        search(self.inputs())
+    /// Searches; `None` when the state is too old to tell. What is found once for a page does not crowd the caches out.
+    pub fn search(&self, search: impl FnOnce(Inputs<'_>) -> Found) -> Option<Found> {
+        let lease = self.world.lease.filter(|_| self.world.snapshot.is_some())?;
+        (lease.age(self.now) < lease.max_staleness).then(|| search(self.inputs()))
     }
 
     fn inputs(&self) -> Inputs<'_> {

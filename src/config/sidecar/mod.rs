@@ -4,6 +4,7 @@
 //! enforcement point does not start. `state.max_staleness` can only shorten what the control plane says.
 //! Long because every section is validated here, in the order of the file.
 
+mod authzen;
 mod forward_auth;
 mod raw;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub use self::authzen::{Authzen, RawAuthzen, RawCaller, RawResourceType, RawSubjectType};
 pub use self::forward_auth::{ForwardAuth, RawDialect, RawForwardAuth};
 pub use self::raw::{
     CertificateHeader, OverloadMode, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawOverload,
@@ -40,6 +42,8 @@ pub struct SidecarConfig {
     pub trusted_proxies: Vec<TrustedProxy>,
     /// Proxies that ask over HTTP.
     pub forward_auth: ForwardAuth,
+    /// Applications that ask directly.
+    pub authzen: Authzen,
     /// What it keeps on disk.
     pub state: StateDirectory,
     /// Sizes of its caches.
@@ -230,6 +234,7 @@ impl RawSidecar {
             scope: self.scope.validate()?,
             trusted_proxies: trusted_proxies(self.trusted_proxies)?,
             forward_auth: self.forward_auth.validate()?,
+            authzen: self.authzen.validate()?,
             state: self.state.validate()?,
             cache: self.cache.validate()?,
             nonces: self.proof.validate()?,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::authzen::RawAuthzen;
 use super::forward_auth::RawForwardAuth;
 use crate::config::shared::RawTelemetry;
 use crate::config::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};
@@ -28,6 +29,8 @@ pub struct RawSidecar {
     pub trusted_proxies: Vec<RawTrustedProxy>,
     /// Proxies that ask over HTTP.
     pub forward_auth: RawForwardAuth,
+    /// Applications that ask directly (AuthZEN 1.0).
+    pub authzen: RawAuthzen,
     /// What it keeps on disk.
     pub state: RawState,
     /// Sizes of its caches.
