@@ -106,6 +106,19 @@ mod replay {
     }
 
     #[test]
+    fn authzen() {
+        replay("authzen", |data| {
+            shim::authzen(data);
+        });
+        // The search starts on both sides of the gate.
+        for (name, body) in corpus("authzen") {
+            let allowed = name.strip_prefix("allowed-").map(|count| count.parse().unwrap());
+            let denied = name.starts_with("denied-").then_some(0);
+            assert_eq!(shim::authzen(&body), allowed.or(denied), "{name}");
+        }
+    }
+
+    #[test]
     fn jwks() {
         replay("jwks", |data| {
             shim::jwks(data);

@@ -170,7 +170,9 @@ impl Call {
 
     fn refuse(&self, asker: &Arc<str>, reason: Reason, detail: &str) -> Decision {
         let id = DecisionId::new(self.gate.clock().now().wall);
-        Decision { asked_by: Some(Arc::clone(asker)), ..Decision::refuse(id, reason, detail) }
+        let mut decision = Decision::refuse(id, reason, detail);
+        decision.asked_by = Some(Arc::clone(asker));
+        decision
     }
 }
 

@@ -12,7 +12,6 @@ mod names;
 mod page;
 mod service;
 
-use crate::authz::{Asker, Decision, Inputs, NoMemo};
 pub use self::names::{Caller, ResourceType, SubjectType};
 pub use self::service::Service;
 
@@ -58,12 +57,17 @@ pub fn is_for(path: &str) -> bool {
 
 /// Decides on everything that a body asks, for the fuzz targets. `None` when it cannot be read.
 #[cfg(any(test, feature = "testing"))]
-pub fn decide_all(body: &[u8], config: &Config, asker: Asker<'_>, inputs: Inputs<'_>) -> Option<Vec<Decision>> {
+pub fn decide_all(
+    body: &[u8],
+    config: &Config,
+    asker: crate::authz::Asker<'_>,
+    inputs: crate::authz::Inputs<'_>,
+) -> Option<Vec<crate::authz::Decision>> {
     let asked = body::read(body).ok()?;
     let batch = body::Batch::read(asked, config).ok()?;
     let evaluate = |one: &body::One| {
         let one = one.as_ref().ok()?;
-        Some(crate::authz::evaluate(&one.evaluation(), asker, inputs, &NoMemo))
+        Some(crate::authz::evaluate(&one.evaluation(), asker, inputs, &crate::authz::NoMemo))
     };
     Some(batch.all.iter().filter_map(evaluate).collect())
 }

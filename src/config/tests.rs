@@ -154,6 +154,35 @@ fn only_this_machine_asks_over_http_unless_others_are_listed() {
 }
 
 #[test]
+fn nobody_asks_authzen_unless_listed_and_names_are_checked() {
+    let fixture = Fixture::new();
+    assert_eq!(sidecar(&fixture.sidecar(), &[]).unwrap().authzen.callers, []);
+    let with = |section: &str| sidecar(&format!("{}authzen: {section}\n", fixture.sidecar()), &[]);
+    let config = with("{url: 'https://pdp.example/', callers: [{identity: 'spiffe://a.example/app'}]}").unwrap();
+    assert_eq!(config.authzen.url.as_deref(), Some("https://pdp.example"));
+    assert_eq!(config.authzen.callers[0].may_assert, [], "it has to bring tokens");
+    for (section, expected) in [
+        ("{callers: [{may_assert: []}]}", "`authzen.callers[0].identity`: is required"),
+        ("{callers: [{identity: '*'}]}", "not a workload's SPIFFE ID"),
+        ("{callers: [{identity: 'spiffe://a/b', may_assert: ['*']}]}", "`authzen.callers[0].may_assert[0]`"),
+        ("{callers: [{identity: 'spiffe://a/b', may_assert: ['spiffe://a/b*']}]}", "`authzen.callers[0].may_assert[0]`"),
+        ("{callers: [{identity: 'spiffe://a/b'}, {identity: 'spiffe://a/b'}]}", "`authzen.callers[1].identity`: occurs twice"),
+        ("{subject_types: [{type: user, prefix: 'spiffe://a/users'}]}", "`authzen.subject_types[0].prefix`"),
+        ("{subject_types: [{type: workload, prefix: 'spiffe://a/users/'}]}", "`workload` has a meaning already"),
+        ("{subject_types: [{type: '', prefix: 'spiffe://a/users/'}]}", "`authzen.subject_types[0].type`"),
+        ("{resource_types: [{type: todo, resource: 'a/b/c'}]}", "`authzen.resource_types[0].resource`"),
+        ("{resource_types: [{type: route, resource: a}]}", "`route` has a meaning already"),
+        ("{resource_types: [{type: t, resource: a}, {type: t, resource: b}]}", "`authzen.resource_types[1].type`: occurs twice"),
+        ("{url: 'https://pdp.example/tenant'}", "`authzen.url`: must have no path"),
+        ("{max_evaluations: 0}", "`authzen.max_evaluations`: must be between 1 and 1000"),
+        ("{trusted_peers: [127.0.0.1]}", "unknown field `trusted_peers`"),
+    ] {
+        let got = message(with(section));
+        assert!(got.contains(expected), "{section}: {got}");
+    }
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let fixture = Fixture::new();
     let text = fixture.sidecar();

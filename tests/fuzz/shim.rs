@@ -11,10 +11,10 @@ use portcullis::credential::{
     Dpop, IssuerSet, Unproven, X509Svid, certificate_from_client_cert, certificate_from_pem, check_dpop,
     last_forwarded_certificate, token_digest, verify,
 };
-use portcullis::object::{Issuer, Jwks, Kind, Object};
+use portcullis::object::{Issuer, Jwks, Kind, Object, WorkloadPattern};
 use portcullis::testing::Estate;
 use portcullis::wire::{Position, VerifyKey};
-use portcullis::{ext_authz, sync};
+use portcullis::{authzen, ext_authz, sync};
 
 /// The one token that the key of [`ISSUERS`] ever signed: header and claims. The private key was thrown away.
 pub(crate) const SIGNED: &str = include_str!("signed.txt");
@@ -190,6 +190,31 @@ pub(crate) fn check(data: &[u8]) -> bool {
     let decision = authz::decide(&request, inputs, &NoMemo);
     assert!(decision.permit().is_none(), "allowed, and nobody has a credential");
     true
+}
+
+/// The body of an AuthZEN call, of an application that may vouch for `storefront` and nobody else. Tells how many of its
+/// evaluations were allowed, or that it cannot be read.
+pub(crate) fn authzen(data: &[u8]) -> Option<usize> {
+    let (snapshot, lease, now) = &*ESTATE;
+    let inputs = Inputs {
+        snapshot: Some(snapshot),
+        lease: Some(*lease),
+        now: *now,
+        proofs: None,
+        settings: &SETTINGS,
+        uses: None,
+    };
+    let id = Estate::id("app").into();
+    let may_assert = [WorkloadPattern(Estate::id("storefront"))];
+    let asker = authz::Asker { id: &id, may_assert: &may_assert };
+    let decisions = authzen::decide_all(data, &authzen::Config::default(), asker, inputs)?;
+    for decision in decisions.iter().filter(|decision| decision.permit().is_some()) {
+        // Nothing that can be said makes it anybody else, or more than policy gives without a grant.
+        assert_eq!(decision.workload.as_deref(), Some(&*Estate::id("storefront")), "{}", data.escape_ascii());
+        let what = (decision.resource.as_deref(), decision.action.as_deref());
+        assert_eq!(what, (Some("catalog/items"), Some("read")), "{}", data.escape_ascii());
+    }
+    Some(decisions.iter().filter(|decision| decision.permit().is_some()).count())
 }
 
 /// A key set. Tells whether the one token verifies with it.

@@ -8,6 +8,7 @@
     reason = "helpers of tests fail by panicking, as the tests themselves do"
 )]
 
+mod authzen;
 mod bench;
 mod caddy;
 #[path = "../../src/testing/certificates.rs"]
