@@ -125,7 +125,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         max_snapshots: config.sync.max_snapshots,
         ..SyncServerConfig::default()
     };
-    let uses = Uses::new(Arc::clone(&core), uses::LEASE);
+    let uses = Uses::new(Arc::clone(&core), uses::LEASE, Arc::clone(&metrics));
     let sync_deps = SyncServerDeps {
         index: Arc::clone(core.index()),
         fleet: Arc::clone(&fleet),

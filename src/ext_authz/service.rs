@@ -85,21 +85,28 @@ pub(super) enum Decide {
     Test(Box<dyn Fn(&authz::Request<'_>) -> Decision + Send + Sync>, crate::clock::SharedClock),
 }
 
+/// Whether a check has been decided on before, and found no use of its grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    No,
+    Yes,
+}
+
 /// A request that has arrived: from then on it has a place among the checks under way, if there was one.
 pub(super) struct Arrival {
     door: Arc<Door>,
     /// The number of its connection.
-    connection: u64,
-    at: Instant,
+    pub(super) connection: u64,
+    pub(super) at: Instant,
     /// How many were under way, itself included.
     place: Option<usize>,
 }
 
 /// A check that takes the verification of a signature.
-struct Costly {
-    deferred: Deferred,
+pub(super) struct Costly {
+    pub(super) deferred: Deferred,
     /// The address that Envoy tells of its client.
-    client: Option<IpAddr>,
+    pub(super) client: Option<IpAddr>,
 }
 
 /// Counted among those that wait for their verification, until it is dropped.
@@ -126,6 +133,10 @@ impl Door {
 
     pub(super) const fn config(&self) -> &Config {
         &self.config
+    }
+
+    pub(super) const fn admission(&self) -> &Admission {
+        &self.admission
     }
 
     /// The number of a new connection.
@@ -223,21 +234,21 @@ impl Door {
             Later::Awaits(grant) => Err(grant),
             Later::Costly(Costly { deferred, client }) => {
                 let source = Source::of(client, arrival.connection);
-                self.answer_verified(message, deferred, source, outcome).await
+                self.answer_verified(message, (deferred, Again::No), source, outcome).await
             }
         };
         match awaited {
             Ok(answer) => answer,
-            Err(grant) => self.answer_with_use(message, grant, arrival.at, outcome).await,
+            Err(grant) => self.answer_with_use(message, grant, arrival, outcome).await,
         }
     }
 
-    /// Answers from the verification pool, unless it takes a use of a grant that is on its way. The message stays with the one who waits: when the client goes away, the
-    /// job finds nothing left to do.
-    async fn answer_verified(
+    /// Answers from the verification pool, unless it takes a use of a grant that is on its way. The message stays with the
+    /// one who waits: when the client goes away, the job finds nothing left to do.
+    pub(super) async fn answer_verified(
         &self,
         message: &Message<'_>,
-        deferred: Deferred,
+        (deferred, again): (Deferred, Again),
         source: Source,
         outcome: &mut Outcome<'_>,
     ) -> Result<Bytes, GrantId> {
@@ -255,7 +266,7 @@ impl Door {
             drop(waiting);
             let Some(message) = weak.upgrade() else { return };
             let decided = match turn {
-                Turn::Now => core.decide(&message),
+                Turn::Now => core.decide(&message, again),
                 Turn::TooLate | Turn::MadeRoom => None,
             };
             let _gone = reply.send(decided);
@@ -289,7 +300,7 @@ impl Door {
         self.refuse(outcome, Reason::SystemInternal, "the check panicked")
     }
 
-    fn refuse(&self, outcome: &mut Outcome<'_>, reason: Reason, detail: &str) -> Bytes {
+    pub(super) fn refuse(&self, outcome: &mut Outcome<'_>, reason: Reason, detail: &str) -> Bytes {
         let decision = Decision::refuse(DecisionId::new(self.core.decide.now().wall), reason, detail);
         let answer = response::encode(&decision, None, None);
         outcome.finish(decision, "", "");
@@ -341,20 +352,26 @@ fn grpc(body: Reply) -> Response<Reply> {
 
 impl Core {
     /// Decides on a message that has been read before, whatever it costs.
-    fn decide(&self, message: &[u8]) -> Option<Decided> {
-        self.decide_by(message, |request| self.decide.check_deferred(request))
-    }
-
-    /// Decides again on a message that waited for a use of a grant.
-    pub(super) fn decide_again(&self, message: &[u8]) -> Option<Decided> {
-        self.decide_by(message, |request| self.decide.check_again(request))
-    }
-
-    fn decide_by(&self, message: &[u8], decide: impl FnOnce(&authz::Request<'_>) -> Decision) -> Option<Decided> {
+    fn decide(&self, message: &[u8], again: Again) -> Option<Decided> {
         let request = request::decode(message, self.limits).ok()?;
-        let decision = decide(&request);
-        let answer = self.encode(&decision, &request);
-        Some(Decided { answer, decision, method: request.method.to_owned(), path: request.path.to_owned() })
+        let decision = match again {
+            Again::No => self.decide.check_deferred(&request),
+            Again::Yes => self.decide.check_again_deferred(&request),
+        };
+        Some(self.decided(decision, &request))
+    }
+
+    /// Decides again on a message that waited for a use of a grant, unless that takes the verification of a signature.
+    pub(super) fn decide_again(&self, message: &[u8]) -> Result<Option<Decided>, Costly> {
+        let Ok(request) = request::decode(message, self.limits) else { return Ok(None) };
+        let decision = self.decide.check_again(&request);
+        let decision = decision.map_err(|deferred| Costly { deferred, client: request.peer.address })?;
+        Ok(Some(self.decided(decision, &request)))
+    }
+
+    fn decided(&self, decision: Decision, request: &authz::Request<'_>) -> Decided {
+        let answer = self.encode(&decision, request);
+        Decided { answer, decision, method: request.method.to_owned(), path: request.path.to_owned() }
     }
 
     fn encode(&self, decision: &Decision, request: &authz::Request<'_>) -> Bytes {
@@ -396,9 +413,17 @@ impl Decide {
         }
     }
 
-    fn check_again(&self, request: &authz::Request<'_>) -> Decision {
+    fn check_again(&self, request: &authz::Request<'_>) -> Result<Decision, Deferred> {
         match self {
             Self::Gate(gate) => gate.check_again(request),
+            #[cfg(test)]
+            Self::Test(decide, _) => Ok(decide(request)),
+        }
+    }
+
+    fn check_again_deferred(&self, request: &authz::Request<'_>) -> Decision {
+        match self {
+            Self::Gate(gate) => gate.check_again_deferred(request),
             #[cfg(test)]
             Self::Test(decide, _) => decide(request),
         }

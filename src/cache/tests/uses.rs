@@ -31,7 +31,7 @@ impl Sidecar {
     fn give(&self, granted: u32) {
         let purse = self.state.purse();
         let now = self.estate.clock.now().mono;
-        for message in purse.messages(now) {
+        for message in purse.messages(now, usize::MAX) {
             let place = (message.grant, message.report.account);
             purse.answered(place, message.number, UseAnswer::Given(granted), LEASE, now);
         }
