@@ -55,6 +55,11 @@ impl Desk {
         Self { operators, policies: PolicyCache::default() }
     }
 
+    /// To be called before plans are made, so that none of them has to compile anything.
+    pub(super) async fn ready(&self, index: &Index) {
+        self.policies.ready(index).await;
+    }
+
     /// Whether this request may be made, or be put in force, as things are now; and what that rests on.
     fn ground(&self, index: &Index, grant: &Grant) -> Result<Ground, Refusal> {
         let since = index.position().revision;
