@@ -110,6 +110,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         points: points(&config.sync),
         callers: config.operators.callers.clone(),
         tokens: tokens.clone(),
+        grants_per_resource: config.grants.max_per_resource,
         ..ApiConfig::default()
     };
     let api_router =

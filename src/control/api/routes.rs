@@ -415,6 +415,7 @@ fn revocations() -> Vec<Operation> {
             .leads_to("/object/id", &["revocation_show"])
             .located()
             .keyed()
+            .answers::<Written<Revocation>>(200, "The workload has been retired, by this revocation")
             .answers::<Written<Revocation>>(201, "The revocation")
             .problem(409),
         get("/v1/revocations/{id}", "revocation.show", "Show a revocation", revocations::show)

@@ -19,6 +19,7 @@ use crate::object::{GrantPolicySet, GrantState, Object};
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 const AGENT: &str = "spiffe://test.example/agent";
+const PER_RESOURCE: usize = 40;
 const OTHER: &str = "spiffe://test.example/other";
 
 /// Two steps for people, none for an agent that asks for itself for a short time, and break-glass for those on call.
@@ -68,7 +69,8 @@ impl Site {
         let core = Core::open(store, Arc::clone(&shared), CoreConfig::default()).await.unwrap();
         let file = directory.path().join("bootstrap-token");
         let operators = Operators::open(Arc::clone(core.store()), shared, &file).await.unwrap();
-        let site = Self { directory, clock, core, desk: Desk::new(Arc::clone(&operators)), operators };
+        let desk = Desk::new(Arc::clone(&operators), Limits::of(&core, PER_RESOURCE));
+        let site = Self { directory, clock, core, desk, operators };
         for (id, owner) in [(AGENT, "olga"), (OTHER, "otto")] {
             site.put(Kind::Workload, Self::agent(id, owner)).await;
         }
