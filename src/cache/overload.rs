@@ -412,7 +412,7 @@ mod tests {
             assert_eq!(admission.enter(), Some(n), "four, and three that wait");
         }
         assert_eq!(admission.enter(), None);
-        [(); 3].map(|()| admission.leave());
+        (0..3).for_each(|_| admission.leave());
         assert!(admission.enter_verification(), "they do not keep others from being verified either");
         admission.waited();
         assert!(admission.enter_waiting());

@@ -20,7 +20,7 @@ mod values;
 mod tests;
 
 pub use self::control::{
-    ControlConfig, ControlListeners, EnforcementPoint, RawControl, RawControlListeners, RawEnforcementPoint, RawSync,
+    ControlConfig, ControlListeners, EnforcementPoint, RawControl, RawGrants, RawControlListeners, RawEnforcementPoint, RawSync,
     RawTls, SyncConfig, TlsFiles,
 };
 pub use self::keys::RawKeys;

@@ -20,7 +20,7 @@ use super::output::Out;
 use crate::app::{self, Binder, Deps, RunError, SystemBinder, control, process, sidecar, upstream};
 use crate::config::{
     Address, HttpUrl, Identity, LogFormat, LogLevel, RawControl, RawControlListeners, RawControlPlane, RawDrain,
-    RawEnforcementPoint, RawExtAuthz, RawKeys, RawOperators, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
+    RawEnforcementPoint, RawExtAuthz, RawGrants, RawKeys, RawOperators, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
     RawState, RawSync, RawTelemetry, RawTokens, RawWorkloadCallers, RecordOutput, Span,
 };
 use crate::drain::{self, Signal};
@@ -188,6 +188,7 @@ impl DevArgs {
                 ..RawSync::default()
             },
             keys: RawKeys::default(),
+            grants: RawGrants::default(),
             operators: RawOperators {
                 workloads: Some(RawWorkloadCallers { audience: seed::AUDIENCE.to_owned(), trust: Vec::new() }),
                 ..RawOperators::default()

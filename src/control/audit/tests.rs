@@ -379,3 +379,28 @@ async fn the_recorder_is_bounded_and_says_what_it_lost() {
     assert!(recorder.record(event(1)).await.is_err(), "nothing is taken any more");
     store.close().await;
 }
+
+/// What was left out becomes a record, also when nothing is noted after it, and at the end.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_out_is_owned_up_to_without_another_record() {
+    let directory = TempDir::new().unwrap();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(directory.path(), NOW).await.unwrap());
+    let recorder = Recorder::start(Arc::clone(&store), Arc::new(crate::clock::ManualClock::new(NOW)));
+    let lost = async || {
+        let rows = store.audit_since(1, usize::MAX).await.unwrap();
+        let records = rows.iter().map(|row| serde_json::from_str::<Record>(&row.sealed.text).unwrap());
+        records.map(|record| (record.action.into_owned(), record.object)).collect::<Vec<_>>()
+    };
+    (0..3).for_each(|_| recorder.omit());
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while lost().await.is_empty() {
+        assert!(tokio::time::Instant::now() < until, "never owned up to");
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    let said = |n: u64| ("audit.lost".to_owned(), format!("{n} records"));
+    assert_eq!(lost().await, [said(3)]);
+    recorder.omit();
+    recorder.close().await;
+    assert_eq!(lost().await, [said(3), said(1)]);
+    store.close().await;
+}
