@@ -6,61 +6,50 @@
 //! answered; so many wait at most. As many decide again as there are uses, and none verifies its proof a second time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::body::Message;
-use super::service::{Again, Arrival, Core, Costly, Decided, Door};
-use crate::authz::Reason;
+use super::later::Again;
+use super::{Decide, Decided, Desk, Question, Refused};
 use crate::cache::{Admission, Source};
 use crate::grant::purse::Place;
 use crate::object::GrantId;
-use crate::telemetry::Outcome;
 
 /// From a check's arrival until it is answered without.
 const WAIT: Duration = Duration::from_millis(150);
 
 /// A check in the line for a use, until it is dropped.
-struct InLine<'a>(&'a Core, Place);
+struct InLine<'a>(&'a Decide, Place);
 
 /// Counted among the checks that wait for a use, until it is dropped.
 struct Waiting<'a>(&'a Admission);
 
-impl Door {
-    /// Answers once a use of the grant is here, or is known to never come, or did not come in time.
-    pub(super) async fn answer_with_use(
+impl Desk {
+    /// Decides once a use of the grant is here, or is known to never come, or did not come in time.
+    pub(super) async fn with_use<Q: Question>(
         &self,
-        message: &Message<'_>,
+        question: &Arc<Q>,
         mut grant: GrantId,
-        arrival: &Arrival,
-        outcome: &mut Outcome<'_>,
-    ) -> Bytes {
-        let deadline = tokio::time::Instant::from_std(arrival.at) + WAIT;
+        source: Source,
+        arrived: Instant,
+    ) -> Result<Decided<Q::Answer>, Refused> {
+        let deadline = tokio::time::Instant::from_std(arrived) + WAIT;
         loop {
             let (in_line, in_time) = self.wait_for_use(grant, deadline).await;
-            let decided = catch_unwind(AssertUnwindSafe(|| self.core.decide_again(message)));
+            let again = || question.decide(|request| self.decide.check_again(request));
+            let decided = catch_unwind(AssertUnwindSafe(again));
             // Not before: who is called next is called because this one took nothing.
             drop(in_line);
-            match decided {
-                // Others were faster, or it takes a use of another grant.
-                Ok(Ok(Some(Decided { decision, .. }))) if in_time && decision.awaits.is_some() => {
-                    grant = decision.awaits.unwrap_or(grant);
-                }
-                Ok(Ok(Some(Decided { answer, decision, method, path }))) => {
-                    outcome.finish(decision, &method, &path);
-                    return answer;
-                }
+            let decided = match decided {
+                Ok(Some(Ok(decided))) => decided,
                 // Its token has been forgotten meanwhile: to where that delays no other.
-                Ok(Err(Costly { deferred, client })) => {
-                    let source = Source::of(client, arrival.connection);
-                    match self.answer_verified(message, (deferred, Again::Yes), source, outcome).await {
-                        Ok(answer) => return answer,
-                        Err(awaited) if in_time => grant = awaited,
-                        Err(_) => return self.refuse(outcome, Reason::SystemUses, "no use has come in time"),
-                    }
-                }
-                Ok(Ok(None)) | Err(_) => return self.panicked(outcome),
+                Ok(Some(Err(deferred))) => self.verified(question, (deferred, Again::Yes), source).await?,
+                Ok(None) | Err(_) => return Err(Refused::panicked()),
+            };
+            match decided.decision.awaits {
+                // Others were faster, or it takes a use of another grant.
+                Some(awaited) if in_time => grant = awaited,
+                _ => return Ok(decided),
             }
         }
     }
@@ -69,11 +58,11 @@ impl Door {
     /// or too many do.
     async fn wait_for_use(&self, grant: GrantId, deadline: tokio::time::Instant) -> (Option<InLine<'_>>, bool) {
         let nothing = (None, false);
-        let (Some(purse), Some(_waiting)) = (self.core.decide.purse(), Waiting::begin(self.admission())) else {
+        let (Some(purse), Some(_waiting)) = (self.decide.purse(), Waiting::begin(&self.admission)) else {
             return nothing;
         };
-        let Some(place) = purse.queue(grant, self.core.decide.now().mono) else { return nothing };
-        let in_line = InLine(&self.core, place);
+        let Some(place) = purse.queue(grant, self.decide.now().mono) else { return nothing };
+        let in_line = InLine(&self.decide, place);
         let in_time = tokio::time::timeout_at(deadline, purse.called(place)).await.is_ok();
         (Some(in_line), in_time)
     }
@@ -83,8 +72,8 @@ impl Door {
 
 impl Drop for InLine<'_> {
     fn drop(&mut self) {
-        if let Some(purse) = self.0.decide.purse() {
-            purse.leave(self.1, self.0.decide.now().mono);
+        if let Some(purse) = self.0.purse() {
+            purse.leave(self.1, self.0.now().mono);
         }
     }
 }
