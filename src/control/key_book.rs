@@ -110,7 +110,7 @@ mod tests {
         let (body, answer, caller) = (String::new(), String::new(), Some(caller.to_owned()));
         let record = Idempotency { key: key.clone(), body, answer, at, caller };
         let (kind, object) = (Kind::Idempotency, Some(Object::Idempotency(record)));
-        Stored { kind, key: Arc::from(key), revision: Revision(1), body: bytes::Bytes::new(), object }
+        Stored::new(kind, Arc::from(key), Revision(1), bytes::Bytes::new(), object)
     }
 
     #[test]
@@ -124,7 +124,9 @@ mod tests {
         assert_eq!(book.check("greedy"), Err(Full::OfCaller(until)));
         assert_eq!(book.check("other"), Ok(()));
         // The oldest is forgotten.
-        book.note(&Stored { object: None, ..used(0, "greedy", 100) });
+        let mut gone = used(0, "greedy", 100);
+        gone.object = None;
+        book.note(&gone);
         assert_eq!(book.check("greedy"), Ok(()));
         for n in KeyBook::MAX_OF_ONE..=KeyBook::MAX {
             book.note(&used(n, &format!("c{}", n % 100), 5));
