@@ -349,7 +349,9 @@ impl Session {
         let purse = self.shared.state.purse();
         if !purse.is_empty() {
             let world = self.shared.state.load();
-            purse.retain(self.shared.clock.now().mono, |grant| world.snapshot.as_ref().is_some_and(|s| s.counts_uses_of(grant)));
+            purse.retain(self.shared.clock.now().mono, |grant| {
+                world.snapshot.as_ref().is_some_and(|s| s.counts_uses_of(grant))
+            });
         }
         self.unacknowledged.push_back((retired, position, snapshot));
         self.shared.stats.applied(position.revision.0, arrived.elapsed(), snapshot, built.unusable.len());

@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use super::Api;
 use super::extract::{self, Caller, Document, Name, Optional, Params, Precondition, etag};
-use super::{lifts, revocations};
 use super::problem::Problem;
 use super::respond::{Taken, WaitQuery, Written, insert};
+use super::{lifts, revocations};
 use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};

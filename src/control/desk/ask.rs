@@ -55,7 +55,9 @@ impl Desk {
         // Each of them is a question to policy for every request, so their number is bounded. An emergency is not kept out.
         let most = self.limits.per_resource;
         let full = |resource: &&ResourceName| grants().filter(|(held, _)| touches(held, resource)).count() >= most;
-        if !asked.break_glass && let Some(resource) = asked.resources.iter().find(full) {
+        if !asked.break_glass
+            && let Some(resource) = asked.resources.iter().find(full)
+        {
             let message = format!(
                 "`{}` has {most} grants and requests on `{resource}` already; one of them has to end first",
                 asked.workload

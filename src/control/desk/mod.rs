@@ -23,9 +23,7 @@ use super::rules;
 use super::store::{Expect, Guard};
 use crate::grant::policy::{self, Ask, Requester};
 use crate::grant::{self, RuleError};
-use crate::object::{
-    ApprovalStep, FieldError, Grant, Kind, Needs, Party, PartyKind, Vote, Workload, WorkloadPattern,
-};
+use crate::object::{ApprovalStep, FieldError, Grant, Kind, Needs, Party, PartyKind, Vote, Workload, WorkloadPattern};
 use crate::wire::Revision;
 
 pub(super) use self::ask::Asked;

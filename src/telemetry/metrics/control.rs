@@ -107,7 +107,10 @@ impl ControlMetrics {
         let key_fetches = KeySource::NAMES.iter().map(of_source).collect();
         exposition.register(fetches)?;
         let lost = IntCounterVec::new(
-            Opts::new("portcullis_grant_uses_forfeited_total", "Uses of grants whose holder never said what became of them."),
+            Opts::new(
+                "portcullis_grant_uses_forfeited_total",
+                "Uses of grants whose holder never said what became of them.",
+            ),
             &["reason"],
         )?;
         let forfeited = ["silent", "restart"].map(|reason| lost.with_label_values(&[reason]));

@@ -134,7 +134,8 @@ async fn log(c: &mut SqliteConnection, verifier: &mut Verifier, begin: Begin) ->
         let Some(text) = row.try_get::<Option<&str>, _>(5)? else {
             // A later revision without a record has been found already.
             if begin.sealed && revision <= begin.base {
-                let detail = format!("the log has {kind} `{key}` under revision {revision}, which is older than the trail");
+                let detail =
+                    format!("the log has {kind} `{key}` under revision {revision}, which is older than the trail");
                 verifier.find(None, What::Contradicted, detail);
             }
             continue;
@@ -207,7 +208,8 @@ impl Begin {
             Some(said) if said == self.base => {}
             Some(said) => {
                 let base = self.base;
-                let detail = format!("record {seq} says that the trail begins after revision {said}, and not after {base}");
+                let detail =
+                    format!("record {seq} says that the trail begins after revision {said}, and not after {base}");
                 verifier.find(seq, What::Contradicted, detail);
                 self.base = said;
             }
