@@ -19,6 +19,7 @@ mod cli_site;
 mod credentials;
 mod cve_classes;
 mod decisions;
+mod deployment;
 mod door;
 mod dpop;
 mod end_to_end;

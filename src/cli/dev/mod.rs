@@ -178,6 +178,7 @@ impl DevArgs {
                 api: self.address(9180)?,
                 sync: self.address(9181)?,
                 admin: self.address(9182)?,
+                probes: None,
             },
             data_directory: directory.join("control"),
             tls: None,
@@ -216,6 +217,7 @@ impl DevArgs {
                 },
                 forward_auth: Some(self.address(9192)?),
                 admin: self.address(9193)?,
+                probes: None,
             },
             control_plane: RawControlPlane {
                 url: Some(url(format!("http://{sync}"))?),
