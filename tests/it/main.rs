@@ -8,6 +8,7 @@
     reason = "helpers of tests fail by panicking, as the tests themselves do"
 )]
 
+mod agreement;
 mod bench;
 mod caddy;
 #[path = "../../src/testing/certificates.rs"]
@@ -29,6 +30,7 @@ mod envoy_http;
 mod exchange;
 mod failure_mode;
 mod forward_auth;
+mod http_door;
 mod metrics;
 mod mtls;
 mod nginx;
