@@ -12,7 +12,8 @@ use super::running::{DOMAIN, Site};
 const GRANT_POLICIES: &str = r#"@id("refunds") @approvals("lead:1") @max_duration("10m") @requires("ticket")
 permit(principal, action == Action::"request", resource in Service::"payments");
 @id("bob")
-permit(principal == Operator::"bob", action == Action::"approve", resource) when { context.step == "lead" };
+permit(principal == Operator::"bob", action == Action::"approve", resource)
+when { context.step == "lead" };
 @id("glass") @max_duration("10m")
 permit(principal == Operator::"alice", action == Action::"break_glass", resource);
 "#;
@@ -200,7 +201,10 @@ async fn operator_policies_from_the_command_line() {
         "{}",
         checked.stdout
     );
-    alice.both(&["operator-policy", "show"], &["@id(\"operators\")"]).await;
+    let default = alice.types(&["operator-policy", "show"], &[]).await;
+    assert!(default.status == 0 && default.stdout.contains("@id(\"operators\")"), "{}", default.stdout);
+    let default = alice.json(&["operator-policy", "show"]).await;
+    assert!(default.get("author").is_none(), "nobody has published one: {default}");
     alice.says(&["operator-policy", "publish", &good, "--dry-run"], &["valid: 2 policies"]).await;
     bob.both(&["audit", "list"], &["SEQ"]).await;
     alice.refused(&["operator-policy", "publish", &bad], &["fly"]).await;
