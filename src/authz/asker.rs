@@ -78,6 +78,7 @@ fn identify(
         intake: &intake,
         origins,
         proving: inputs.proofs,
+        verified: false,
         now: inputs.now.wall,
     };
     let mut asked = (parts.challenge, None);

@@ -229,7 +229,12 @@ impl Caller {
     }
 
     /// Somebody whose token an application has been given.
-    pub(super) fn of_token(token: &str, inputs: Inputs<'_>, snapshot: &Snapshot, memo: &impl Memo) -> Result<Self, Halt> {
+    pub(super) fn of_token(
+        token: &str,
+        inputs: Inputs<'_>,
+        snapshot: &Snapshot,
+        memo: &impl Memo,
+    ) -> Result<Self, Halt> {
         let known = verified(token, Purpose::Credential, snapshot, inputs.now, memo)?;
         Ok(Self { by: By::Token(known), scheme: Some(Scheme::Bearer) })
     }

@@ -13,9 +13,7 @@ use super::asker::Asker;
 use super::authenticate::{Caller, registered};
 use super::case::Case;
 use super::decision::{Decision, DecisionId, Parts};
-use super::engine::{
-    Deferred, Denied, Halt, Inputs, Memo, Mode, Unverifying, acting, deny, fresh, undecided,
-};
+use super::engine::{Deferred, Denied, Halt, Inputs, Memo, Mode, Unverifying, acting, deny, fresh, undecided};
 use super::explain::Trace;
 use super::path::CanonicalPath;
 use super::question::Question;
@@ -112,7 +110,7 @@ fn run(
     let mut parts = Parts::undecided(DecisionId::new(inputs.now.wall));
     parts.asked_by = Some(Arc::clone(asker.id));
     let (reason, detail) = match steps(evaluation, asker, inputs, memo, &mut parts) {
-        Ok(reason) => (reason, None),
+        Ok(reason) => (reason, parts.detail.take()),
         Err(Halt::Denied(denied)) => denied,
         Err(Halt::Deferred(deferred)) => return Err(deferred),
     };

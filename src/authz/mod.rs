@@ -41,7 +41,9 @@ pub use self::asker::{Asker, authenticate_asker};
 pub use self::authenticate::KnownToken;
 pub use self::change::{Change, Prepared};
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
-pub use self::engine::{Deferred, Inputs, Memo, NoMemo, decide, decide_again, decide_unless_costly, explain};
+pub use self::engine::{
+    Deferred, Inputs, Memo, NoMemo, decide, decide_again, decide_again_deferred, decide_unless_costly, explain,
+};
 pub use self::evaluation::{About, AboutCall, AboutResource, Evaluation, evaluate, evaluate_unless_costly};
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};

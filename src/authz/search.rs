@@ -61,9 +61,7 @@ impl Search<'_> {
         let Some(snapshot) = inputs.snapshot else { return Found::default() };
         let table = &snapshot.routes.table;
         let names = table.names(None).filter(|name| table.named(name, self.evaluation.action).is_some());
-        self.page(names, |name| {
-            self.is_allowed(&self.about(AboutResource::Route(name), name), inputs)
-        })
+        self.page(names, |name| self.is_allowed(&self.about(AboutResource::Route(name), name), inputs))
     }
     /// The services that are allowed, each by the one route that has the action.
     pub fn services(&self, inputs: Inputs<'_>) -> Found {
@@ -72,9 +70,7 @@ impl Search<'_> {
         let service = |name: &Arc<str>| name.split_once('/').map(|(service, _)| Arc::<str>::from(service));
         let with_action = table.names(None).filter(|name| table.named(name, self.evaluation.action).is_some());
         let services: BTreeSet<Arc<str>> = with_action.filter_map(service).collect();
-        self.page(services.iter(), |name| {
-            self.is_allowed(&self.about(AboutResource::Service(name), name), inputs)
-        })
+        self.page(services.iter(), |name| self.is_allowed(&self.about(AboutResource::Service(name), name), inputs))
     }
 
     /// The actions that are allowed on the resource.
@@ -106,7 +102,11 @@ impl Search<'_> {
         evaluate(evaluation, self.asker, inputs, &NoMemo).permit().is_some()
     }
 
-    fn page<'c>(&self, candidates: impl Iterator<Item = &'c Arc<str>>, is_allowed: impl Fn(&Arc<str>) -> bool) -> Found {
+    fn page<'c>(
+        &self,
+        candidates: impl Iterator<Item = &'c Arc<str>>,
+        is_allowed: impl Fn(&Arc<str>) -> bool,
+    ) -> Found {
         // The first of those that are left, in order: never more than are looked at, and one to know whether there are more.
         let mut first: BTreeSet<&Arc<str>> = BTreeSet::new();
         for name in candidates.filter(|name| ***name > *self.after) {

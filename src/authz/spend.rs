@@ -3,8 +3,11 @@
 //! Pure. INVARIANT: what is spent is spent before the allow is made, of every grant that the request takes a use of or of
 //! none. What only looks spends nothing. If none is here, the answer is a denial that says whether waiting may help.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
+use super::decision::Parts;
 use super::engine::{Inputs, Mode};
 use super::explain::Trace;
 use super::question::{Answer, Question, no_policies};
@@ -25,11 +28,13 @@ pub(super) fn spend(
     inputs: Inputs<'_>,
     mode: Mode,
     trace: &mut Trace,
-    awaits: &mut Option<GrantId>,
+    parts: &mut Parts,
 ) -> Answer {
     // An application may ask as often as it wants, and nobody counts what it does then.
     if mode == Mode::Asks {
-        trace.step("uses", || "the grant's uses are counted, and only requests themselves can spend them".to_owned());
+        let why = "the uses of the grant are counted, and only a request itself spends one";
+        trace.step("uses", || why.to_owned());
+        parts.detail = Some(Arc::from(why));
         let grant = allow.grant.or_else(|| sides.iter().find_map(|side| side.grants.first().copied()));
         return Answer { reason: Reason::EntitlementCondition, grant, policies: no_policies(), grant_request: None };
     }
@@ -61,8 +66,10 @@ pub(super) fn spend(
             let reason = Reason::EntitlementGrantExhausted;
             Answer { reason, grant: Some(grant), policies: no_policies(), grant_request }
         }
-        Some(Lacking::Awaited(grant)) => {
-            *awaits = Some(grant);
+        Some(Lacking::Awaited(grant, because)) => {
+            let why = format!("no use of grant {grant} is here: {because}");
+            trace.step("uses", || why.clone());
+            (parts.awaits, parts.detail) = (Some(grant), Some(Arc::from(why)));
             let (reason, policies) = (Reason::SystemUses, no_policies());
             Answer { reason, grant: Some(grant), policies, grant_request: None }
         }

@@ -186,13 +186,14 @@ impl Question for Call {
     type Answer = Reached;
 
     /// On a thread that has time to verify. What is handed over decides on a single request, so it is not needed.
-    fn decide(
+    fn decide<E>(
         &self,
-        _by: impl FnOnce(&crate::authz::Request<'_>) -> Decision,
-    ) -> Option<Decided<Reached>> {
+        _by: impl FnOnce(&crate::authz::Request<'_>) -> Result<Decision, E>,
+    ) -> Option<Result<Decided<Reached>, E>> {
         let answer = self.run(true).ok()?;
         let id = DecisionId::new(self.gate.clock().now().wall);
-        Some(Decided { decision: Decision::refuse(id, Reason::SystemInternal, "the answer has the decisions"), answer })
+        let decision = Decision::refuse(id, Reason::SystemInternal, "the answer has the decisions");
+        Some(Ok(Decided { decision, answer }))
     }
 }
 

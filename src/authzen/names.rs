@@ -120,10 +120,8 @@ mod tests {
 
     fn config() -> Config {
         let subject = SubjectType { name: "user".to_owned(), prefix: "spiffe://td/users/".to_owned() };
-        let resource = |name: &str, resource: &str| ResourceType {
-            name: name.to_owned(),
-            resource: resource.parse().unwrap(),
-        };
+        let resource =
+            |name: &str, resource: &str| ResourceType { name: name.to_owned(), resource: resource.parse().unwrap() };
         Config {
             subject_types: vec![subject],
             resource_types: vec![resource("todo", "todo"), resource("record", "records/all")],

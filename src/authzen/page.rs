@@ -103,7 +103,9 @@ mod tests {
         for bad in [json!("x"), json!("!"), json!(7), json!("a".repeat(5000)), json!(URL_SAFE_NO_PAD.encode([0; 16]))] {
             assert!(with(&bad, "a", &Value::Null).is_err(), "{bad}");
         }
-        for (limit, expected) in [(json!(0), Some(1)), (json!(5000), Some(MAX_LIMIT)), (json!(-1), None), (json!("9"), None)] {
+        for (limit, expected) in
+            [(json!(0), Some(1)), (json!(5000), Some(MAX_LIMIT)), (json!(-1), None), (json!("9"), None)]
+        {
             let mut search = search.clone();
             search["page"] = json!({"limit": limit});
             assert_eq!(read(&search, "a").ok().map(|page| page.limit), expected, "{limit}");

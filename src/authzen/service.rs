@@ -290,8 +290,10 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn trace(outcome: &mut Outcome<'_>, headers: &HeaderMap) {
-    let all: Vec<_> =
-        headers.iter().map(|(name, value)| Header { name: name.as_str().as_bytes(), value: value.as_bytes() }).collect();
+    let all: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| Header { name: name.as_str().as_bytes(), value: value.as_bytes() })
+        .collect();
     outcome.trace(&all);
 }
 

@@ -101,7 +101,10 @@ impl Desk {
 
 impl Answer {
     fn json(&self) -> Value {
-        assert_eq!((self.status, &self.headers["content-type"]), (StatusCode::OK, &"application/json".parse().unwrap()));
+        assert_eq!(
+            (self.status, &self.headers["content-type"]),
+            (StatusCode::OK, &"application/json".parse().unwrap())
+        );
         serde_json::from_slice(&self.body).unwrap()
     }
 
@@ -155,7 +158,8 @@ async fn an_evaluation_is_answered_recorded_and_counted() {
     assert_eq!(records[0]["workload"], Estate::id("storefront"));
     let metrics = desk.telemetry.metrics().exposition().render();
     for reason in ["allow.policy", "entitlement.no_grant"] {
-        let line = metrics.lines().find(|l| l.contains(r#"door="authzen""#) && l.contains(reason) && l.contains("false"));
+        let line =
+            metrics.lines().find(|l| l.contains(r#"door="authzen""#) && l.contains(reason) && l.contains("false"));
         assert!(line.is_some_and(|line| line.ends_with(" 1")), "{reason}: {line:?}");
     }
 
@@ -386,7 +390,10 @@ async fn a_search_goes_on_where_its_page_ended() {
     for n in 0..7 {
         let id = Estate::id(&format!("w{n}"));
         let roles = json!(["storefront"]);
-        desk.estate.put(Kind::Workload, &json!({"id": id, "kind": "service", "owner": "t", "environment": "e", "roles": roles}));
+        desk.estate.put(
+            Kind::Workload,
+            &json!({"id": id, "kind": "service", "owner": "t", "environment": "e", "roles": roles}),
+        );
     }
     desk.state.publish(Arc::new(desk.estate.snapshot()));
     let search = json!({
@@ -487,7 +494,9 @@ async fn state_that_is_missing_or_old_allows_nothing() {
 async fn a_call_that_is_dropped_is_told_of() {
     let desk = Desk::new();
     // Its body never comes.
-    let body = http_body_util::StreamBody::new(futures_util::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>());
+    let body = http_body_util::StreamBody::new(futures_util::stream::pending::<
+        Result<hyper::body::Frame<Bytes>, std::io::Error>,
+    >());
     let request = Request::post("/access/v1/evaluation").header("content-type", "application/json").body(body).unwrap();
     let answer = desk.service.answer(request, IpAddr::V4(Ipv4Addr::LOCALHOST));
     assert!(tokio::time::timeout(Duration::from_millis(20), answer).await.is_err());

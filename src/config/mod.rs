@@ -20,14 +20,20 @@ mod values;
 mod tests;
 
 pub use self::control::{
-    ControlConfig, ControlListeners, EnforcementPoint, RawControl, RawControlListeners, RawEnforcementPoint, RawSync,
-    RawTls, SyncConfig, TlsFiles,
+    ControlConfig, ControlListeners, EnforcementPoint, RawControl, RawControlListeners, RawEnforcementPoint, RawGrants,
+    RawSync, RawTls, SyncConfig, TlsFiles,
 };
 pub use self::keys::RawKeys;
 pub use self::load::{ConfigError, Environment};
 pub use self::operators::{OperatorsConfig, RawOperators, RawWorkloadCallers};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
-pub use self::sidecar::{Authzen, Cache, CertificateHeader, ControlPlane, Credential, ForwardAuth, Limits, Overload, OverloadMode, RawAuthzen, RawCache, RawCaller, RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawLimits, RawOverload, RawProof, RawRecords, RawResourceType, RawScope, RawSidecar, RawSidecarListeners, RawState, RawSubjectType, RawTrustedProxy, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory, Transport};
+pub use self::sidecar::{
+    Authzen, Cache, CertificateHeader, ControlPlane, Credential, ForwardAuth, Limits, Overload, OverloadMode,
+    RawAuthzen, RawCache, RawCaller, RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawLimits,
+    RawOverload, RawProof, RawRecords, RawResourceType, RawScope, RawSidecar, RawSidecarListeners, RawState,
+    RawSubjectType, RawTrustedProxy, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory,
+    Transport,
+};
 pub use self::token_review::RawTokenReview;
 pub use self::tokens::{RawTokens, TokensConfig};
 pub use self::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};

@@ -106,7 +106,8 @@ impl AskedFacts {
             ("resource_type", resource_type),
             ("resource_id", resource_id),
         ];
-        let text = |(name, text): (&str, &String)| Some((name.to_owned(), RestrictedExpression::new_string(text.clone())));
+        let text =
+            |(name, text): (&str, &String)| Some((name.to_owned(), RestrictedExpression::new_string(text.clone())));
         let part = |(name, _): (&'static str, &Properties)| {
             Some((name.to_owned(), RestrictedExpression::new_entity_uid(uid("Properties", name)?)))
         };

@@ -161,7 +161,8 @@ async fn the_public_interop_scenario_is_answered_as_its_table_says() {
     assert_eq!(found["results"], json!([{ "name": "can_read_todos" }, { "name": "can_read_user" }]));
 
     // Nobody else, loopback or not: without a token, and with one of somebody who is not on the list.
-    let body = json!({ "subject": user(&table, "rick"), "action": { "name": "can_read_todos" }, "resource": todo("x") });
+    let body =
+        json!({ "subject": user(&table, "rick"), "action": { "name": "can_read_todos" }, "resource": todo("x") });
     let rick = format!("spiffe://citadel.example/users/{}", table.subjects["rick"]);
     let (status, _) = post(address, "evaluation", &token(&site, &rick, "portcullis"), &body).await;
     assert_eq!(status, 403);
@@ -175,7 +176,10 @@ async fn the_public_interop_scenario_is_answered_as_its_table_says() {
     // A revocation is in force here as soon as its receipt says so.
     site.must("alice", &["revoke", "workload", &rick, "--reason", "portal trouble", "--wait", "10s"]).await;
     let (status, answer) = post(address, "evaluation", &app, &body).await;
-    assert_eq!((status, &answer["decision"], &answer["context"]["reason"]), (200, &json!(false), &json!("revoked.workload")));
+    assert_eq!(
+        (status, &answer["decision"], &answer["context"]["reason"]),
+        (200, &json!(false), &json!("revoked.workload"))
+    );
 
     let metrics = server.metrics().await;
     assert!(metrics.contains(r#"door="authzen""#), "{metrics}");

@@ -8,6 +8,7 @@
     reason = "helpers of tests fail by panicking, as the tests themselves do"
 )]
 
+mod agreement;
 mod authzen;
 mod bench;
 mod caddy;
@@ -15,6 +16,7 @@ mod caddy;
 mod certificates;
 mod check_door;
 mod cli;
+mod cli_grants;
 mod cli_site;
 mod credentials;
 mod cve_classes;
@@ -29,6 +31,7 @@ mod envoy_http;
 mod exchange;
 mod failure_mode;
 mod forward_auth;
+mod http_door;
 mod metrics;
 mod mtls;
 mod nginx;

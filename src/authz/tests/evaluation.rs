@@ -222,7 +222,8 @@ fn revocations_freshness_and_errors_are_as_at_other_doors() {
     desk.estate.clock.advance(Duration::from_secs(290));
     assert_eq!(desk.reason(&read()), Reason::SystemStale);
 
-    let empty = Gate::new(Arc::new(State::new()), Arc::clone(&desk.estate.clock) as _, CacheSizes { tokens: 1, decisions: 1 });
+    let empty =
+        Gate::new(Arc::new(State::new()), Arc::clone(&desk.estate.clock) as _, CacheSizes { tokens: 1, decisions: 1 });
     assert_eq!(empty.hold().evaluate(&read(), desk.asker(), false).unwrap().reason, Reason::SystemNotReady);
 
     let mut desk = Desk::new();
@@ -291,7 +292,11 @@ fn a_grant_whose_uses_are_counted_allows_nothing_and_loses_none() {
     let with_token = Evaluation { subject: About::Token { id: &agent, token: &token }, ..refunds.clone() };
     assert_eq!(desk.reason(&with_token), Reason::EntitlementCondition);
     let purse = desk.state.purse();
-    assert_eq!((purse.counts().spent, purse.messages(desk.estate.clock.now().mono).len()), (0, 0), "none was asked for");
+    assert_eq!(
+        (purse.counts().spent, purse.messages(desk.estate.clock.now().mono).len()),
+        (0, 0),
+        "none was asked for"
+    );
     // Another grant, of any number of uses, is not in its way.
     desk.change(|e| e.grant("agent", "payments", &["write"], None, 100));
     assert_eq!(desk.reason(&refunds), Reason::AllowGrant);
@@ -418,7 +423,8 @@ fn what_an_asker_needs_is_a_plain_token_of_its_own() {
     assert_eq!(ask(&desk, Some("x")), Err(Reason::CredentialMalformed));
     let act = changed(desk.estate.claims("agent"), &json!({"act": {"sub": Estate::id("ci")}}));
     assert_eq!(ask(&desk, Some(&desk.estate.signer.sign(&act).unwrap())), Err(Reason::CredentialSubject));
-    let bound = changed(desk.estate.claims("agent"), &json!({"cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}));
+    let bound =
+        changed(desk.estate.claims("agent"), &json!({"cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}}));
     assert_eq!(ask(&desk, Some(&desk.estate.signer.sign(&bound).unwrap())), Err(Reason::CredentialPopMissing));
     assert_eq!(ask(&desk, Some(&desk.estate.token("stranger"))), Err(Reason::CredentialSubject));
     desk.change(|e| e.revoke(&json!({"kind": "workload", "workload": Estate::id("agent")})));
@@ -431,7 +437,10 @@ fn what_is_found_is_what_is_allowed_page_by_page() {
     for n in 0..30 {
         let roles = if n % 3 == 0 { json!(["storefront"]) } else { json!([]) };
         let id = Estate::id(&format!("w/{n:02}"));
-        estate.put(Kind::Workload, &json!({"id": id, "kind": "service", "owner": "t", "environment": "e", "roles": roles}));
+        estate.put(
+            Kind::Workload,
+            &json!({"id": id, "kind": "service", "owner": "t", "environment": "e", "roles": roles}),
+        );
     }
     let desk = Desk::of(estate);
     let evaluation = about("", "catalog/items", "read");
