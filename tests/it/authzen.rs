@@ -21,13 +21,16 @@ use crate::running::{Server, Site, address_to_keep, deps};
 const APP: &str = "spiffe://citadel.example/todo-app";
 const SIDECAR: &str = "spiffe://citadel.example/portcullis/sidecar";
 
+/// Whose it is, and the decision.
+type Owned = (String, bool);
+
 /// The decision table.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
     subjects: BTreeMap<String, String>,
     evaluation: Vec<(String, String, String, String, Option<String>, bool)>,
-    evaluations: Vec<(String, (String, bool), (String, bool))>,
+    evaluations: Vec<(String, Owned, Owned)>,
 }
 
 fn example(name: &str) -> PathBuf {

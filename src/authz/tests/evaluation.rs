@@ -293,7 +293,7 @@ fn a_grant_whose_uses_are_counted_allows_nothing_and_loses_none() {
     assert_eq!(desk.reason(&with_token), Reason::EntitlementCondition);
     let purse = desk.state.purse();
     assert_eq!(
-        (purse.counts().spent, purse.messages(desk.estate.clock.now().mono).len()),
+        (purse.counts().spent, purse.messages(desk.estate.clock.now().mono, 10).len()),
         (0, 0),
         "none was asked for"
     );
