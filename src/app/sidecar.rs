@@ -244,7 +244,7 @@ fn authzen_door(config: &SidecarConfig) -> Option<authzen::Config> {
         subject_types: own.subject_types.clone(),
         resource_types: own.resource_types.clone(),
         url: own.url.clone(),
-        max_body_bytes: config.limits.max_message_bytes as usize,
+        max_body_bytes: (config.limits.max_message_bytes as usize).min(authzen::MAX_BODY),
         max_evaluations: own.max_evaluations,
         read_timeout: config.forward_auth.read_timeout,
     })

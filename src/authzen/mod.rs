@@ -15,6 +15,9 @@ mod service;
 pub use self::names::{Caller, ResourceType, SubjectType};
 pub use self::service::Service;
 
+/// The largest body that any configuration allows.
+pub const MAX_BODY: usize = 512 << 10;
+
 /// Who may ask, and what their words mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -43,7 +46,7 @@ impl Default for Config {
             subject_types: Vec::new(),
             resource_types: Vec::new(),
             url: None,
-            max_body_bytes: 1 << 20,
+            max_body_bytes: MAX_BODY,
             max_evaluations: 100,
             read_timeout: std::time::Duration::from_secs(5),
         }

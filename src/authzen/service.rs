@@ -30,6 +30,8 @@ pub(super) const METADATA: &str = "/.well-known/authzen-configuration";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A longer one is refused.
 const MAX_REQUEST_ID: usize = 512;
+/// Bodies that are read or decided on at once: of callers that nobody knows yet, so that they take no more memory than this.
+const BODIES: usize = 128;
 /// Searches at once.
 const SEARCHES: usize = 1;
 
@@ -44,10 +46,11 @@ struct Shared {
     origins: Arc<[Box<str>]>,
     metadata: Option<Bytes>,
     searches: Arc<Semaphore>,
+    bodies: Semaphore,
 }
 
 /// A place among the checks under way, until it is dropped.
-struct Place<'a>(&'a Admission, usize);
+struct Place<'a>(&'a Admission);
 
 // === impl Service ===
 
@@ -57,7 +60,14 @@ impl Service {
         let origins = config.url.iter().map(|url| Box::from(url.as_str())).collect();
         let metadata = config.url.as_deref().map(answer::metadata);
         let searches = Arc::new(Semaphore::new(SEARCHES));
-        Self(Arc::new(Shared { checks, config: Arc::new(config), origins, metadata, searches }))
+        Self(Arc::new(Shared {
+            checks,
+            config: Arc::new(config),
+            origins,
+            metadata,
+            searches,
+            bodies: Semaphore::new(BODIES),
+        }))
     }
 
     /// Answers one request of a connection from `peer`.
@@ -118,13 +128,16 @@ impl Service {
         let mut outcome = desk.telemetry.begin_at(Door::Authzen, arrived);
         let (head, body) = request.into_parts();
         trace(&mut outcome, &head.headers);
-        let Some(place) = Place::take(&desk.admission) else {
+        let Some(_place) = Place::take(&desk.admission) else {
             desk.telemetry.metrics().shed(Shed::All).inc();
             return self.refuse(&mut outcome, Reason::SystemOverload, "too many checks are under way");
         };
         if !is_json(&head.headers) {
             return self.unreadable(&mut outcome, "the content type is not application/json");
         }
+        let Ok(_room) = self.0.bodies.try_acquire() else {
+            return self.refuse(&mut outcome, Reason::SystemOverload, "too many calls are being read");
+        };
         let body = match self.read(body).await {
             Ok(body) => body,
             Err(why) => return self.unreadable(&mut outcome, why),
@@ -148,7 +161,6 @@ impl Service {
         let (config, origins) = (Arc::clone(&self.0.config), Arc::clone(&self.0.origins));
         let call = Arc::new(Call { gate: Arc::clone(gate), config, origins, head, body, api });
         let at_once = catch_unwind(AssertUnwindSafe(|| call.run(false)));
-        desk.observe(arrived, Some(arrived.elapsed()), place.1);
         let reached = match at_once {
             Ok(Ok(reached)) => Ok(reached),
             Ok(Err(deferred)) => {
@@ -307,7 +319,7 @@ fn not_allowed(allowed: &'static str) -> Response<Bytes> {
 
 impl<'a> Place<'a> {
     fn take(admission: &'a Admission) -> Option<Self> {
-        admission.enter().map(|at_once| Self(admission, at_once))
+        admission.enter().map(|_at_once| Self(admission))
     }
 }
 
