@@ -20,8 +20,8 @@ use super::output::Out;
 use crate::app::{self, Binder, Deps, RunError, SystemBinder, control, process, sidecar, upstream};
 use crate::config::{
     Address, HttpUrl, Identity, LogFormat, LogLevel, RawControl, RawControlListeners, RawControlPlane, RawDrain,
-    RawEnforcementPoint, RawExtAuthz, RawKeys, RawOperators, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
-    RawState, RawSync, RawTelemetry, RawTokens, RawWorkloadCallers, RecordOutput, Span,
+    RawEnforcementPoint, RawExtAuthz, RawGrants, RawKeys, RawOperators, RawRecords, RawScope, RawSidecar,
+    RawSidecarListeners, RawState, RawSync, RawTelemetry, RawTokens, RawWorkloadCallers, RecordOutput, Span,
 };
 use crate::drain::{self, Signal};
 use crate::readiness::Readiness;
@@ -190,6 +190,7 @@ impl DevArgs {
                 ..RawSync::default()
             },
             keys: RawKeys::default(),
+            grants: RawGrants::default(),
             operators: RawOperators {
                 workloads: Some(RawWorkloadCallers { audience: seed::AUDIENCE.to_owned(), trust: Vec::new() }),
                 ..RawOperators::default()
