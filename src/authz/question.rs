@@ -3,6 +3,7 @@
 //! Pure. Grants that cover it are looked up each time; only what policy says is remembered, by every input that it can
 //! depend on, the grants included: so what a grant asks of a request needs no place in the key. Policy is asked without a
 //! grant first, so that a grant can only ever add.
+//! Long because every answer that grants and policy can give, and its key in the cache, is read here.
 
 use std::sync::Arc;
 
