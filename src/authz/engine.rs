@@ -113,6 +113,12 @@ pub fn decide_again(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo)
     run(request, inputs, memo, Mode::Again, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
+/// Decides on a request that was let through before and is still being answered. Its proof of possession was shown then, and
+/// its use of a grant spent.
+pub fn decide_open(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
+    run(request, inputs, memo, Mode::Open, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+}
+
 /// Decides without any memo, and tells each step. Uses no proof up, and spends nothing.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
@@ -130,6 +136,8 @@ pub(super) enum Mode {
     Looks,
     /// A use of a grant. The proof was this very request's to use up, and it did.
     Again,
+    /// Nothing, of a request that has been let through: its use is spent, and its proof, whose time may be over, was shown.
+    Open,
 }
 
 fn undecided(inputs: Inputs<'_>) -> Decision {
@@ -236,6 +244,7 @@ fn steps(
         origins,
         proving: inputs.proofs,
         now: now.wall,
+        was_shown: mode == Mode::Open,
     };
     let mut asked = (parts.challenge, None);
     let proven = proof::prove(&claim, &caller, certificate, memo, &mut asked);
@@ -333,7 +342,7 @@ fn steps(
     let mut answer = said.answer;
     // The use limit, last: what is denied otherwise spends nothing.
     sides.retain(|side| !side.grants.is_empty());
-    if answer.reason.is_allow() && !sides.is_empty() {
+    if answer.reason.is_allow() && !sides.is_empty() && mode != Mode::Open {
         answer = spend::spend(answer, &sides, inputs, mode, trace, &mut parts.awaits);
     }
     parts.grant = answer.grant;

@@ -87,6 +87,8 @@ pub(super) struct Claim<'a> {
     pub(super) origins: &'a [Box<str>],
     pub(super) proving: Option<Proving<'a>>,
     pub(super) now: Timestamp,
+    /// The proof was shown before, when the request was let through. What needs none, a certificate, is still asked for.
+    pub(super) was_shown: bool,
 }
 
 /// Checks what the caller's token is bound to. `certificate` finds the thumbprint of the client's, if it showed one; what
@@ -98,7 +100,7 @@ pub(super) fn prove(
     memo: &impl Memo,
     asked: &mut (Challenge, Option<String>),
 ) -> Result<Outcome, Halt> {
-    let Claim { method, scheme, authority, intake, origins, proving, now } = *claim;
+    let Claim { method, scheme, authority, intake, origins, proving, now, was_shown } = *claim;
     let (Some(token), Some(presented)) = (caller.token(), caller.presented()) else { return Ok(Outcome::default()) };
     if token.is_wit != (presented.scheme == Scheme::Wpt) {
         return match token.is_wit {
@@ -122,6 +124,9 @@ pub(super) fn prove(
             }
             Some(_) => {}
         }
+    }
+    if was_shown {
+        return Ok(Outcome::default());
     }
     let target = Target { origins, scheme, authority, path: &intake.path };
     let is_target = |uri: &str| target.is(uri);
