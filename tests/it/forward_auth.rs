@@ -34,7 +34,7 @@ pub(crate) struct Proxy {
     child: Child,
     log: PathBuf,
     pub(crate) address: SocketAddr,
-    pub(crate) directory: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 /// How a proxy tells what the sidecar answers.
@@ -132,7 +132,7 @@ impl Proxy {
             .stderr(output)
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
-        let mut proxy = Self { child, log, address, directory };
+        let mut proxy = Self { child, log, address, _directory: directory };
         let deadline = Instant::now() + Duration::from_secs(30);
         while std::net::TcpStream::connect(address).is_err() {
             let ended = proxy.child.try_wait().unwrap();

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue};
 use super::*;
 use crate::authz::{DecisionId, Deferred, Door};
 use crate::cache::{CacheSizes, VerificationLimits};
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::door::OwnedPeer;
 use crate::grant::ledger::UseAnswer;
 use crate::telemetry::{Output, Records, RecordsConfig, SidecarMetrics};

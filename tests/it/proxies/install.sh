@@ -32,7 +32,7 @@ nginx)
             >"$cache/apt.log" 2>&1 </dev/null || die "apt-get could not install nginx-light: see $cache/apt.log"
         found=$(command -v nginx || echo /usr/sbin/nginx)
     fi
-    "$found" -V 2>&1 | grep -q -- --with-http_auth_request_module || die "$found has no auth_request module"
+    [[ $("$found" -V 2>&1) == *--with-http_auth_request_module* ]] || die "$found has no auth_request module"
     echo "$found"
     exit 0 ;;
 traefik | caddy) ;;
@@ -42,7 +42,7 @@ esac
 requirements=$here/requirements.txt
 version=$(sed -n "s/^$name-bin==\([0-9.]*\).*/\1/p" "$requirements")
 binary=$cache/$name/$version/$name
-works() { [ -x "$binary" ] && "$binary" version 2>/dev/null | grep -q "$version"; }
+works() { [ -x "$binary" ] && [[ $("$binary" version 2>/dev/null) == *"$version"* ]]; }
 if works; then echo "$binary"; exit 0; fi
 
 command -v python3 >/dev/null || die "python3 is needed"
