@@ -32,6 +32,7 @@ mod rules {
         ("door", &[PURE, EDGE, &["cache", "state"]]),
         ("ext_authz", &[PURE, EDGE, &["cache", "state", "door"]]),
         ("forward_auth", &[PURE, EDGE, &["cache", "state", "door"]]),
+        ("proxy", &[PURE, EDGE, &["cache", "state", "door"]]),
         ("sync", &[PURE, EDGE, &["state"]]),
         ("control", &[PURE, EDGE]),
         ("admin", &[PURE, EDGE, &["cache", "state"]]),
@@ -40,13 +41,13 @@ mod rules {
         ("drain", &[PURE, &["readiness"]]),
         ("readiness", &[PURE]),
         ("offload", &[]),
-        ("config", &[PURE, EDGE, &["cache", "forward_auth", "sync", "control"]]),
+        ("config", &[PURE, EDGE, &["cache", "forward_auth", "proxy", "sync", "control"]]),
         (
             "app",
             &[
                 PURE,
                 EDGE,
-                &["config", "cache", "state", "door", "ext_authz", "forward_auth", "sync", "control", "admin"],
+                &["config", "cache", "state", "door", "ext_authz", "forward_auth", "proxy", "sync", "control", "admin"],
             ],
         ),
         ("bench", &[PURE, EDGE, &["app", "sync", "control"]]),
@@ -75,7 +76,7 @@ mod rules {
             &[
                 PURE,
                 EDGE,
-                &["app", "config", "cache", "state", "door", "ext_authz", "forward_auth", "sync", "control", "admin"],
+                &["app", "config", "cache", "state", "door", "ext_authz", "forward_auth", "proxy", "sync", "control", "admin"],
             ],
         ),
     ];

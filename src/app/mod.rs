@@ -77,6 +77,9 @@ pub enum BuildError {
     /// Certificates or keys.
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
+    /// The reverse proxy's certificates.
+    #[error(transparent)]
+    Proxy(#[from] crate::proxy::StartError),
     /// The control plane's store.
     #[error(transparent)]
     Store(#[from] crate::control::store::StoreError),

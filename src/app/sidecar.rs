@@ -23,6 +23,7 @@ use crate::door::{self, Checks};
 use crate::drain::Signal;
 use crate::ext_authz::{self, Listeners, UnixSocket};
 use crate::forward_auth;
+use crate::proxy;
 use crate::readiness::{Blocker, Readiness};
 use crate::state::State;
 use crate::sync::{self, BackoffConfig, SyncClient, SyncClientConfig};
@@ -42,6 +43,7 @@ pub struct Bound {
     checks: Checks,
     door: Door,
     forward_auth: Option<ForwardAuth>,
+    proxy: Option<(proxy::Bound, SocketAddr)>,
     client: SyncClient,
     admin: (TcpListener, SocketAddr),
     router: axum::Router,
@@ -116,6 +118,13 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         }
         None => None,
     };
+    let proxy = match config.listeners.proxy {
+        Some(address) => {
+            let (listener, address) = listen::bind(&*deps.binder, &deps.hot, "listeners.proxy", address.0)?;
+            Some((proxy::Bound::new(listener, config.proxy.clone())?, address))
+        }
+        None => None,
+    };
     let admin = listen::bind(&*deps.binder, &deps.support, "listeners.admin", config.listeners.admin.0)?;
 
     let grant_request_url = config.control_plane.grant_request_url.clone();
@@ -130,7 +139,7 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
     let checks = Checks::new(gate, Arc::clone(&telemetry), &shared).map_err(BuildError::VerificationThreads)?;
     let door = Door { listeners, tcp, unix, config: ext_authz_door(&config, &shared), pinned };
     let deps = deps.clone();
-    Ok(Bound { deps, checks, door, forward_auth, client, admin, router, telemetry, state, readiness, blockers })
+    Ok(Bound { deps, checks, door, forward_auth, proxy, client, admin, router, telemetry, state, readiness, blockers })
 }
 
 fn records(config: &RecordSettings, metrics: &SidecarMetrics) -> Result<Records, BuildError> {
@@ -248,6 +257,11 @@ impl Bound {
         self.forward_auth.as_ref().map(|door| door.address)
     }
 
+    /// Where the reverse proxy is served.
+    pub fn proxy(&self) -> Option<SocketAddr> {
+        self.proxy.as_ref().map(|(_, address)| *address)
+    }
+
     /// Where admin is served.
     pub const fn admin(&self) -> SocketAddr {
         self.admin.1
@@ -260,14 +274,15 @@ impl Bound {
 
     /// Serves until drained.
     pub async fn run(self, drain: Signal) -> Result<(), RunError> {
-        let Self { deps, checks, door, forward_auth, client, admin, router, telemetry, state, readiness, blockers } =
-            self;
+        let Self { deps, checks, door, forward_auth, proxy, client, admin, router, telemetry, state, .. } = self;
+        let (readiness, blockers) = (self.readiness, self.blockers);
         let stop = CancellationToken::new();
         let _also_when_dropped = stop.clone().drop_guard();
         tracing::info!(
             ext_authz = door.tcp.map(tracing::field::display),
             unix = door.unix.as_deref().map(|p| tracing::field::display(p.display())),
             forward_auth = forward_auth.as_ref().map(|door| tracing::field::display(door.address)),
+            proxy = proxy.as_ref().map(|(_, address)| tracing::field::display(*address)),
             admin = %admin.1,
             "sidecar is listening"
         );
@@ -290,6 +305,11 @@ impl Bound {
                     .await
                     .map_err(|error| ("forward_auth", error))
             };
+            doors.spawn_on(serve, &deps.hot);
+        }
+        if let Some((bound, _)) = proxy {
+            let (checks, drain) = (checks.clone(), drain.clone());
+            let serve = async move { proxy::serve(bound, checks, drain).await.map_err(|error| ("proxy", error)) };
             doors.spawn_on(serve, &deps.hot);
         }
         // Whoever waits for the drain waits for the doors, not for this.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,18 +167,22 @@ where
     let served = tokio::select! {
         biased;
         served = connection.as_mut() => served,
-        () = async { tokio::select! { () = proxy.drain.draining() => {}, () = rests(&client.tie, limits.idle_timeout) => {} } } => {
-            Pin::as_mut(&mut connection).graceful_shutdown();
-            let end = async {
-                proxy.drain.expired().await;
-            };
+        () = drained_or_rested(&client.tie, proxy) => {
+            connection.as_mut().graceful_shutdown();
             tokio::select! {
                 served = connection.as_mut() => served,
-                () = end => Ok(()),
+                () = proxy.drain.expired() => Ok(()),
             }
         }
     };
     served.map_err(io::Error::other)
+}
+
+async fn drained_or_rested(tie: &Tie, proxy: &Proxy) {
+    tokio::select! {
+        () = proxy.drain.draining() => {}
+        () = rests(tie, proxy.config.limits.idle_timeout) => {}
+    }
 }
 
 /// Until nothing has been under way for so long.

@@ -252,8 +252,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Read for Guarded<S> {
             }
             match this.state {
                 State::Reads => {}
-                State::Held if this.is_released(cx) => continue,
-                State::Held => return Poll::Pending,
+                State::Held => {
+                    if this.is_released(cx) {
+                        continue;
+                    }
+                    return Poll::Pending;
+                }
                 State::Refused => {
                     this.state = State::Ended;
                     return Poll::Ready(Ok(()));

@@ -25,6 +25,3 @@ mod websocket;
 
 pub use self::config::{Config, Health, Limits, Listener, Protocol, ServerTls, Timeouts, UpstreamConfig};
 pub use self::serve::{Bound, StartError, serve};
-
-#[cfg(test)]
-mod tests;

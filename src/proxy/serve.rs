@@ -13,6 +13,7 @@ use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use super::config::{Config, ServerTls};
 use super::connection::connection;
@@ -89,10 +90,12 @@ pub async fn serve(bound: Bound, checks: Checks, drain: drain::Signal) -> io::Re
         background.spawn(reload(files, Arc::clone(&tls)));
     }
     let max_connections = config.limits.max_connections.max(1);
-    let proxy = Arc::new(Proxy { checks, live, upstreams, config, drain: drain.clone() });
+    let tunnels = TaskTracker::new();
+    let drained = drain.clone();
+    let proxy = Arc::new(Proxy { checks, live, upstreams, config, drain, tunnels: tunnels.clone() });
 
     let mut connections = JoinSet::new();
-    let (mut draining, mut expired) = (pin!(drain.draining()), pin!(drain.expired()));
+    let (mut draining, mut expired) = (pin!(drained.draining()), pin!(drained.expired()));
     let mut is_draining = false;
     while !(is_draining && connections.is_empty()) {
         tokio::select! {
@@ -112,6 +115,9 @@ pub async fn serve(bound: Bound, checks: Checks, drain: drain::Signal) -> io::Re
     }
     drop(listener);
     connections.shutdown().await;
+    // These end by themselves at the deadline. Until then they are still decided on again.
+    tunnels.close();
+    tunnels.wait().await;
     background.shutdown().await;
     Ok(())
 }

@@ -11,6 +11,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio_util::task::TaskTracker;
 
 use super::body::{Reply, Sent, Streamed};
 use super::config::{Config, Protocol};
@@ -36,6 +37,8 @@ pub(super) struct Proxy {
     pub(super) upstreams: Vec<(String, Arc<Upstream>)>,
     pub(super) config: Config,
     pub(super) drain: drain::Signal,
+    /// What has left HTTP and is not over.
+    pub(super) tunnels: TaskTracker,
 }
 
 /// The other end of a connection.
@@ -183,7 +186,7 @@ impl Proxy {
             _place: place,
             _under_way: under_way,
         };
-        tokio::spawn(tunnel.run());
+        self.tunnels.spawn(tunnel.run());
         Response::from_parts(parts, Reply::Own(None))
     }
 

@@ -32,7 +32,7 @@ pub(super) struct Pool {
 }
 
 #[derive(Debug)]
-struct Free {
+pub(super) struct Free {
     sender: http1::SendRequest<Sent>,
     since: Instant,
 }
