@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 
 use crate::certificates;
 use crate::check_door::CheckDoor;
+use crate::reverse_proxy_decisions::ProxyDoor;
 
 const FILES: [&str; 15] = [
     "certificate",
@@ -224,6 +225,16 @@ struct Peered {
 
 fn default_host() -> String {
     "shop.example".to_owned()
+}
+
+impl Step {
+    /// The service that it adds.
+    fn service(&self) -> Option<String> {
+        match self {
+            Self::Put { kind: Kind::Service, document } => document["name"].as_str().map(str::to_owned),
+            _ => None,
+        }
+    }
 }
 
 impl GrantStep {
@@ -528,7 +539,8 @@ fn check_answer(name: &str, case: &Case, answer: &CheckAnswer) {
 async fn every_case_gets_its_decision_at_every_door() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decisions");
     let mut families = std::collections::BTreeSet::new();
-    let mut checked = 0;
+    let (mut checked, mut proxied) = (0, 0);
+    let behind = crate::reverse_proxy_upstream::Service::start().await;
     let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     assert_eq!(files.len(), FILES.len(), "a file is missing from, or new to, the list");
@@ -543,6 +555,8 @@ async fn every_case_gets_its_decision_at_every_door() {
         let gate = Arc::new(gate);
         let (mut client, drain) = grpc(&gate).await;
         let check_door = CheckDoor::of(&gate);
+        let services = file.setup.iter().filter_map(Step::service).chain(["catalog", "payments"].map(str::to_owned));
+        let proxy = ProxyDoor::of(&gate, services.collect(), &behind).await;
         let client_key = KeyHolder::new();
         for case in &file.cases {
             let name = format!("{}: {}", path.file_name().unwrap().to_string_lossy(), case.name);
@@ -579,12 +593,18 @@ async fn every_case_gets_its_decision_at_every_door() {
             let response =
                 client.check(check_request(case, &headers, &peered)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
             check_wire(&name, case, response.get_ref());
+            if peered.certificate.is_none() && case.dpop.is_none() && case.body.is_none() && !partial {
+                let line = (case.method.as_str(), case.path.as_str(), case.host.as_str());
+                proxy.check(&name, line, &headers, peered.address, case.reason).await;
+                proxied += 1;
+            }
         }
         drop(client);
         drain.begin(Duration::from_secs(1));
     }
     let expected = ["allow", "credential", "entitlement", "input", "policy", "revoked", "system"];
     assert!(checked >= 150, "only {checked} cases");
+    assert!(proxied >= 100, "only {proxied} through the reverse proxy");
     assert_eq!(families.into_iter().collect::<Vec<_>>(), expected, "every family of reasons is hit");
 }
 
