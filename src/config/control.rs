@@ -59,8 +59,10 @@ pub struct RawControlListeners {
     pub api: Address,
     /// gRPC, for sidecars.
     pub sync: Address,
-    /// `/livez`, `/readyz`, `/metrics`. No authentication: keep it private.
+    /// `/livez`, `/readyz`, `/metrics`, `/loglevel`. No authentication: keep it private.
     pub admin: Address,
+    /// `/livez`, `/readyz`, `/metrics` and nothing else, for probes and scrapes from outside. Default: nowhere.
+    pub probes: Option<Address>,
 }
 
 /// Certificates of the API and sync listeners.
@@ -145,6 +147,8 @@ pub struct ControlListeners {
     pub sync: Address,
     /// Admin.
     pub admin: Address,
+    /// What of it may be seen from outside.
+    pub probes: Option<Address>,
 }
 
 /// Certificates of the API and sync listeners.
@@ -212,7 +216,12 @@ impl Default for RawControl {
 
 impl Default for RawControlListeners {
     fn default() -> Self {
-        Self { api: Address::loopback(9180), sync: Address::loopback(9181), admin: Address::loopback(9182) }
+        Self {
+            api: Address::loopback(9180),
+            sync: Address::loopback(9181),
+            admin: Address::loopback(9182),
+            probes: None,
+        }
     }
 }
 
@@ -269,10 +278,10 @@ impl RawControl {
             }
         }
         let has_tls = tls.is_some();
-        let RawControlListeners { api, sync, admin } = self.listeners;
+        let RawControlListeners { api, sync, admin, probes } = self.listeners;
         let sync_config = self.sync.validate()?;
         Ok(ControlConfig {
-            listeners: ControlListeners { api, sync, admin },
+            listeners: ControlListeners { api, sync, admin, probes },
             data_directory: self.data_directory,
             tls,
             keys: self.keys.validate()?,

@@ -119,6 +119,9 @@ where
 {
     let limits = proxy.config.limits;
     let mut builder = http1::Builder::new();
+    // A connection that comes during a drain gets one answer; one on which nothing was asked then is closed at once.
+    let is_late = proxy.drain.is_draining();
+    builder.keep_alive(!is_late);
     builder.max_header_size(limits.max_header_bytes).max_buf_size(limits.max_header_bytes.max(MIN_BUFFER));
     // The library's own default is the same number without an allocation.
     if limits.max_headers != 100 {
@@ -132,13 +135,14 @@ where
     let served = tokio::select! {
         biased;
         served = connection.as_mut() => served,
-        () = proxy.drain.draining() => {
+        () = proxy.drain.draining(), if !is_late => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 served = connection.as_mut() => served,
                 () = proxy.drain.expired() => Ok(()),
             }
         }
+        () = proxy.drain.expired() => Ok(()),
     };
     if client.tie.is_refused() {
         refused(&client, proxy);

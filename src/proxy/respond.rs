@@ -31,8 +31,11 @@ pub(super) fn failed(error: &SendError, is_grpc: bool) -> Response<Reply> {
         SendError::Full => (StatusCode::SERVICE_UNAVAILABLE, "the service has as many requests as it may have", "14"),
         SendError::Connect(_) => (StatusCode::SERVICE_UNAVAILABLE, "the service cannot be reached", "14"),
         SendError::TimedOut => (StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time", "4"),
-        SendError::Broken(error) if is_too_large(error) => {
+        SendError::Broken(error) if whose(error) == Some(Fault::TooLarge) => {
             (StatusCode::PAYLOAD_TOO_LARGE, "the body is larger than the limit", "8")
+        }
+        SendError::Broken(error) if whose(error) == Some(Fault::Client) => {
+            (StatusCode::BAD_REQUEST, "the body did not arrive whole", "3")
         }
         SendError::Broken(_) | SendError::Unsendable(_) => {
             (StatusCode::BAD_GATEWAY, "the service did not answer", "14")
@@ -76,14 +79,22 @@ fn own(status: StatusCode, title: &str, grpc: Option<&'static str>) -> Response<
     response
 }
 
+/// What was the matter with the client's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    TooLarge,
+    Client,
+}
+
 /// Whether it was the client's body that was the matter.
-fn is_too_large(error: &hyper::Error) -> bool {
+fn whose(error: &hyper::Error) -> Option<Fault> {
     let mut next = std::error::Error::source(error);
     while let Some(error) = next {
-        if matches!(error.downcast_ref::<Broken>(), Some(Broken::TooLarge)) {
-            return true;
+        match error.downcast_ref::<Broken>() {
+            Some(Broken::TooLarge) => return Some(Fault::TooLarge),
+            Some(Broken::Http(_)) => return Some(Fault::Client),
+            Some(Broken::Cut) | None => next = error.source(),
         }
-        next = error.source();
     }
-    false
+    None
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
@@ -145,7 +145,7 @@ impl Proxy {
                 return respond::denied(&entry.checked.instead(denial.clone(), request), true);
             }
         };
-        let Answer { mut response, lease } = match answer {
+        let Answer { mut response, mut lease } = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%error, decision = %entry.checked.decision.id, "a request was not answered");
@@ -163,7 +163,10 @@ impl Proxy {
         let Some(leaves_upstream) = leaves_upstream else {
             // The one version that it is answered in is the client's.
             parts.version = Version::default();
-            let (is_cut, under_way) = (false, under_way);
+            if incoming.is_end_stream() {
+                lease.give_back();
+            }
+            let is_cut = false;
             let streamed = Streamed { incoming, stream, lease, is_grpc, is_cut, _place: place, _under_way: under_way };
             return Response::from_parts(parts, Reply::Upstream(Box::new(streamed)));
         };

@@ -8,6 +8,7 @@
     reason = "helpers of tests fail by panicking, as the tests themselves do"
 )]
 
+mod agreement;
 mod bench;
 mod caddy;
 #[path = "../../src/testing/certificates.rs"]
@@ -18,6 +19,7 @@ mod cli_site;
 mod credentials;
 mod cve_classes;
 mod decisions;
+mod deployment;
 mod door;
 mod dpop;
 mod end_to_end;
@@ -27,6 +29,7 @@ mod envoy_http;
 mod exchange;
 mod failure_mode;
 mod forward_auth;
+mod http_door;
 mod metrics;
 mod mtls;
 mod nginx;

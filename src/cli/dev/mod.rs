@@ -180,6 +180,7 @@ impl DevArgs {
                 api: self.address(9180)?,
                 sync: self.address(9181)?,
                 admin: self.address(9182)?,
+                probes: None,
             },
             data_directory: directory.join("control"),
             tls: None,
@@ -219,6 +220,7 @@ impl DevArgs {
                 forward_auth: Some(self.address(9192)?),
                 proxy: Some(self.address(9194)?),
                 admin: self.address(9193)?,
+                probes: None,
             },
             control_plane: RawControlPlane {
                 url: Some(url(format!("http://{sync}"))?),

@@ -79,6 +79,8 @@ pub struct SidecarListeners {
     pub proxy: Option<Address>,
     /// Admin.
     pub admin: Address,
+    /// What of it may be seen from outside.
+    pub probes: Option<Address>,
 }
 
 /// How the control plane is reached and known.
@@ -271,6 +273,7 @@ impl RawSidecarListeners {
             forward_auth: self.forward_auth,
             proxy: self.proxy,
             admin: self.admin,
+            probes: self.probes,
         })
     }
 }

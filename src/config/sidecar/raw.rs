@@ -62,6 +62,8 @@ pub struct RawSidecarListeners {
     pub proxy: Option<Address>,
     /// `/livez`, `/readyz`, `/metrics`, `/snapshot`, `/loglevel`, `/v1/check`. No authentication: keep it private.
     pub admin: Address,
+    /// `/livez`, `/readyz`, `/metrics` and nothing else, for probes and scrapes from outside. Default: nowhere.
+    pub probes: Option<Address>,
 }
 
 /// Where the ext_authz server listens; at least one is needed, unless proxies ask over HTTP.
@@ -276,7 +278,11 @@ pub struct RawDrain {
 
 impl Default for RawSidecarListeners {
     fn default() -> Self {
+<<<<<<< HEAD
         Self { ext_authz: RawExtAuthz::default(), forward_auth: None, proxy: None, admin: Address::loopback(9193) }
+=======
+        Self { ext_authz: RawExtAuthz::default(), forward_auth: None, admin: Address::loopback(9193), probes: None }
+>>>>>>> main
     }
 }
 

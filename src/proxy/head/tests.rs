@@ -108,7 +108,7 @@ fn requests_are_followed_one_after_another() {
 fn what_leaves_http_is_held_where_its_head_ends() {
     let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let mut follower = Follower::new(4096, 32);
-    assert_eq!(follower.follow(format!("{head}\x81\0").as_bytes()), Ok(Seen::UpTo(head.len())));
+    assert_eq!(follower.follow(format!("{head}behind").as_bytes()), Ok(Seen::UpTo(head.len())));
     let mut follower = Follower::new(4096, 32);
     assert_eq!(follower.follow(head.replace("keep-alive, Upgrade", "close").as_bytes()), Ok(Seen::All));
 }
