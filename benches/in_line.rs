@@ -13,9 +13,9 @@ use hyper_util::rt::TokioIo;
 use portcullis::bench::{Comparison, Pace, Settings, Target};
 use portcullis::cache::Gate;
 use portcullis::door::{self, Checks};
+use portcullis::drain;
 use portcullis::proxy::{self, Config, Limits, Listener, Protocol, Timeouts, UpstreamConfig};
 use portcullis::telemetry::Telemetry;
-use portcullis::drain;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::saturated::{defaults, measure, ratio, warm};
@@ -29,7 +29,8 @@ pub(crate) fn run(grants: &str, rounds: usize, seconds: u64) {
     let plain = Server::spawn("plain-proxy", grants, &to);
     let allows = Server::start("static-allow", grants);
     let envoy = Envoy::start(&through_envoy::configuration(&upstream, &allows));
-    let of = |server: &Server| format!("{}=http://{}", server.name, server.address).parse::<Target>().expect("a target");
+    let of =
+        |server: &Server| format!("{}=http://{}", server.name, server.address).parse::<Target>().expect("a target");
     let in_front = format!("envoy+static-allow=http://{}", envoy.address).parse::<Target>().expect("a target");
     let settings = Settings {
         targets: vec![of(&ours), of(&plain), in_front],
@@ -56,7 +57,10 @@ pub(crate) fn run(grants: &str, rounds: usize, seconds: u64) {
     let [ours, plain, envoy] = report.targets.as_slice() else { panic!("three targets") };
     for (name, other) in [("a plain hyper proxy", plain), ("Envoy + static-allow", envoy)] {
         let of = Comparison::of(ours, other);
-        println!("median    B11: the reverse proxy against {name:<20} {}", ratio(of.ratios.get("cpu").expect("their CPU")));
+        println!(
+            "median    B11: the reverse proxy against {name:<20} {}",
+            ratio(of.ratios.get("cpu").expect("their CPU"))
+        );
     }
 }
 

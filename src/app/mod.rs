@@ -9,6 +9,7 @@ mod admin;
 pub mod control;
 pub mod descriptors;
 pub mod files;
+mod in_line;
 mod keys;
 mod listen;
 mod pinned;

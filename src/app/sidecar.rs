@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::Admin;
+use super::in_line::{self, InLine};
 use super::pinned::Pinned;
 use super::{BuildError, Deps, RunError, listen};
 use crate::admin;
@@ -44,7 +45,7 @@ pub struct Bound {
     checks: Checks,
     door: Door,
     forward_auth: Option<ForwardAuth>,
-    proxy: Option<(proxy::Bound, SocketAddr)>,
+    proxy: Option<InLine>,
     client: SyncClient,
     admin: Admin,
     common: admin::Common,
@@ -120,18 +121,8 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         }
         None => None,
     };
-<<<<<<< HEAD
-    let proxy = match config.listeners.proxy {
-        Some(address) => {
-            let (listener, address) = listen::bind(&*deps.binder, &deps.hot, "listeners.proxy", address.0)?;
-            Some((proxy::Bound::new(listener, config.proxy.clone())?, address))
-        }
-        None => None,
-    };
-    let admin = listen::bind(&*deps.binder, &deps.support, "listeners.admin", config.listeners.admin.0)?;
-=======
+    let proxy = in_line::bind(&config, deps)?;
     let admin = Admin::bind(deps, config.listeners.admin, config.listeners.probes)?;
->>>>>>> main
 
     let grant_request_url = config.control_plane.grant_request_url.clone();
     let common = admin::Common {
@@ -146,11 +137,21 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
     let checks = Checks::new(gate, Arc::clone(&telemetry), &shared).map_err(BuildError::VerificationThreads)?;
     let door = Door { listeners, tcp, unix, config: ext_authz_door(&config, &shared), pinned };
     let deps = deps.clone();
-<<<<<<< HEAD
-    Ok(Bound { deps, checks, door, forward_auth, proxy, client, admin, router, telemetry, state, readiness, blockers })
-=======
-    Ok(Bound { deps, checks, door, forward_auth, client, admin, common, router, telemetry, state, readiness, blockers })
->>>>>>> main
+    Ok(Bound {
+        deps,
+        checks,
+        door,
+        forward_auth,
+        proxy,
+        client,
+        admin,
+        common,
+        router,
+        telemetry,
+        state,
+        readiness,
+        blockers,
+    })
 }
 
 fn records(config: &RecordSettings, metrics: &SidecarMetrics) -> Result<Records, BuildError> {
@@ -290,38 +291,18 @@ impl Bound {
 
     /// Serves until drained.
     pub async fn run(self, drain: Signal) -> Result<(), RunError> {
-<<<<<<< HEAD
-        let Self { deps, checks, door, forward_auth, proxy, client, admin, router, telemetry, state, .. } = self;
+        let Self { deps, checks, door, forward_auth, proxy, client, admin, common, router, telemetry, state, .. } =
+            self;
         let (readiness, blockers) = (self.readiness, self.blockers);
-=======
-        let Self {
-            deps,
-            checks,
-            door,
-            forward_auth,
-            client,
-            admin,
-            common,
-            router,
-            telemetry,
-            state,
-            readiness,
-            blockers,
-        } = self;
->>>>>>> main
         let stop = CancellationToken::new();
         let _also_when_dropped = stop.clone().drop_guard();
         tracing::info!(
             ext_authz = door.tcp.map(tracing::field::display),
             unix = door.unix.as_deref().map(|p| tracing::field::display(p.display())),
             forward_auth = forward_auth.as_ref().map(|door| tracing::field::display(door.address)),
-<<<<<<< HEAD
             proxy = proxy.as_ref().map(|(_, address)| tracing::field::display(*address)),
-            admin = %admin.1,
-=======
             admin = %admin.address,
             probes = admin.probes().map(tracing::field::display),
->>>>>>> main
             "sidecar is listening"
         );
         let clock = Arc::clone(&deps.clock);

@@ -36,7 +36,9 @@ mod transaction;
 pub use self::authenticate::KnownToken;
 pub use self::change::{Change, Prepared};
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
-pub use self::engine::{Deferred, Inputs, Memo, NoMemo, decide, decide_again, decide_open, decide_unless_costly, explain};
+pub use self::engine::{
+    Deferred, Inputs, Memo, NoMemo, decide, decide_again, decide_open, decide_unless_costly, explain,
+};
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::identify::{Identity, identify};

@@ -212,9 +212,15 @@ mod tests {
     #[test]
     fn trailers_bring_in_no_header() {
         let mut trailers = HeaderMap::new();
-        for name in
-            ["x-portcullis-workload", "x_portcullis_workload", "authorization", "content-length", "host", "grpc-status", "x-sum"]
-        {
+        for name in [
+            "x-portcullis-workload",
+            "x_portcullis_workload",
+            "authorization",
+            "content-length",
+            "host",
+            "grpc-status",
+            "x-sum",
+        ] {
             trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
         }
         only_trailers(&mut trailers);

@@ -119,7 +119,11 @@ pub struct Health {
 impl ServerTls {
     pub(super) fn paths(&self) -> Vec<PathBuf> {
         let files = &self.files;
-        [Some(&files.cert_file), Some(&files.key_file), files.client_ca_file.as_ref()].into_iter().flatten().cloned().collect()
+        [Some(&files.cert_file), Some(&files.key_file), files.client_ca_file.as_ref()]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect()
     }
 }
 

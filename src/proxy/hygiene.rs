@@ -177,7 +177,8 @@ fn says_trailers(value: &HeaderValue) -> bool {
 fn is_alias(name: &str) -> bool {
     name.contains('_')
         && ["content-length", "transfer-encoding", "host", "connection"].iter().any(|framing| {
-            framing.len() == name.len() && framing.bytes().zip(name.bytes()).all(|(a, b)| a == b || (b == b'_' && a == b'-'))
+            framing.len() == name.len()
+                && framing.bytes().zip(name.bytes()).all(|(a, b)| a == b || (b == b'_' && a == b'-'))
         })
 }
 

@@ -38,7 +38,10 @@ impl Watched {
         }
         self.seen = seen;
         match tokio::task::spawn_blocking(read).await {
-            Ok(Ok(())) => tracing::info!(file = self.paths.first().map(|p| tracing::field::display(p.display())), "certificates were read again"),
+            Ok(Ok(())) => tracing::info!(
+                file = self.paths.first().map(|p| tracing::field::display(p.display())),
+                "certificates were read again"
+            ),
             Ok(Err(error)) => tracing::error!(%error, "changed certificates cannot be used; the ones before stay"),
             Err(_panicked) => tracing::error!("reading certificates panicked"),
         }

@@ -41,7 +41,15 @@ impl Frames {
     /// How many of `bytes` belong to the frame that has begun.
     pub(super) fn rest_of_frame(&self, bytes: &[u8]) -> usize {
         let mut ahead = Self { head: self.head.clone(), left: self.left };
-        bytes.iter().position(|byte| ahead.is_between() || { ahead.passed(&[*byte]); false }).unwrap_or(bytes.len())
+        bytes
+            .iter()
+            .position(|byte| {
+                ahead.is_between() || {
+                    ahead.passed(&[*byte]);
+                    false
+                }
+            })
+            .unwrap_or(bytes.len())
     }
 }
 

@@ -169,11 +169,15 @@ async fn what_is_allowed_reaches_the_upstream_with_its_identity_and_nothing_of_t
     assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
     assert_eq!(headers["forwarded"], "for=127.0.0.1;proto=http;host=\"shop.example\"");
     assert_eq!(headers["x-kept"], json!(["a", "b"]));
-    for gone in ["x_portcullis_grant", "x-portcullis-grant", "x-hop", "keep-alive", "proxy-authorization", "connection"] {
+    for gone in ["x_portcullis_grant", "x-portcullis-grant", "x-hop", "keep-alive", "proxy-authorization", "connection"]
+    {
         assert_eq!(headers[gone], Value::Null, "{gone}: {headers}");
     }
     let record = proxy.records().pop().unwrap();
-    assert_eq!((&record["door"], &record["reason"], &record["path"]), (&json!("proxy"), &json!("allow.policy"), &json!("/app/echo")));
+    assert_eq!(
+        (&record["door"], &record["reason"], &record["path"]),
+        (&json!("proxy"), &json!("allow.policy"), &json!("/app/echo"))
+    );
     assert_eq!(headers["x-portcullis-decision-id"], record["decision_id"]);
 }
 
@@ -325,7 +329,10 @@ async fn a_drain_lets_what_is_under_way_end_and_closes_what_does_not() {
     proxy.drain.begin(Duration::from_millis(900));
     let mut answer = String::new();
     slow.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200 ") && answer.to_ascii_lowercase().contains("connection: close"),
+        "{answer}"
+    );
     let late = raw(proxy.address, proxy.head("GET /app/echo", &[]).as_bytes()).await;
     assert!(late.starts_with("HTTP/1.1 200 "), "a new connection is still served: {late}");
     let mut rest = Vec::new();

@@ -33,7 +33,8 @@ impl ProxyDoor {
         let checks = Checks::new(Arc::clone(gate), telemetry, &door::Config::default()).unwrap();
         let one = upstream(&[behind.address], Protocol::Http1);
         let mut config = config(one.clone());
-        config.upstreams = services.into_iter().map(|service| proxy::UpstreamConfig { service, ..one.clone() }).collect();
+        config.upstreams =
+            services.into_iter().map(|service| proxy::UpstreamConfig { service, ..one.clone() }).collect();
         config.listener.proxy_protocol = vec!["127.0.0.0/8".parse().unwrap()];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

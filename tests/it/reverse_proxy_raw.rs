@@ -16,7 +16,8 @@ async fn what_could_be_read_in_two_ways_is_answered_400_and_the_connection_close
     let proxy = Proxy::before(&service).await;
     let auth = proxy.bearer("storefront");
     let get = format!("GET /app/smuggled HTTP/1.1\r\nHost: a\r\n{auth}\r\n\r\n");
-    let post = |headers: &str, body: &str| format!("POST /app/x HTTP/1.1\r\nHost: a\r\n{auth}\r\n{headers}\r\n\r\n{body}");
+    let post =
+        |headers: &str, body: &str| format!("POST /app/x HTTP/1.1\r\nHost: a\r\n{auth}\r\n{headers}\r\n\r\n{body}");
     let line = |line: &str| format!("{line}\r\nHost: a\r\n{auth}\r\n\r\n");
     for (name, bytes) in [
         ("two lengths", post("Content-Length: 0\r\nContent-Length: 44", &get)),
@@ -32,7 +33,10 @@ async fn what_could_be_read_in_two_ways_is_answered_400_and_the_connection_close
         ("chunked in two lines", post("Transfer-Encoding:\r\n chunked", "0\r\n\r\n")),
         ("chunked with a tab", post("Transfer-Encoding:\x0bchunked", "0\r\n\r\n")),
         ("an alias of a length", post("Content_Length: 3", "abc")),
-        ("chunked in HTTP/1.0", "POST /app/x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned()),
+        (
+            "chunked in HTTP/1.0",
+            "POST /app/x HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        ),
         ("a bare LF", format!("GET /app/x HTTP/1.1\nHost: a\n{auth}\n\n")),
         ("one bare LF", format!("GET /app/x HTTP/1.1\r\nHost: a\n{auth}\r\n\r\n")),
         ("a bare CR", post("X: a\rContent-Length: 3", "abc")),
@@ -74,7 +78,13 @@ async fn a_bad_chunk_ends_the_request_and_what_follows_is_no_request() {
     let proxy = Proxy::before(&service).await;
     let head = proxy.head("POST /app/count", &["Transfer-Encoding: chunked"]);
     let smuggled = proxy.head("GET /app/smuggled", &[]);
-    for chunk in ["3\nabc\r\n0\r\n\r\n", "3\r\nabcdef\r\n0\r\n\r\n", "0x3\r\nabc\r\n0\r\n\r\n", "3 \r\nabc\r\n0\r\n\r\n", "fffffffffffffffff\r\n"] {
+    for chunk in [
+        "3\nabc\r\n0\r\n\r\n",
+        "3\r\nabcdef\r\n0\r\n\r\n",
+        "0x3\r\nabc\r\n0\r\n\r\n",
+        "3 \r\nabc\r\n0\r\n\r\n",
+        "fffffffffffffffff\r\n",
+    ] {
         let before = service.requests();
         let answer = raw(proxy.address, format!("{head}{chunk}{smuggled}").as_bytes()).await;
         assert!(!answer.contains("HTTP/1.1 200"), "{chunk:?}: {answer}");
@@ -137,7 +147,10 @@ async fn over_http2_too_what_is_ambiguous_is_refused() {
             }
         }
         assert!(service.requests() <= before + 1, "only one whose body did not match its length may have begun");
-        assert_eq!(over_h2(&proxy, uri, &[("te", "trailers"), ("host", "shop.example")], Some("abc")).await.unwrap(), 200);
+        assert_eq!(
+            over_h2(&proxy, uri, &[("te", "trailers"), ("host", "shop.example")], Some("abc")).await.unwrap(),
+            200
+        );
     }
 }
 

@@ -57,10 +57,13 @@ async fn the_clients_certificate_is_decided_on_and_changed_files_are_read_again(
     let directory = tempfile::tempdir().unwrap();
     let (cert_file, key_file) = issue(&ca, directory.path(), "proxy");
     let mut config = config(upstream(&[service.address], Protocol::Http1));
-    let files = ServerFiles { cert_file: cert_file.clone(), key_file: key_file.clone(), client_ca_file: Some(ca.file()) };
+    let files =
+        ServerFiles { cert_file: cert_file.clone(), key_file: key_file.clone(), client_ca_file: Some(ca.file()) };
     config.listener.tls = Some(ServerTls { files, require_client_certificate: false });
     let mut proxy = Proxy::open(config).await;
-    proxy.estate.put_policies(r#"@id("all") permit(principal in Role::"storefront", action, resource in Service::"app");"#);
+    proxy
+        .estate
+        .put_policies(r#"@id("all") permit(principal in Role::"storefront", action, resource in Service::"app");"#);
     proxy.publish();
 
     let storefront = issue(&ca, directory.path(), "storefront");

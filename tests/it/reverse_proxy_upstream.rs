@@ -82,7 +82,8 @@ async fn answer(request: Request<Incoming>) -> Response<Body> {
 fn text(map: &HeaderMap) -> Value {
     let mut all = Map::new();
     for name in map.keys() {
-        let mut values: Vec<Value> = map.get_all(name).iter().map(|v| json!(String::from_utf8_lossy(v.as_bytes()))).collect();
+        let mut values: Vec<Value> =
+            map.get_all(name).iter().map(|v| json!(String::from_utf8_lossy(v.as_bytes()))).collect();
         all.insert(name.to_string(), if values.len() == 1 { values.remove(0) } else { Value::Array(values) });
     }
     Value::Object(all)

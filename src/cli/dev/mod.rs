@@ -21,8 +21,9 @@ use super::output::Out;
 use crate::app::{self, Binder, Deps, RunError, SystemBinder, control, process, sidecar, upstream};
 use crate::config::{
     Address, HttpUrl, Identity, LogFormat, LogLevel, RawControl, RawControlListeners, RawControlPlane, RawDrain,
-    RawEnforcementPoint, RawExtAuthz, RawKeys, RawOperators, RawProxy, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
-    RawState, RawSync, RawTelemetry, RawTokens, RawUpstream, RawWorkloadCallers, RecordOutput, Span,
+    RawEnforcementPoint, RawExtAuthz, RawKeys, RawOperators, RawProxy, RawRecords, RawScope, RawSidecar,
+    RawSidecarListeners, RawState, RawSync, RawTelemetry, RawTokens, RawUpstream, RawWorkloadCallers, RecordOutput,
+    Span,
 };
 use crate::drain::{self, Signal};
 use crate::readiness::Readiness;
@@ -230,7 +231,10 @@ impl DevArgs {
                 grant_request_url: Some(url(format!("http://{api}/v1/grant-requests"))?),
                 ..RawControlPlane::default()
             },
-            proxy: RawProxy { upstreams: services().into_iter().map(|s| to(s, upstream)).collect(), ..RawProxy::default() },
+            proxy: RawProxy {
+                upstreams: services().into_iter().map(|s| to(s, upstream)).collect(),
+                ..RawProxy::default()
+            },
             scope: RawScope { identity: Some(Identity(sidecar_identity()?)), services: services() },
             state: RawState { directory: directory.join("sidecar"), ..RawState::default() },
             records: RawRecords {

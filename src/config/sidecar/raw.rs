@@ -278,11 +278,8 @@ pub struct RawDrain {
 
 impl Default for RawSidecarListeners {
     fn default() -> Self {
-<<<<<<< HEAD
-        Self { ext_authz: RawExtAuthz::default(), forward_auth: None, proxy: None, admin: Address::loopback(9193) }
-=======
-        Self { ext_authz: RawExtAuthz::default(), forward_auth: None, admin: Address::loopback(9193), probes: None }
->>>>>>> main
+        let ext_authz = RawExtAuthz::default();
+        Self { ext_authz, forward_auth: None, proxy: None, admin: Address::loopback(9193), probes: None }
     }
 }
 

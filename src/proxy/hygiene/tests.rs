@@ -15,8 +15,7 @@ fn parts(uri: &str, version: Version, headers: &[(&str, &str)]) -> Parts {
 fn http1(headers: &[(&str, &str)]) -> (Result<Target, Refusal>, Vec<(String, String)>) {
     let mut parts = parts("/a?b", Version::HTTP_11, headers);
     let target = take_in(&mut parts);
-    let mut left: Vec<_> =
-        parts.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned())).collect();
+    let mut left: Vec<_> = parts.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned())).collect();
     left.sort();
     (target, left)
 }
@@ -45,8 +44,13 @@ fn what_speaks_of_the_connection_is_taken_out() {
 
 #[test]
 fn what_is_meant_for_everybody_cannot_be_named_away() {
-    for name in ["Authorization", "host", "content-length", "X-Forwarded-For", "x-portcullis-workload", "cookie", "a b"] {
-        assert_eq!(http1(&[("host", "a"), ("connection", &format!("close, {name}"))]).0, Err(Refusal::Connection), "{name}");
+    for name in ["Authorization", "host", "content-length", "X-Forwarded-For", "x-portcullis-workload", "cookie", "a b"]
+    {
+        assert_eq!(
+            http1(&[("host", "a"), ("connection", &format!("close, {name}"))]).0,
+            Err(Refusal::Connection),
+            "{name}"
+        );
     }
 }
 

@@ -49,7 +49,8 @@ impl Connector {
         let tls = match &config.tls {
             None => None,
             Some((files, name)) => {
-                let refused = |e: &dyn ToString| TlsError::Config { path: files.ca_file.clone(), reason: e.to_string() };
+                let refused =
+                    |e: &dyn ToString| TlsError::Config { path: files.ca_file.clone(), reason: e.to_string() };
                 let name = ServerName::try_from(name.clone()).map_err(|e| refused(&e))?;
                 let config = ArcSwap::new(client_config(files, protocol)?);
                 Some(Tls { files: files.clone(), name, config })
@@ -75,7 +76,9 @@ impl Connector {
 
     pub(super) async fn connect(&self, address: &str) -> io::Result<Stream> {
         let connecting = tokio::time::timeout(self.timeout, self.connect_at_leisure(address));
-        connecting.await.unwrap_or_else(|_late| Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took too long")))
+        connecting
+            .await
+            .unwrap_or_else(|_late| Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took too long")))
     }
 
     async fn connect_at_leisure(&self, address: &str) -> io::Result<Stream> {

@@ -71,7 +71,12 @@ impl State {
 
 impl Default for State {
     fn default() -> Self {
-        Self { is_down: AtomicBool::new(false), in_a_row: AtomicU32::new(0), pause_until: AtomicU64::new(0), since: Instant::now() }
+        Self {
+            is_down: AtomicBool::new(false),
+            in_a_row: AtomicU32::new(0),
+            pause_until: AtomicU64::new(0),
+            since: Instant::now(),
+        }
     }
 }
 
@@ -105,7 +110,11 @@ async fn ask(upstream: &Upstream, endpoint: &Endpoint, health: &Health) {
 }
 
 /// Over a connection of its own: what is asked is whether a new one can be made, too.
-async fn is_well(upstream: &Upstream, address: &str, health: &Health) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+async fn is_well(
+    upstream: &Upstream,
+    address: &str,
+    health: &Health,
+) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
     let io: TokioIo<Stream> = TokioIo::new(upstream.connector.connect(address).await?);
     let scheme = if upstream.config.tls.is_some() { "https" } else { "http" };
     let request = Request::get(match upstream.config.protocol {
