@@ -144,7 +144,7 @@ fn grpc(body: Incoming) -> Response<Body> {
     let end = futures_util::stream::iter([Ok(Frame::trailers(trailers))]);
     // The body of a request can be sent on by one task at a time alone; a mutex makes that known.
     let frames = std::sync::Mutex::new(Box::pin(frames.chain(end)));
-    let frames = futures_util::stream::poll_fn(move |cx| frames.lock().unwrap().as_mut().poll_next(cx));
+    let frames = futures_util::stream::poll_fn(move |cx| frames.lock().unwrap().poll_next_unpin(cx));
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames)));
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
     response
