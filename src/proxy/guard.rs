@@ -70,6 +70,8 @@ pub(super) struct Guarded<S> {
     phase: Option<(Phase, Instant)>,
     /// Set anew only when it has run down: most phases end before.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Runs while the client takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +144,7 @@ impl<S> Guarded<S> {
             pace,
             phase: None,
             timer: None,
+            stalled: None,
         }
     }
 
@@ -233,6 +236,18 @@ impl<S> Guarded<S> {
         Ok(())
     }
 
+    /// Gives a client up that takes nothing of what is written.
+    fn pace_write(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let until = self.pace.idle;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + until)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+    }
+
     /// How much is read at once.
     fn room(&self) -> usize {
         let in_body = self.follower.as_ref().is_some_and(|f| !f.is_between() && !f.is_in_head());
@@ -297,7 +312,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Read for Guarded<S> {
 
 impl<S: AsyncWrite + Unpin> Write for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.pace_write(cx, written)
     }
 
     fn poll_write_vectored(
@@ -305,7 +321,8 @@ impl<S: AsyncWrite + Unpin> Write for Guarded<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.pace_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -310,6 +310,13 @@ async fn limits_hold() {
     assert_eq!(raw(proxy.address, b"GET /app/echo HTTP/1.1\r\nHost: a").await, "");
     let unfinished = proxy.head("POST /app/echo", &["Content-Length: 9"]) + "abc";
     raw(proxy.address, unfinished.as_bytes()).await;
+    // One that takes nothing.
+    let mut stalled = TcpStream::connect(proxy.address).await.unwrap();
+    stalled.write_all(proxy.head("GET /app/bytes?n=200000000", &[]).as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut taken = Vec::new();
+    let _reset = stalled.read_to_end(&mut taken).await;
+    assert!(taken.len() < 200_000_000, "{}", taken.len());
     let kept = raw(proxy.address, proxy.head("GET /app/echo", &[]).as_bytes()).await;
     assert!(kept.starts_with("HTTP/1.1 200 "), "{kept}");
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());

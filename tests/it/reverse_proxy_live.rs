@@ -2,6 +2,7 @@
 //!
 //! The time is from the moment the state is in force, which is when a sidecar sends its receipt, to the moment the client
 //! knows.
+#![allow(clippy::print_stdout, reason = "what is measured is told")]
 
 use std::time::{Duration, Instant};
 
