@@ -230,12 +230,14 @@ impl RawSidecar {
 
     /// Turns it into the runtime form. Reads the key files that it names.
     pub fn validate(self) -> Result<SidecarConfig, ConfigError> {
-        let limits = (self.limits.max_headers, self.limits.max_header_bytes);
+        let listeners = self.listeners.validate()?;
+        let control_plane = self.control_plane.validate()?;
         let scope = self.scope.validate()?;
-        let proxy = self.proxy.validate(self.listeners.proxy.is_some(), &scope.services, limits)?;
+        let limits = (self.limits.max_headers, self.limits.max_header_bytes);
+        let proxy = self.proxy.validate(listeners.proxy.is_some(), &scope.services, limits)?;
         Ok(SidecarConfig {
-            listeners: self.listeners.validate()?,
-            control_plane: self.control_plane.validate()?,
+            listeners,
+            control_plane,
             scope,
             trusted_proxies: trusted_proxies(self.trusted_proxies)?,
             forward_auth: self.forward_auth.validate()?,

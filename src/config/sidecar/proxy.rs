@@ -337,3 +337,6 @@ impl Default for RawHealth {
         Self { path: "/".to_owned(), interval: Span::secs(5), unhealthy_after: 2, healthy_after: 2 }
     }
 }
+
+#[cfg(test)]
+mod tests;

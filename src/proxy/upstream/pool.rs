@@ -49,7 +49,7 @@ pub(super) enum Connection {
 pub(in crate::proxy) struct Lease(Option<(http1::SendRequest<Sent>, Arc<Mutex<Vec<Free>>>)>);
 
 /// An error, and the request if no byte of it was sent.
-type Unsent = (hyper::Error, Option<Request<Sent>>);
+type Unsent = (hyper::Error, Option<Box<Request<Sent>>>);
 
 // === impl Pool ===
 
@@ -117,14 +117,14 @@ impl Connection {
             Self::Http1(mut sender, free) => match sender.try_send_request(request).await {
                 Ok(response) => Ok((response, Lease(Some((sender, free))))),
                 Err(mut error) => {
-                    let request = error.take_message();
+                    let request = error.take_message().map(Box::new);
                     Err((error.into_error(), request))
                 }
             },
             Self::Http2(mut sender) => match sender.try_send_request(request).await {
                 Ok(response) => Ok((response, Lease(None))),
                 Err(mut error) => {
-                    let request = error.take_message();
+                    let request = error.take_message().map(Box::new);
                     Err((error.into_error(), request))
                 }
             },
