@@ -19,8 +19,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::head::{Follower, Refusal, Seen};
 
-/// No method, header or chunk size has one.
-const POISON: &[u8] = b"\0";
+/// No method, header or chunk size has the first byte. The rest ends a head, before which the library does not look again.
+const POISON: &[u8] = b"\0\r\n\r\n";
 /// Read at once; more in a body, where more is to come.
 const BUFFER: usize = 8 << 10;
 const BODY_BUFFER: usize = 64 << 10;

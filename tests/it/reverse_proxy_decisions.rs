@@ -75,6 +75,8 @@ impl ProxyDoor {
         assert_eq!(status, expected_status.to_string(), "{name}: {answer}");
         let said = answer.lines().find_map(|line| line.strip_prefix("x-portcullis-reason: "));
         match said {
+            // An answer without a body does not show what the upstream saw.
+            _ if expected.is_allow() && method == "HEAD" => {}
             _ if expected.is_allow() => {
                 assert!(answer.contains("\"x-portcullis-workload\":\"spiffe://"), "{name}: {answer}");
             }
