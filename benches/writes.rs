@@ -178,7 +178,13 @@ impl Plane {
         let fleet = Fleet::open(Arc::clone(&clock), fleet).expect("a fleet");
         let metrics = Arc::new(ControlMetrics::new().expect("metrics"));
         let keys = Keys::new(Arc::clone(&core), metrics, KeysConfig::default());
-        let router = router(Arc::clone(&core), fleet, operators, keys, ApiConfig::default());
+        let router = router(
+            Arc::clone(&core),
+            fleet,
+            operators,
+            keys,
+            ApiConfig { grants_per_resource: usize::MAX, ..ApiConfig::default() },
+        );
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
         let stop = CancellationToken::new();

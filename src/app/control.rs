@@ -111,6 +111,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         points: points(&config.sync),
         callers: config.operators.callers.clone(),
         tokens: tokens.clone(),
+        grants_per_resource: config.grants.max_per_resource,
         ..ApiConfig::default()
     };
     let api_router =
@@ -126,7 +127,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         max_snapshots: config.sync.max_snapshots,
         ..SyncServerConfig::default()
     };
-    let uses = Uses::new(Arc::clone(&core), uses::LEASE);
+    let uses = Uses::new(Arc::clone(&core), uses::LEASE, Arc::clone(&metrics));
     let sync_deps = SyncServerDeps {
         index: Arc::clone(core.index()),
         fleet: Arc::clone(&fleet),

@@ -108,8 +108,14 @@ pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &im
     run(request, inputs, &Unverifying(memo), Mode::of(request), &mut Trace::off())
 }
 
-/// Decides again on a request that found no use of its grant, and whose proof of possession that decision has used up.
-pub fn decide_again(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
+/// Decides again on a request that found no use of its grant. That decision has verified its proof of possession and used
+/// it up; neither is done again. Should something else take a public-key operation by now, it goes to whoever admits one.
+pub fn decide_again(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Result<Decision, Deferred> {
+    run(request, inputs, &Unverifying(memo), Mode::Again, &mut Trace::off())
+}
+
+/// The same, and verifies what has to be verified.
+pub fn decide_again_deferred(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
     run(request, inputs, memo, Mode::Again, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
@@ -174,7 +180,7 @@ fn run(
         awaits: None,
     };
     let (reason, detail) = match steps(request, inputs, memo, mode, trace, &mut parts) {
-        Ok(reason) => (reason, None),
+        Ok(reason) => (reason, parts.detail.take()),
         Err(Halt::Denied((reason, detail))) => (reason, detail),
         Err(Halt::Deferred(deferred)) => return Err(deferred),
     };
@@ -243,6 +249,8 @@ fn steps(
         intake: &intake,
         origins,
         proving: inputs.proofs,
+        // INVARIANT: only who has decided on this very request decides on it again, and only after its proof held.
+        verified: mode == Mode::Again,
         now: now.wall,
         was_shown: mode == Mode::Open,
     };
@@ -343,7 +351,7 @@ fn steps(
     // The use limit, last: what is denied otherwise spends nothing.
     sides.retain(|side| !side.grants.is_empty());
     if answer.reason.is_allow() && !sides.is_empty() && mode != Mode::Open {
-        answer = spend::spend(answer, &sides, inputs, mode, trace, &mut parts.awaits);
+        answer = spend::spend(answer, &sides, inputs, mode, trace, parts);
     }
     parts.grant = answer.grant;
     parts.policies = answer.policies;

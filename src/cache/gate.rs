@@ -80,10 +80,17 @@ impl Gate {
         Ok(decision)
     }
 
-    /// Decides again, once a use has come that a decision [awaits](Decision::awaits).
-    pub fn check_again(&self, request: &Request<'_>) -> Decision {
+    /// Decides again, once a use may have come that a decision [awaits](Decision::awaits), unless that takes the
+    /// verification of a signature: [`Self::check_again_deferred`] then decides.
+    pub fn check_again(&self, request: &Request<'_>) -> Result<Decision, Deferred> {
         let world = self.state.load();
         authz::decide_again(request, self.inputs(&world), &self.memo.view_again())
+    }
+
+    /// Decides what [`Self::check_again`] has deferred.
+    pub fn check_again_deferred(&self, request: &Request<'_>) -> Decision {
+        let world = self.state.load();
+        authz::decide_again_deferred(request, self.inputs(&world), &self.memo.view_again())
     }
 
     /// Decides on a request that was let through and whose answer is still open: see [`authz::decide_open`].

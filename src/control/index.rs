@@ -405,10 +405,17 @@ impl Index {
         page.take(limit).map(|(_, s)| Arc::clone(s)).collect()
     }
 
-    /// The grants and requests of a workload, by key.
-    pub fn grants_of(&self, workload: &SpiffeId) -> Vec<Arc<Stored>> {
+    /// The grants and requests of a workload that have not ended, by key.
+    pub fn live_grants_of(&self, workload: &SpiffeId) -> Vec<Arc<Stored>> {
         let inner = self.read();
-        let keys = inner.workloads.of(workload);
+        let keys = inner.workloads.live(workload);
+        keys.filter_map(|key| inner.live.get(&(Kind::Grant, Arc::clone(key)))).cloned().collect()
+    }
+
+    /// Up to `limit` of those that have.
+    pub fn ended_grants_of(&self, workload: &SpiffeId, limit: usize) -> Vec<Arc<Stored>> {
+        let inner = self.read();
+        let keys = inner.workloads.ended(workload).take(limit);
         keys.filter_map(|key| inner.live.get(&(Kind::Grant, Arc::clone(key)))).cloned().collect()
     }
 

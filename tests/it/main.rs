@@ -15,6 +15,7 @@ mod caddy;
 mod certificates;
 mod check_door;
 mod cli;
+mod cli_grants;
 mod cli_site;
 mod credentials;
 mod cve_classes;

@@ -21,7 +21,7 @@ use super::output::Out;
 use crate::app::{self, Binder, Deps, RunError, SystemBinder, control, process, sidecar, upstream};
 use crate::config::{
     Address, HttpUrl, Identity, LogFormat, LogLevel, RawControl, RawControlListeners, RawControlPlane, RawDrain,
-    RawEnforcementPoint, RawExtAuthz, RawKeys, RawOperators, RawProxy, RawRecords, RawScope, RawSidecar,
+    RawEnforcementPoint, RawExtAuthz, RawGrants, RawKeys, RawOperators, RawProxy, RawRecords, RawScope, RawSidecar,
     RawSidecarListeners, RawState, RawSync, RawTelemetry, RawTokens, RawUpstream, RawWorkloadCallers, RecordOutput,
     Span,
 };
@@ -193,6 +193,7 @@ impl DevArgs {
                 ..RawSync::default()
             },
             keys: RawKeys::default(),
+            grants: RawGrants::default(),
             operators: RawOperators {
                 workloads: Some(RawWorkloadCallers { audience: seed::AUDIENCE.to_owned(), trust: Vec::new() }),
                 ..RawOperators::default()
