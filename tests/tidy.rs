@@ -76,7 +76,19 @@ mod rules {
             &[
                 PURE,
                 EDGE,
-                &["app", "config", "cache", "state", "door", "ext_authz", "forward_auth", "proxy", "sync", "control", "admin"],
+                &[
+                    "app",
+                    "config",
+                    "cache",
+                    "state",
+                    "door",
+                    "ext_authz",
+                    "forward_auth",
+                    "proxy",
+                    "sync",
+                    "control",
+                    "admin",
+                ],
             ],
         ),
     ];
