@@ -126,7 +126,7 @@ async fn is_well(
         Protocol::Http2 => request,
     };
     let request = request.header(header::USER_AGENT, "portcullis-health").body(Empty::<Bytes>::new())?;
-    let response = match upstream.config.protocol {
+    match upstream.config.protocol {
         Protocol::Http1 => {
             let (mut sender, connection) = http1::handshake(io).await?;
             let connection = tokio::spawn(connection);
@@ -143,8 +143,7 @@ async fn is_well(
             connection.abort();
             response
         }
-    };
-    response
+    }
 }
 
 async fn read(

@@ -27,7 +27,7 @@ const MAX_FREE: usize = 256;
 pub(super) struct Pool {
     protocol: Protocol,
     idle: Duration,
-    free: Arc<Mutex<Vec<Free>>>,
+    free: FreeOnes,
     shared: tokio::sync::Mutex<Option<http2::SendRequest<Sent>>>,
 }
 
@@ -40,13 +40,15 @@ pub(super) struct Free {
 /// A connection for one request.
 #[derive(Debug)]
 pub(super) enum Connection {
-    Http1(http1::SendRequest<Sent>, Arc<Mutex<Vec<Free>>>),
+    Http1(http1::SendRequest<Sent>, FreeOnes),
     Http2(http2::SendRequest<Sent>),
 }
 
 /// What a connection needs until its answer has ended.
 #[derive(Debug)]
-pub(in crate::proxy) struct Lease(Option<(http1::SendRequest<Sent>, Arc<Mutex<Vec<Free>>>)>);
+pub(in crate::proxy) struct Lease(Option<(http1::SendRequest<Sent>, FreeOnes)>);
+
+type FreeOnes = Arc<Mutex<Vec<Free>>>;
 
 /// An error, and the request if no byte of it was sent.
 type Unsent = (hyper::Error, Option<Box<Request<Sent>>>);
