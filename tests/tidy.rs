@@ -33,6 +33,7 @@ mod rules {
         ("ext_authz", &[PURE, EDGE, &["cache", "state", "door"]]),
         ("forward_auth", &[PURE, EDGE, &["cache", "state", "door"]]),
         ("authzen", &[PURE, EDGE, &["cache", "state", "door"]]),
+        ("proxy", &[PURE, EDGE, &["cache", "state", "door"]]),
         ("sync", &[PURE, EDGE, &["state"]]),
         ("control", &[PURE, EDGE]),
         ("admin", &[PURE, EDGE, &["cache", "state"]]),
@@ -41,7 +42,7 @@ mod rules {
         ("drain", &[PURE, &["readiness"]]),
         ("readiness", &[PURE]),
         ("offload", &[]),
-        ("config", &[PURE, EDGE, &["cache", "authzen", "forward_auth", "sync", "control"]]),
+        ("config", &[PURE, EDGE, &["cache", "authzen", "forward_auth", "proxy", "sync", "control"]]),
         (
             "app",
             &[
@@ -55,6 +56,7 @@ mod rules {
                     "ext_authz",
                     "authzen",
                     "forward_auth",
+                    "proxy",
                     "sync",
                     "control",
                     "admin",
@@ -96,6 +98,7 @@ mod rules {
                     "ext_authz",
                     "authzen",
                     "forward_auth",
+                    "proxy",
                     "sync",
                     "control",
                     "admin",

@@ -118,6 +118,12 @@ pub fn decide_again_deferred(request: &Request<'_>, inputs: Inputs<'_>, memo: &i
     run(request, inputs, memo, Mode::Again, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
+/// Decides on a request that was let through before and is still being answered. Its proof of possession was shown then, and
+/// its use of a grant spent.
+pub fn decide_open(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
+    run(request, inputs, memo, Mode::Open, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+}
+
 /// Decides without any memo, and tells each step. Uses no proof up, and spends nothing.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
@@ -137,6 +143,8 @@ pub(super) enum Mode {
     Again,
     /// Nothing, and what takes a use is not allowed: an application asks, and may ask as often as it wants.
     Asks,
+    /// Nothing, of a request that has been let through: its use is spent, and its proof, whose time may be over, was shown.
+    Open,
 }
 
 pub(super) fn undecided(inputs: Inputs<'_>) -> Decision {
@@ -246,6 +254,7 @@ fn steps(
         // INVARIANT: only who has decided on this very request decides on it again, and only after its proof held.
         verified: mode == Mode::Again,
         now: now.wall,
+        was_shown: mode == Mode::Open,
     };
     let mut asked = (parts.challenge, None);
     let proven = proof::prove(&claim, &caller, certificate, memo, &mut asked);

@@ -42,7 +42,8 @@ pub use self::authenticate::KnownToken;
 pub use self::change::{Change, Prepared};
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
 pub use self::engine::{
-    Deferred, Inputs, Memo, NoMemo, decide, decide_again, decide_again_deferred, decide_unless_costly, explain,
+    Deferred, Inputs, Memo, NoMemo, decide, decide_again, decide_again_deferred, decide_open, decide_unless_costly,
+    explain,
 };
 pub use self::evaluation::{About, AboutCall, AboutResource, Evaluation, evaluate, evaluate_unless_costly};
 pub use self::explain::Step;

@@ -44,6 +44,8 @@ pub(super) fn spend(
     let grants: SmallVec<[&[GrantId]; 2]> = sides.iter().map(|side| &*side.grants).collect();
     let lacking = match mode {
         Mode::Looks | Mode::Asks => grants.iter().find_map(|grants| purse.look(grants).err()),
+        // Does not get here: its use has been spent.
+        Mode::Open => None,
         Mode::Decides | Mode::Again => match purse.spend(&grants, inputs.now.mono) {
             Ok(spent) => {
                 trace.step("uses", || format!("a use was spent of {spent:?}"));

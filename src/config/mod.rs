@@ -29,10 +29,10 @@ pub use self::operators::{OperatorsConfig, RawOperators, RawWorkloadCallers};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
     Authzen, Cache, CertificateHeader, ControlPlane, Credential, ForwardAuth, Limits, Overload, OverloadMode,
-    RawAuthzen, RawCache, RawCaller, RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawLimits,
-    RawOverload, RawProof, RawRecords, RawResourceType, RawScope, RawSidecar, RawSidecarListeners, RawState,
-    RawSubjectType, RawTrustedProxy, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory,
-    Transport,
+    RawAuthzen, RawCache, RawCaller, RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawHealth,
+    RawLimits, RawOverload, RawProof, RawProtocol, RawProxy, RawProxyTls, RawRecords, RawResourceType, RawScope,
+    RawSidecar, RawSidecarListeners, RawState, RawSubjectType, RawTrustedProxy, RawUpstream, RawUpstreamTls,
+    RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory, Transport,
 };
 pub use self::token_review::RawTokenReview;
 pub use self::tokens::{RawTokens, TokensConfig};

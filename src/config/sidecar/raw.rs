@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::authzen::RawAuthzen;
 use super::forward_auth::RawForwardAuth;
+use super::proxy::RawProxy;
 use crate::config::shared::RawTelemetry;
 use crate::config::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};
 
@@ -31,6 +32,8 @@ pub struct RawSidecar {
     pub forward_auth: RawForwardAuth,
     /// Applications that ask directly (AuthZEN 1.0).
     pub authzen: RawAuthzen,
+    /// The reverse proxy.
+    pub proxy: RawProxy,
     /// What it keeps on disk.
     pub state: RawState,
     /// Sizes of its caches.
@@ -58,6 +61,8 @@ pub struct RawSidecarListeners {
     pub ext_authz: RawExtAuthz,
     /// Forward-auth over HTTP, for Envoy's HTTP service, Traefik, Caddy and nginx, as in `127.0.0.1:9192`; or null.
     pub forward_auth: Option<Address>,
+    /// The reverse proxy, for services without an Envoy; or null.
+    pub proxy: Option<Address>,
     /// `/livez`, `/readyz`, `/metrics`, `/snapshot`, `/loglevel`, `/v1/check`. No authentication: keep it private.
     pub admin: Address,
     /// `/livez`, `/readyz`, `/metrics` and nothing else, for probes and scrapes from outside. Default: nowhere.
@@ -276,7 +281,8 @@ pub struct RawDrain {
 
 impl Default for RawSidecarListeners {
     fn default() -> Self {
-        Self { ext_authz: RawExtAuthz::default(), forward_auth: None, admin: Address::loopback(9193), probes: None }
+        let ext_authz = RawExtAuthz::default();
+        Self { ext_authz, forward_auth: None, proxy: None, admin: Address::loopback(9193), probes: None }
     }
 }
 
