@@ -79,6 +79,7 @@ fn identify(
         origins,
         proving: inputs.proofs,
         verified: false,
+        was_shown: false,
         now: inputs.now.wall,
     };
     let mut asked = (parts.challenge, None);
