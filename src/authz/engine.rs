@@ -10,20 +10,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use super::authenticate::{KnownToken, agree, authenticate, registered};
+use super::case::Case;
 use super::decision::{Decision, DecisionId, Parts};
 use super::explain::{Step, Trace};
 use super::freshness::Lease;
-use super::intake::{Intake, intake};
+use super::intake::{Intake, Refusal, intake};
+use super::mcp::{self, MAX_LISTED_TOOLS, McpCall};
 use super::peer::{self, KnownCertificate, Settings};
 use super::proof::{self, Challenge, Proving};
 use super::question::{KnownAnswer, Question, no_policies};
 use super::reason::Reason;
 use super::request::{Door, Request};
 use super::snapshot::Snapshot;
-use super::spend::{self, Side};
 use super::transaction::transaction;
 use crate::clock::{Now, Timestamp};
 use crate::grant::Circumstances;
@@ -99,25 +98,43 @@ pub struct Inputs<'a> {
 
 /// Decides. Verifies what has to be verified; a memo that does not admit it gets a denial.
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, Mode::of(request), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+    run(request, inputs, memo, (Mode::of(request), None), &mut Trace::off())
+        .unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
 /// Decides, unless that takes a public-key operation: for a thread that others wait for. [`decide`] then gives the
 /// same answer that this would have given.
 pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Result<Decision, Deferred> {
-    run(request, inputs, &Unverifying(memo), Mode::of(request), &mut Trace::off())
+    run(request, inputs, &Unverifying(memo), (Mode::of(request), None), &mut Trace::off())
 }
 
 /// Decides again on a request that found no use of its grant, and whose proof of possession that decision has used up.
 pub fn decide_again(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, Mode::Again, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+    run(request, inputs, memo, (Mode::Again, None), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+}
+
+/// Which of these tools the sender of a request may use, all by one state: what of the answer to its `tools/list` it gets to
+/// see. `request` is that request, allowed already, which has used its proof of possession up. Nothing is spent, and what is
+/// not answered is no.
+pub fn allowed_tools(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, tools: &[&str]) -> Vec<bool> {
+    let tools = tools.get(..MAX_LISTED_TOOLS).unwrap_or(tools);
+    let mut listing = Listing { tools, allowed: Vec::with_capacity(tools.len()) };
+    let _no_decision = run(request, inputs, memo, (Mode::Lists, Some(&mut listing)), &mut Trace::off());
+    listing.allowed
+}
+
+/// Tools, and which of them may be used.
+#[derive(Debug)]
+struct Listing<'a> {
+    tools: &'a [&'a str],
+    allowed: Vec<bool>,
 }
 
 /// Decides without any memo, and tells each step. Uses no proof up, and spends nothing.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
     let decision =
-        run(request, inputs, &NoMemo, Mode::Looks, &mut trace).unwrap_or_else(|_: Deferred| undecided(inputs));
+        run(request, inputs, &NoMemo, (Mode::Looks, None), &mut trace).unwrap_or_else(|_: Deferred| undecided(inputs));
     (decision, trace.into_steps())
 }
 
@@ -130,6 +147,8 @@ pub(super) enum Mode {
     Looks,
     /// A use of a grant. The proof was this very request's to use up, and it did.
     Again,
+    /// Nothing. The proof was this very request's to use up, and it did.
+    Lists,
 }
 
 fn undecided(inputs: Inputs<'_>) -> Decision {
@@ -140,7 +159,7 @@ fn run(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
-    mode: Mode,
+    (mode, listing): (Mode, Option<&mut Listing<'_>>),
     trace: &mut Trace,
 ) -> Result<Decision, Deferred> {
     let mut parts = Parts {
@@ -164,8 +183,10 @@ fn run(
         challenge: Challenge::default(),
         dpop_nonce: None,
         awaits: None,
+        removes_token: false,
+        mcp: None,
     };
-    let (reason, detail) = match steps(request, inputs, memo, mode, trace, &mut parts) {
+    let (reason, detail) = match steps(request, inputs, memo, (mode, listing), trace, &mut parts) {
         Ok(reason) => (reason, None),
         Err(Halt::Denied((reason, detail))) => (reason, detail),
         Err(Halt::Deferred(deferred)) => return Err(deferred),
@@ -193,7 +214,7 @@ fn steps(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
-    mode: Mode,
+    (mode, listing): (Mode, Option<&mut Listing<'_>>),
     trace: &mut Trace,
     parts: &mut Parts,
 ) -> Result<Reason, Halt> {
@@ -207,12 +228,16 @@ fn steps(
     parts.behind_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
 
     // Normalise, refuse ambiguity.
-    let intake = intake(request).map_err(|(reason, detail)| (reason, Some(Arc::from(detail))))?;
+    let intake = intake(request).map_err(told)?;
     let Intake { path, host, min_revision, .. } = &intake;
     trace.step("normalise", || format!("{} {}", request.method, path.as_str()));
 
     // Authenticate. The route is looked up first, because it says which credentials count.
     let route = snapshot.routes.table.find(host, request.method, path);
+    if let Some(route) = route {
+        parts.removes_token = !route.passes_token;
+        parts.mcp = route.mcp.as_ref().map(|terms| Box::new(McpCall::unread(terms)));
+    }
     parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
     let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
     if let (Some(tie), Some(route)) = (caller.tie(), route)
@@ -267,7 +292,7 @@ fn steps(
     let (workload, key) = registered(caller.workload(), snapshot)?;
     // Only now is a proof used up: what is revoked, stale or nobody's takes no room from others.
     if let Some(unused) = proven.unused {
-        if mode != Mode::Again {
+        if !matches!(mode, Mode::Again | Mode::Lists) {
             unused.use_up(inputs.proofs, now.wall, mode == Mode::Looks)?;
         }
         trace.step("proof", || "the key that the token is bound to was proven".to_owned());
@@ -304,42 +329,38 @@ fn steps(
     parts.action = Some(Arc::clone(&route.action));
 
     let (host, now) = (&**host, now.wall);
-    let call = (request.method, request.path);
-    let circumstances = &Circumstances::new(call, &request.headers, request.peer.address, request.body);
-    let subject = Question { snapshot, workload, key, route, path, host, circumstances, transaction, now };
-    let until = good_until.min(caller.until());
-    let mut said = match caller.tie() {
-        None => subject.answer(until, memo, trace, &mut parts.cached),
-        Some(tie) => subject.answer_within(tie, until, memo, trace, &mut parts.cached),
+    let case = Case { actor, caller: &caller, until: good_until.min(caller.until()), inputs, mode };
+    let circumstances = || {
+        let call = (request.method, request.path);
+        Circumstances::new(call, &request.headers, request.peer.address, request.body)
     };
-    let mut sides = SmallVec::<[Side<'_>; 2]>::new();
-    sides.push(Side { question: subject, grants: std::mem::take(&mut said.counted) });
-    // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
-    if let Some((workload, key)) = actor.filter(|_| said.answer.reason.is_allow()) {
-        let mut cached = false;
-        let actor = Question { workload, key, ..subject };
-        let mut of_actor = actor.answer(until, memo, trace, &mut cached);
-        parts.cached &= cached;
-        sides.push(Side { question: actor, grants: std::mem::take(&mut of_actor.counted) });
-        // Of two that allow, the record names the one that took more.
-        let tells_more = match (said.answer.reason, of_actor.answer.reason) {
-            (Reason::AllowPolicy, _) | (_, Reason::AllowBreakGlass) => caller.tie().is_none(),
-            _ => false,
-        };
-        if !of_actor.answer.reason.is_allow() || tells_more {
-            said = of_actor;
+    let plain = &circumstances();
+    let question =
+        Question { snapshot, workload, key, route, path, host, circumstances: plain, transaction, mcp: None, now };
+    let Some(terms) = &route.mcp else { return Ok(case.conclude(question, memo, trace, parts)) };
+    if let Some(listing) = listing {
+        for tool in listing.tools {
+            let message = mcp::listing(request, terms, tool).map_err(told)?;
+            let circumstances = &circumstances().with_tool(Some(tool));
+            let question = Question { circumstances, mcp: Some(&message), ..question };
+            listing.allowed.push(case.conclude(question, memo, trace, parts).is_allow());
         }
+        return deny(Reason::SystemInternal, "it was asked about tools and not decided on");
     }
-    let mut answer = said.answer;
-    // The use limit, last: what is denied otherwise spends nothing.
-    sides.retain(|side| !side.grants.is_empty());
-    if answer.reason.is_allow() && !sides.is_empty() {
-        answer = spend::spend(answer, &sides, inputs, mode, trace, &mut parts.awaits);
+    // What is asked of an MCP server is in the message. It is read last, because that takes longest: not for those who are
+    // nobody here.
+    let message = Box::new(mcp::read(request, terms).map_err(told)?);
+    if let Some(call) = &mut parts.mcp {
+        call.note(&message);
     }
-    parts.grant = answer.grant;
-    parts.policies = answer.policies;
-    parts.grant_request = answer.grant_request;
-    Ok(answer.reason)
+    trace.step("message", || mcp::describe(&message));
+    let circumstances = &circumstances().with_tool(message.tool.as_deref());
+    let question = Question { circumstances, mcp: Some(&message), ..question };
+    Ok(case.conclude(question, memo, trace, parts))
+}
+
+fn told((reason, detail): Refusal) -> Denied {
+    (reason, Some(Arc::from(detail)))
 }
 
 /// Until when the state is fresh enough for the route; an error when it is not.

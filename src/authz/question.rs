@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::credential::Tie;
 use crate::grant::{Active, Circumstances, Covering, End, Ended, Sought, Standing, Unmet, WorkloadKey};
 use crate::object::GrantId;
-use crate::policy::{Facts, GrantFacts, Inquiry, Outcome, TransactionFacts};
+use crate::policy::{Facts, GrantFacts, Inquiry, McpFacts, Outcome, TransactionFacts};
 
 /// What policy and grants said, with the versions that were read before they were asked.
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub(super) struct Question<'a> {
     /// The rest of the request.
     pub(super) circumstances: &'a Circumstances<'a>,
     pub(super) transaction: Option<&'a TransactionFacts>,
+    /// The message, on a route that speaks the Model Context Protocol.
+    pub(super) mcp: Option<&'a McpFacts<'a>>,
     pub(super) now: Timestamp,
 }
 
@@ -239,15 +241,21 @@ impl Question<'_> {
                 put(12, scope.as_bytes());
             }
         }
+        if let Some(mcp) = self.mcp {
+            mcp.encode(reads.mcp, 13, &mut put);
+        }
         key
     }
 
     /// What policy is asked about. `None` when the route has no resource.
     fn inquiry(&self) -> Option<Inquiry<'_>> {
         let resource = self.snapshot.routes.resource(self.route)?;
-        let (method, transaction) = (self.circumstances.method, self.transaction);
-        let facts = Facts { method, path: self.path.as_str(), host: self.host, transaction };
-        Some(self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, facts))
+        Some(self.snapshot.policies.inquire(self.workload.principal()?, &self.route.action, resource, self.facts()))
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        let (method, path) = (self.circumstances.method, self.path.as_str());
+        Facts { method, path, host: self.host, transaction: self.transaction, mcp: self.mcp }
     }
 
     /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
@@ -289,11 +297,8 @@ impl Question<'_> {
     fn outside(&self, grant: GrantId, standing: Standing) -> Answer {
         let (reason, _) = standing.reason();
         let hint = |resource| {
-            let (method, path, host, transaction) =
-                (self.circumstances.method, self.path.as_str(), self.host, self.transaction);
-            let facts = Facts { method, path, host, transaction };
             let principal = self.workload.principal()?;
-            let inquiry = self.snapshot.policies.inquire(principal, &self.route.action, resource, facts);
+            let inquiry = self.snapshot.policies.inquire(principal, &self.route.action, resource, self.facts());
             self.would_help(&inquiry).then(|| self.hint())
         };
         let resource = self.snapshot.routes.resource(self.route).filter(|_| reason.is_entitlement());

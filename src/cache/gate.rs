@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::memo::{CacheCounters, CacheSizes, MokaMemo, View};
 use super::replay::ReplayStore;
 use crate::authz::{self, Decision, Deferred, Inputs, Proving, Reason, Request, Settings, Step};
@@ -84,6 +86,18 @@ impl Gate {
     pub fn check_again(&self, request: &Request<'_>) -> Decision {
         let world = self.state.load();
         authz::decide_again(request, self.inputs(&world), &self.memo.view_again())
+    }
+
+    /// Which of these tools the sender of an allowed `tools/list` may use, all by one state. Spends nothing.
+    pub fn allowed_tools(&self, request: &Request<'_>, tools: &[&str]) -> Vec<bool> {
+        let world = self.state.load();
+        authz::allowed_tools(request, self.inputs(&world), &self.memo.view_again(), tools)
+    }
+
+    /// What anybody may know of an MCP server, if the request asks for that. Forwards nothing.
+    pub fn resource_metadata(&self, request: &Request<'_>) -> Option<Bytes> {
+        let world = self.state.load();
+        world.snapshot.as_deref()?.resource_metadata(request.method, request.host, request.path)
     }
 
     /// Has the control plane told which issuer seems to have a new key. Not for what is allowed.

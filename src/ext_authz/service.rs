@@ -358,6 +358,11 @@ impl Core {
     }
 
     fn encode(&self, decision: &Decision, request: &authz::Request<'_>) -> Bytes {
+        if decision.permit().is_none()
+            && let Some(document) = self.decide.resource_metadata(request)
+        {
+            return response::encode_document(decision, &document);
+        }
         response::encode(decision, Some(request), self.grant_request_url.as_deref())
     }
 }
@@ -401,6 +406,15 @@ impl Decide {
             Self::Gate(gate) => gate.check_again(request),
             #[cfg(test)]
             Self::Test(decide, _) => decide(request),
+        }
+    }
+
+    /// What anybody may know of an MCP server, if a request that was denied asks for that.
+    fn resource_metadata(&self, request: &authz::Request<'_>) -> Option<Bytes> {
+        match self {
+            Self::Gate(gate) => gate.resource_metadata(request),
+            #[cfg(test)]
+            Self::Test(..) => None,
         }
     }
 

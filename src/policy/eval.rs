@@ -14,6 +14,7 @@ use cedar_policy::{
 use smallvec::SmallVec;
 
 use super::compiled::{CompiledPolicies, Slice};
+use super::mcp::McpFacts;
 use super::reads::Reads;
 use crate::object::{GrantId, Workload};
 
@@ -48,6 +49,8 @@ pub struct Facts<'a> {
     pub host: &'a str,
     /// The transaction that the request is part of, if a transaction token tells of one.
     pub transaction: Option<&'a TransactionFacts>,
+    /// The message, on a route that speaks the Model Context Protocol.
+    pub mcp: Option<&'a McpFacts<'a>>,
 }
 
 /// What policies may know of a transaction.
@@ -270,6 +273,9 @@ impl Facts<'_> {
         }
         if let Some(transaction) = self.transaction.filter(|_| reads.transaction) {
             pairs.push(("transaction".to_owned(), transaction.expression()?));
+        }
+        if let Some(mcp) = self.mcp.filter(|_| reads.mcp.any()) {
+            pairs.push(("mcp".to_owned(), mcp.expression(reads.mcp)?));
         }
         if let Some(grant) = grant.filter(|_| reads.grant) {
             let grant = if reads.grant_detail { grant.expression() } else { RestrictedExpression::new_record([]).ok() };

@@ -6,6 +6,7 @@
 use cedar_policy::Policy;
 use serde_json::Value;
 
+use super::mcp::McpReads;
 use crate::grant::Apart;
 
 /// The context attributes that can influence a decision.
@@ -25,6 +26,8 @@ pub struct Reads {
     pub grant_id: bool,
     /// `context.transaction`
     pub transaction: bool,
+    /// attributes of `context.mcp`
+    pub mcp: McpReads,
 }
 
 impl Reads {
@@ -37,6 +40,7 @@ impl Reads {
         grant_detail: true,
         grant_id: true,
         transaction: true,
+        mcp: McpReads::ALL,
     };
 
     /// What `policy` reads.
@@ -63,6 +67,7 @@ impl Reads {
         [
             ("grant", self.grant),
             ("host", self.host),
+            ("mcp", self.mcp.any()),
             ("method", self.method),
             ("path", self.path),
             ("transaction", self.transaction),
@@ -82,6 +87,7 @@ impl Reads {
             grant_detail: self.grant_detail || other.grant_detail,
             grant_id: self.grant_id || other.grant_id,
             transaction: self.transaction || other.transaction,
+            mcp: self.mcp.union(other.mcp),
         }
     }
 
@@ -93,6 +99,8 @@ impl Reads {
             "host" => Self { host: true, ..Self::default() },
             "grant" => Self { grant: true, grant_detail: accessed, grant_id: accessed, ..Self::default() },
             "transaction" => Self { transaction: true, ..Self::default() },
+            "mcp" if accessed => Self { mcp: McpReads::ALL, ..Self::default() },
+            "mcp" => Self { mcp: McpReads::PRESENCE, ..Self::default() },
             _ => Self::ALL,
         }
     }
@@ -115,7 +123,10 @@ impl Reads {
                         .flatten();
                     reads = reads.union(match access {
                         Some((left, attr)) if is_context(left) => Self::attribute(attr, key == "."),
-                        Some((left, attr)) if is_grant(left) => Self::of_grant(attr),
+                        Some((left, attr)) if is_member(left, "grant") => Self::of_grant(attr),
+                        Some((left, attr)) if is_member(left, "mcp") => {
+                            Self { mcp: McpReads::of(attr), ..Self::default() }
+                        }
                         _ if key == "Var" && value == "context" => Self::ALL,
                         _ => Self::of_json(value),
                     });
@@ -128,9 +139,10 @@ impl Reads {
     }
 }
 
-fn is_grant(value: &Value) -> bool {
+/// Whether `value` is `context.NAME`.
+fn is_member(value: &Value, name: &str) -> bool {
     let access = value.get(".");
-    access.is_some_and(|a| a.get("left").is_some_and(is_context) && a.get("attr").is_some_and(|attr| attr == "grant"))
+    access.is_some_and(|a| a.get("left").is_some_and(is_context) && a.get("attr").is_some_and(|attr| attr == name))
 }
 
 fn is_context(value: &Value) -> bool {

@@ -29,12 +29,13 @@ use serde_json::{Value, json};
 use crate::certificates;
 use crate::check_door::CheckDoor;
 
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     "certificate",
     "conditions",
     "credential",
     "entitlement",
     "input",
+    "mcp",
     "policy",
     "policy_error",
     "proof",
@@ -119,6 +120,8 @@ struct Case {
     reason: Reason,
     #[serde(default)]
     grant_request: bool,
+    /// What is in `WWW-Authenticate`; without it, there is one with 401 alone.
+    challenge: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -506,7 +509,11 @@ fn check_wire(name: &str, case: &Case, response: &CheckResponse) {
             assert_eq!(body["status"], json!(reason.http_status()), "{name}");
             assert_eq!(body["reason"], json!(shown), "{name}");
             assert_eq!(body.get("grant_request").is_some(), case.grant_request, "{name}: {body}");
-            assert_eq!(header("www-authenticate").is_some(), reason.http_status() == 401, "{name}");
+            let challenge = header("www-authenticate");
+            match &case.challenge {
+                Some(part) => assert!(challenge.as_ref().is_some_and(|c| c.contains(part)), "{name}: {challenge:?}"),
+                None => assert_eq!(challenge.is_some(), reason.http_status() == 401, "{name}"),
+            }
             assert_eq!(header("retry-after").is_some(), reason.http_status() == 503, "{name}");
         }
         HttpResponse::ErrorResponse(_) => panic!("{name}: an error response opens the gate under failure_mode_allow"),

@@ -24,6 +24,7 @@ mod envoy;
 mod envoy_config;
 mod exchange;
 mod failure_mode;
+mod mcp;
 mod metrics;
 mod mtls;
 mod oidc_provider;
