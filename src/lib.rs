@@ -15,7 +15,9 @@
 //! | [`wire`] | pure | The sync protocol's types, positions, signatures |
 //! | [`state`] | shared | The snapshot in force and its lease, swapped whole; one writer |
 //! | [`cache`] | shared | The two caches, the [`cache::Gate`] that doors call, and how much is admitted at once |
+//! | [`door`] | hot path | What doors share: the way from a request to its one outcome, and what HTTP is answered |
 //! | [`ext_authz`] | hot path | Envoy's `envoy.service.auth.v3` door |
+//! | [`forward_auth`] | hot path | The HTTP door of Envoy's HTTP service, Traefik, Caddy and nginx |
 //! | [`sync`] | sync | Client of the control plane: ordered apply, last-known-good on disk, backoff |
 //! | [`control`] | control | Store, revision log, index, REST API, sync server |
 //! | [`admin`], [`telemetry`], [`tls`], [`drain`], [`readiness`], [`offload`] | cross-cutting | Health, metrics, logs, traces, decision records, shutdown |
@@ -39,8 +41,10 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod credential;
+pub mod door;
 pub mod drain;
 pub mod ext_authz;
+pub mod forward_auth;
 pub mod grant;
 pub mod object;
 pub mod offload;

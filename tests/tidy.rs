@@ -29,7 +29,9 @@ mod rules {
         ("wire", &[&["clock", "credential", "object"]]),
         ("state", &[PURE]),
         ("cache", &[PURE, &["state"]]),
-        ("ext_authz", &[PURE, EDGE, &["cache", "state"]]),
+        ("door", &[PURE, EDGE, &["cache", "state"]]),
+        ("ext_authz", &[PURE, EDGE, &["cache", "state", "door"]]),
+        ("forward_auth", &[PURE, EDGE, &["cache", "state", "door"]]),
         ("sync", &[PURE, EDGE, &["state"]]),
         ("control", &[PURE, EDGE]),
         ("admin", &[PURE, EDGE, &["cache", "state"]]),
@@ -38,18 +40,44 @@ mod rules {
         ("drain", &[PURE, &["readiness"]]),
         ("readiness", &[PURE]),
         ("offload", &[]),
-        ("config", &[PURE, EDGE, &["cache", "sync", "control"]]),
-        ("app", &[PURE, EDGE, &["config", "cache", "state", "ext_authz", "sync", "control", "admin"]]),
+        ("config", &[PURE, EDGE, &["cache", "forward_auth", "sync", "control"]]),
+        (
+            "app",
+            &[
+                PURE,
+                EDGE,
+                &["config", "cache", "state", "door", "ext_authz", "forward_auth", "sync", "control", "admin"],
+            ],
+        ),
         ("bench", &[PURE, EDGE, &["app", "sync", "control"]]),
         (
             "cli",
             &[
                 PURE,
                 EDGE,
-                &["bench", "app", "config", "cache", "state", "ext_authz", "sync", "control", "admin", "testing"],
+                &[
+                    "bench",
+                    "app",
+                    "config",
+                    "cache",
+                    "state",
+                    "door",
+                    "ext_authz",
+                    "sync",
+                    "control",
+                    "admin",
+                    "testing",
+                ],
             ],
         ),
-        ("testing", &[PURE, EDGE, &["app", "config", "cache", "state", "ext_authz", "sync", "control", "admin"]]),
+        (
+            "testing",
+            &[
+                PURE,
+                EDGE,
+                &["app", "config", "cache", "state", "door", "ext_authz", "forward_auth", "sync", "control", "admin"],
+            ],
+        ),
     ];
 
     /// What needs a runtime or a wire: not in pure modules, and not between a door and the engine.

@@ -63,6 +63,9 @@ pub enum BuildError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The threads that verify signatures cannot be started.
+    #[error("`limits.verification_threads`: they cannot be started: {0}")]
+    VerificationThreads(std::io::Error),
     /// A file or directory cannot be used.
     #[error("`{}`: {reason}", path.display())]
     File {

@@ -1,6 +1,6 @@
-//! The enforcement point as a whole: gate, door, sync, admin.
+//! The enforcement point as a whole: gate, doors, sync, admin.
 //!
-//! Plane: composition. Ready once its state is dated and young enough to answer from: after the first sync, or at once
+//! Plane: composition. All doors share one gate, one admission and one verification pool. Ready once its state is dated and young enough to answer from: after the first sync, or at once
 //! with valid state from disk. While draining, revocations still arrive: sync ends only after the door has.
 
 use std::net::SocketAddr;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::pinned::Pinned;
@@ -18,8 +19,10 @@ use crate::authz::Settings;
 use crate::cache::{CacheSizes, Gate, VerificationLimits};
 use crate::clock::SharedClock;
 use crate::config::{Credential, Records as RecordSettings, SidecarConfig, Transport};
+use crate::door::{self, Checks};
 use crate::drain::Signal;
 use crate::ext_authz::{self, Listeners, UnixSocket};
+use crate::forward_auth;
 use crate::readiness::{Blocker, Readiness};
 use crate::state::State;
 use crate::sync::{self, BackoffConfig, SyncClient, SyncClientConfig};
@@ -36,7 +39,9 @@ const RECORDS_FLUSH: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Bound {
     deps: Deps,
+    checks: Checks,
     door: Door,
+    forward_auth: Option<ForwardAuth>,
     client: SyncClient,
     admin: (TcpListener, SocketAddr),
     router: axum::Router,
@@ -51,9 +56,15 @@ struct Door {
     listeners: Listeners,
     tcp: Option<SocketAddr>,
     unix: Option<PathBuf>,
-    gate: Arc<Gate>,
     config: ext_authz::Config,
     pinned: Pinned,
+}
+
+#[derive(Debug)]
+struct ForwardAuth {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: forward_auth::Config,
 }
 
 #[derive(Debug)]
@@ -98,6 +109,13 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         })?;
         listeners.unix = Some(socket);
     }
+    let forward_auth = match config.listeners.forward_auth {
+        Some(address) => {
+            let (listener, address) = listen::bind(&*deps.binder, &deps.hot, "listeners.forward_auth", address.0)?;
+            Some(ForwardAuth { listener, address, config: forward_auth_door(&config) })
+        }
+        None => None,
+    };
     let admin = listen::bind(&*deps.binder, &deps.support, "listeners.admin", config.listeners.admin.0)?;
 
     let grant_request_url = config.control_plane.grant_request_url.clone();
@@ -108,8 +126,11 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
     };
     let router = admin::sidecar_router(common, Arc::clone(&gate), Arc::clone(&telemetry), grant_request_url.clone());
     let unix = config.listeners.ext_authz_unix.clone();
-    let door = Door { listeners, tcp, unix, gate, config: door(&config), pinned };
-    Ok(Bound { deps: deps.clone(), door, client, admin, router, telemetry, state, readiness, blockers })
+    let shared = shared(&config);
+    let checks = Checks::new(gate, Arc::clone(&telemetry), &shared).map_err(BuildError::VerificationThreads)?;
+    let door = Door { listeners, tcp, unix, config: ext_authz_door(&config, &shared), pinned };
+    let deps = deps.clone();
+    Ok(Bound { deps, checks, door, forward_auth, client, admin, router, telemetry, state, readiness, blockers })
 }
 
 fn records(config: &RecordSettings, metrics: &SidecarMetrics) -> Result<Records, BuildError> {
@@ -159,26 +180,53 @@ fn sync_config(config: &SidecarConfig) -> SyncClientConfig {
     }
 }
 
-fn door(config: &SidecarConfig) -> ext_authz::Config {
+/// What all doors share.
+fn shared(config: &SidecarConfig) -> door::Config {
     let limits = &config.limits;
     let verification = VerificationLimits::default();
-    ext_authz::Config {
-        max_message_bytes: limits.max_message_bytes as usize,
-        max_headers: limits.max_headers as usize,
-        max_header_bytes: limits.max_header_bytes as usize,
+    door::Config {
         max_concurrent_checks: limits.max_concurrent_checks as usize,
         adaptive: config.overload.map(|overload| overload.checks),
-        max_concurrent_streams: limits.max_concurrent_streams,
-        max_connections: limits.max_connections as usize,
-        max_http2_header_list_bytes: limits.max_http2_header_list_bytes,
         verification: VerificationLimits {
             threads: limits.verification_threads.map_or(verification.threads, |n| n as usize),
             queue: limits.verification_queue as usize,
             wait: config.overload.map(|overload| overload.verification_wait),
             ..verification
         },
+        max_headers: limits.max_headers as usize,
+        max_header_bytes: limits.max_header_bytes as usize,
         grant_request_url: config.control_plane.grant_request_url.clone(),
+    }
+}
+
+fn ext_authz_door(config: &SidecarConfig, shared: &door::Config) -> ext_authz::Config {
+    let limits = &config.limits;
+    ext_authz::Config {
+        max_message_bytes: limits.max_message_bytes as usize,
+        max_headers: shared.max_headers,
+        max_header_bytes: shared.max_header_bytes,
+        max_concurrent_checks: shared.max_concurrent_checks,
+        adaptive: shared.adaptive,
+        max_concurrent_streams: limits.max_concurrent_streams,
+        max_connections: limits.max_connections as usize,
+        max_http2_header_list_bytes: limits.max_http2_header_list_bytes,
+        verification: shared.verification,
+        grant_request_url: shared.grant_request_url.clone(),
         ..ext_authz::Config::default()
+    }
+}
+
+fn forward_auth_door(config: &SidecarConfig) -> forward_auth::Config {
+    let (limits, own) = (&config.limits, &config.forward_auth);
+    forward_auth::Config {
+        trusted_peers: own.trusted_peers.clone(),
+        dialects: own.dialects.clone(),
+        max_body_bytes: limits.max_message_bytes as usize,
+        max_headers: limits.max_headers as usize,
+        max_head_bytes: limits.max_header_bytes as usize,
+        max_connections: limits.max_connections as usize,
+        read_timeout: own.read_timeout,
+        idle_timeout: own.idle_timeout,
     }
 }
 
@@ -195,6 +243,11 @@ impl Bound {
         self.door.unix.as_deref()
     }
 
+    /// Where forward-auth is served.
+    pub fn forward_auth(&self) -> Option<SocketAddr> {
+        self.forward_auth.as_ref().map(|door| door.address)
+    }
+
     /// Where admin is served.
     pub const fn admin(&self) -> SocketAddr {
         self.admin.1
@@ -207,23 +260,44 @@ impl Bound {
 
     /// Serves until drained.
     pub async fn run(self, drain: Signal) -> Result<(), RunError> {
-        let Self { deps, door, client, admin, router, telemetry, state, readiness, blockers } = self;
+        let Self { deps, checks, door, forward_auth, client, admin, router, telemetry, state, readiness, blockers } =
+            self;
         let stop = CancellationToken::new();
         let _also_when_dropped = stop.clone().drop_guard();
         tracing::info!(
             ext_authz = door.tcp.map(tracing::field::display),
             unix = door.unix.as_deref().map(|p| tracing::field::display(p.display())),
+            forward_auth = forward_auth.as_ref().map(|door| tracing::field::display(door.address)),
             admin = %admin.1,
             "sidecar is listening"
         );
         let clock = Arc::clone(&deps.clock);
         deps.support.spawn(stop.clone().run_until_cancelled_owned(announce(state, clock, blockers.state)));
-        let serve = ext_authz::serve(door.listeners, door.gate, Arc::clone(&telemetry), readiness, door.config, drain);
-        let serving = deps.hot.spawn(serve);
+        let mut doors = JoinSet::new();
+        if door.tcp.is_some() || door.unix.is_some() {
+            let (checks, drain) = (checks.clone(), drain.clone());
+            let serve = async move {
+                ext_authz::serve_checks(door.listeners, &checks, readiness, door.config, drain)
+                    .await
+                    .map_err(|error| ("ext_authz", error))
+            };
+            doors.spawn_on(serve, &deps.hot);
+        }
+        if let Some(ForwardAuth { listener, config, .. }) = forward_auth {
+            let (checks, drain) = (checks.clone(), drain.clone());
+            let serve = async move {
+                forward_auth::serve(listener, checks, Vec::new(), config, drain)
+                    .await
+                    .map_err(|error| ("forward_auth", error))
+            };
+            doors.spawn_on(serve, &deps.hot);
+        }
+        // Whoever waits for the drain waits for the doors, not for this.
+        drop((checks, drain));
         let admin = deps.support.spawn(admin::serve(admin.0, router, stop.clone().cancelled_owned()));
         drop(blockers.listeners);
         let sync = deps.support.spawn(client.run(stop.clone()));
-        let ended = serving.await;
+        let ended = all(doors).await;
         drop(door.pinned);
         stop.cancel();
         if sync.await.is_err() {
@@ -236,12 +310,20 @@ impl Bound {
         if !matches!(flushed, Ok(true)) {
             tracing::warn!("some decision records could not be written in time");
         }
+        ended
+    }
+}
+
+/// Waits until every door has ended, or one has failed: without it the others are no sidecar, and end too.
+async fn all(mut doors: JoinSet<Result<(), (&'static str, std::io::Error)>>) -> Result<(), RunError> {
+    while let Some(ended) = doors.join_next().await {
         match ended {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(RunError::Ended { server: "ext_authz", reason: error.to_string() }),
-            Err(error) => Err(RunError::Ended { server: "ext_authz", reason: error.to_string() }),
+            Ok(Ok(())) => {}
+            Ok(Err((server, error))) => return Err(RunError::Ended { server, reason: error.to_string() }),
+            Err(error) => return Err(RunError::Ended { server: "a door", reason: error.to_string() }),
         }
     }
+    Ok(())
 }
 
 /// Holds the blocker until there is a state that may be answered from.

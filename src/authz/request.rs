@@ -15,6 +15,12 @@ pub enum Door {
     ExtAuthz,
     /// The `check` command and the admin endpoint.
     Check,
+    /// Forward-auth over HTTP: Envoy's HTTP service, Traefik, Caddy, nginx.
+    ForwardAuth,
+    /// AuthZEN: applications that ask directly.
+    Authzen,
+    /// The reverse proxy.
+    Proxy,
 }
 
 /// A header as it came, name in any case.
@@ -63,13 +69,16 @@ pub struct Peer<'a> {
 
 impl Door {
     /// Every door, in the order of its number.
-    pub const ALL: [Self; 2] = [Self::ExtAuthz, Self::Check];
+    pub const ALL: [Self; 5] = [Self::ExtAuthz, Self::Check, Self::ForwardAuth, Self::Authzen, Self::Proxy];
 
     /// The label and record value.
     pub const fn name(self) -> &'static str {
         match self {
             Self::ExtAuthz => "ext_authz",
             Self::Check => "check",
+            Self::ForwardAuth => "forward_auth",
+            Self::Authzen => "authzen",
+            Self::Proxy => "proxy",
         }
     }
 }

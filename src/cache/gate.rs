@@ -95,9 +95,9 @@ impl Gate {
     }
 
     /// What anybody may know of an MCP server, if the request asks for that. Forwards nothing.
-    pub fn resource_metadata(&self, request: &Request<'_>) -> Option<Bytes> {
+    pub fn resource_metadata(&self, method: &str, host: &str, path: &str) -> Option<Bytes> {
         let world = self.state.load();
-        world.snapshot.as_deref()?.resource_metadata(request.method, request.host, request.path)
+        world.snapshot.as_deref()?.resource_metadata(method, host, path)
     }
 
     /// Has the control plane told which issuer seems to have a new key. Not for what is allowed.

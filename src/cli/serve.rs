@@ -10,7 +10,7 @@ use super::output::Out;
 use crate::app::process;
 use crate::config::{ControlConfig, Environment, SidecarConfig};
 
-/// Run the enforcement point: answers Envoy's ext_authz checks.
+/// Run the enforcement point: answers Envoy's ext_authz checks, and those of Traefik, Caddy and nginx over HTTP.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  portcullis sidecar --config sidecar.yaml --check && portcullis sidecar --config sidecar.yaml"

@@ -28,10 +28,10 @@ pub use self::load::{ConfigError, Environment};
 pub use self::operators::{OperatorsConfig, RawOperators, RawWorkloadCallers};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
-    Cache, CertificateHeader, ControlPlane, Credential, Limits, Overload, OverloadMode, RawCache, RawControlPlane,
-    RawDrain, RawExtAuthz, RawLimits, RawOverload, RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
-    RawState, RawTrustedProxy, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory,
-    Transport,
+    Cache, CertificateHeader, ControlPlane, Credential, ForwardAuth, Limits, Overload, OverloadMode, RawCache,
+    RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawLimits, RawOverload, RawProof, RawRecords,
+    RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput, Records, Scope, SidecarConfig,
+    SidecarListeners, StateDirectory, Transport,
 };
 pub use self::token_review::RawTokenReview;
 pub use self::tokens::{RawTokens, TokensConfig};

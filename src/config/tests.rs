@@ -113,6 +113,47 @@ fn trusted_proxies_are_one_thing_each_and_nobody_by_default() {
 }
 
 #[test]
+fn only_this_machine_asks_over_http_unless_others_are_listed() {
+    use crate::forward_auth::Dialect;
+
+    let fixture = Fixture::new();
+    let config = sidecar(&fixture.sidecar(), &[]).unwrap();
+    assert_eq!(config.listeners.forward_auth, None);
+    let is_trusted = |config: &SidecarConfig, peer: &str| {
+        config.forward_auth.trusted_peers.iter().any(|network| network.contains(peer.parse().unwrap()))
+    };
+    assert!(["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"].iter().all(|peer| is_trusted(&config, peer)));
+    assert!(!["10.0.0.1", "::2", "0.0.0.0"].iter().any(|peer| is_trusted(&config, peer)));
+    assert_eq!(config.forward_auth.dialects, Dialect::ALL);
+
+    let with = |section: &str| sidecar(&format!("{}forward_auth: {section}\n", fixture.sidecar()), &[]);
+    let listed = with("{trusted_peers: [10.1.0.0/16], dialects: [nginx, traefik, nginx]}").unwrap();
+    assert!(is_trusted(&listed, "10.1.2.3") && !is_trusted(&listed, "127.0.0.1"));
+    assert_eq!(listed.forward_auth.dialects, [Dialect::Nginx, Dialect::Traefik]);
+    let nobody = with("{trusted_peers: []}").unwrap();
+    assert!(!is_trusted(&nobody, "127.0.0.1"));
+    for (section, expected) in [
+        ("{dialects: []}", "`forward_auth.dialects`: at least one of"),
+        ("{dialects: [haproxy]}", "unknown variant `haproxy`"),
+        ("{trusted_peers: [10.0.0.1/8]}", "has bits set after its prefix"),
+        ("{trusted_peers: [0.0.0.0/0]}", "would list every address"),
+        ("{read_timeout: 0s}", "`forward_auth.read_timeout`: must be longer than zero"),
+        ("{idle_timeout: 0s}", "`forward_auth.idle_timeout`: must be longer than zero"),
+    ] {
+        let got = message(with(section));
+        assert!(got.contains(expected), "{section}: {got}");
+    }
+
+    // It is listener enough.
+    let only =
+        [("PORTCULLIS__LISTENERS__EXT_AUTHZ__TCP", "null"), ("PORTCULLIS__LISTENERS__FORWARD_AUTH", "127.0.0.1:9192")];
+    let config = sidecar(&fixture.sidecar(), &only).unwrap();
+    assert_eq!((config.listeners.ext_authz_tcp, config.listeners.forward_auth), (None, Some(Address::loopback(9192))));
+    let none = [("PORTCULLIS__LISTENERS__EXT_AUTHZ__TCP", "null")];
+    assert!(message(sidecar(&fixture.sidecar(), &none)).contains("or `listeners.forward_auth`"));
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let fixture = Fixture::new();
     let text = fixture.sidecar();

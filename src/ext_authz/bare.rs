@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Config;
 use super::connection::connection;
 use super::health::Health;
-use super::service::{Decide, Door};
-use crate::cache::{Gate, VerificationPool};
+use super::service::Door;
+use crate::cache::Gate;
+use crate::door::Checks;
 use crate::drain;
 use crate::telemetry::Telemetry;
 
@@ -30,9 +31,9 @@ pub struct Bare {
 impl Bare {
     /// With its verification threads, which are an error when they cannot be started.
     pub async fn new(gate: Arc<Gate>, telemetry: Arc<Telemetry>, config: Config) -> io::Result<Self> {
-        let verification = VerificationPool::start(config.verification)?;
+        let checks = Checks::new(gate, telemetry, &config.checks())?;
         let health = Health::new().await;
-        let door = Door::new(Decide::Gate(gate), verification, telemetry, config, health.service());
+        let door = Door::new(Arc::clone(checks.desk()), config, health.service());
         let (drain, signal) = drain::channel();
         Ok(Self { door: Arc::new(door), _drain: drain, signal })
     }

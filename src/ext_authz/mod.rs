@@ -21,17 +21,17 @@ mod request;
 mod response;
 mod server;
 mod service;
-mod uses;
 mod wire;
 
 use std::time::Duration;
 
 use crate::cache::{AdaptiveLimits, VerificationLimits};
+use crate::door;
 
 #[cfg(any(test, feature = "testing"))]
 pub use self::bare::Bare;
 pub use self::listener::UnixSocket;
-pub use self::server::{Listeners, serve};
+pub use self::server::{Listeners, serve, serve_checks};
 
 /// The full name of the service, for health checks.
 pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
@@ -78,6 +78,20 @@ pub fn read_check(message: &[u8]) -> Option<crate::authz::Request<'_>> {
 }
 
 // === impl Config ===
+
+impl Config {
+    /// What of it is the door's share of what all doors have.
+    fn checks(&self) -> door::Config {
+        door::Config {
+            max_concurrent_checks: self.max_concurrent_checks,
+            adaptive: self.adaptive,
+            verification: self.verification,
+            max_headers: self.max_headers,
+            max_header_bytes: self.max_header_bytes,
+            grant_request_url: self.grant_request_url.clone(),
+        }
+    }
+}
 
 impl Default for Config {
     fn default() -> Self {

@@ -5,7 +5,6 @@
 //! gate under `failure_mode_allow`. Every identity header is either overwritten or removed from the client's request,
 //! in every alias that is found. Envoy removes after it sets, so a header that is set is never listed for removal.
 
-use std::borrow::Cow;
 use std::io::Write;
 
 use bytes::Bytes;
@@ -13,20 +12,8 @@ use uuid::fmt::Hyphenated;
 
 use super::wire::{put_bytes, put_message, put_varint};
 use crate::authz::{CREDENTIAL_HEADERS, Decision, GrpcStatus, Permit, Request, is_credential_header, problem};
-
-/// Headers that speak for the caller to the upstream.
-const IDENTITY: [&str; 5] = [
-    "x-portcullis-workload",
-    "x-portcullis-subject",
-    "x-portcullis-actor",
-    "x-portcullis-grant",
-    "x-portcullis-decision-id",
-];
-/// Ours as well, but never for the upstream.
-const NOT_FOR_UPSTREAM: [&str; 2] = ["x-portcullis-reason", "x-portcullis-min-revision"];
-/// What all of them begin with.
-const PREFIX: &[u8] = b"x-portcullis-";
-const DECISION_ID: &str = "x-portcullis-decision-id";
+use crate::door::answer::{grpc_code, is_grpc_type, statuses};
+use crate::door::{DECISION_ID, IDENTITY, NOT_FOR_UPSTREAM, identity, is_alias};
 
 /// `envoy.config.core.v3.HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD`
 const OVERWRITE: u64 = 2;
@@ -62,27 +49,13 @@ fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
 fn allow(_permit: Permit, decision: &Decision, request: &Request<'_>, out: &mut Vec<u8>) {
     let mut id = [0; Hyphenated::LENGTH];
     let id: &str = decision.id.0.hyphenated().encode_lower(&mut id);
-    let mut grant = [0; Hyphenated::LENGTH];
-    let grant = decision.grant.map(|g| &*g.0.hyphenated().encode_lower(&mut grant));
-    let [workload_name, subject_name, actor_name, grant_name, id_name] = IDENTITY;
-    // A SPIFFE ID can stand in a header as it is; what another issuer names its subjects need not be able to.
-    let subject = decision.subject.as_deref().map(header_text);
-    let identity = [
-        (workload_name, decision.workload.as_deref()),
-        (subject_name, subject.as_deref()),
-        (actor_name, decision.actor.as_deref()),
-        (grant_name, grant),
-        (id_name, Some(id)),
-    ];
     // status: OK, which is 0 and so not written
     put_message(out, 1, |_status| {});
     put_message(out, 3, |ok| {
-        for (name, value) in identity {
-            match value {
-                Some(value) => header(ok, 2, name, value),
-                None => put_bytes(ok, 5, name.as_bytes()),
-            }
-        }
+        identity(decision, id, |name, value| match value {
+            Some(value) => header(ok, 2, name, value),
+            None => put_bytes(ok, 5, name.as_bytes()),
+        });
         for name in NOT_FOR_UPSTREAM {
             put_bytes(ok, 5, name.as_bytes());
         }
@@ -134,11 +107,7 @@ pub(super) fn encode_document(decision: &Decision, document: &[u8]) -> Bytes {
 }
 
 fn deny(decision: &Decision, request: Option<&Request<'_>>, grant_request_url: Option<&str>, out: &mut Vec<u8>) {
-    // A decision without a permit denies, whatever its reason says; a status of 0 would allow.
-    let (grpc, http) = match decision.reason.grpc_status() {
-        GrpcStatus::Ok => (GrpcStatus::PermissionDenied, 403),
-        status => (status, decision.reason.http_status()),
-    };
+    let (grpc, http) = statuses(decision);
     put_message(out, 1, |status| put_varint(status, 1, grpc as u64));
     put_message(out, 2, |denied| {
         put_message(denied, 1, |status| put_varint(status, 1, u64::from(http)));
@@ -205,50 +174,8 @@ fn header(out: &mut Vec<u8>, number: u32, name: &str, value: &str) {
     });
 }
 
-/// A text as a header value: bytes other than visible ASCII, and `%`, are percent-encoded.
-fn header_text(text: &str) -> Cow<'_, str> {
-    let plain = |b: u8| b.is_ascii_graphic() && b != b'%';
-    if text.bytes().all(plain) {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(text.bytes().fold(String::with_capacity(text.len() * 3), |mut out, b| {
-        if plain(b) {
-            out.push(char::from(b));
-        } else {
-            out.push('%');
-            out.extend([b >> 4, b & 15].iter().filter_map(|n| char::from_digit(u32::from(*n), 16)));
-        }
-        out
-    }))
-}
-
-/// Whether a server that takes `_` for `-` and any case could take this for one of our headers.
-#[inline]
-fn is_alias(name: &[u8]) -> bool {
-    name.len() > PREFIX.len()
-        && name
-            .iter()
-            .zip(PREFIX)
-            .all(|(sent, ours)| sent.to_ascii_lowercase() == *ours || (*sent == b'_' && *ours == b'-'))
-}
-
 fn is_grpc(request: &Request<'_>) -> bool {
-    request.headers.iter().any(|h| {
-        h.name.eq_ignore_ascii_case(b"content-type")
-            && h.value
-                .strip_prefix(b"application/grpc")
-                .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-    })
-}
-
-fn grpc_code(status: GrpcStatus) -> &'static str {
-    match status {
-        GrpcStatus::Ok => "0",
-        GrpcStatus::InvalidArgument => "3",
-        GrpcStatus::PermissionDenied => "7",
-        GrpcStatus::Unavailable => "14",
-        GrpcStatus::Unauthenticated => "16",
-    }
+    request.headers.iter().any(|h| h.name.eq_ignore_ascii_case(b"content-type") && is_grpc_type(h.value))
 }
 
 #[cfg(test)]

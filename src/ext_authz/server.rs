@@ -18,8 +18,9 @@ use super::Config;
 use super::connection::connection;
 use super::health::Health;
 use super::listener::UnixSocket;
-use super::service::{Decide, Door};
-use crate::cache::{Gate, VerificationPool};
+use super::service::Door;
+use crate::cache::Gate;
+use crate::door::Checks;
 use crate::drain;
 use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
@@ -49,7 +50,8 @@ enum Accepted {
     Unix(UnixStream),
 }
 
-/// Serves until drained: see the module's documentation. Accepts on the runtime this is called on.
+/// Serves until drained: see the module's documentation. Accepts on the runtime this is called on. With verification
+/// threads and limits that no other door shares.
 pub async fn serve(
     listeners: Listeners,
     gate: Arc<Gate>,
@@ -58,15 +60,14 @@ pub async fn serve(
     config: Config,
     drain: drain::Signal,
 ) -> io::Result<()> {
-    let verification = VerificationPool::start(config.verification)?;
-    serve_with(listeners, Decide::Gate(gate), verification, telemetry, readiness, config, drain).await
+    let checks = Checks::new(gate, telemetry, &config.checks())?;
+    serve_checks(listeners, &checks, readiness, config, drain).await
 }
 
-pub(super) async fn serve_with(
+/// The same, with what other doors have too: then of `config` their share does not count.
+pub async fn serve_checks(
     listeners: Listeners,
-    decide: Decide,
-    verification: VerificationPool,
-    telemetry: Arc<Telemetry>,
+    checks: &Checks,
     readiness: Readiness,
     config: Config,
     drain: drain::Signal,
@@ -78,7 +79,7 @@ pub(super) async fn serve_with(
     let mut background = JoinSet::new();
     background.spawn(health.clone().follow(readiness, drain.clone()));
     let max_connections = config.max_connections.max(1);
-    let door = Arc::new(Door::new(decide, verification, telemetry, config, health.service()));
+    let door = Arc::new(Door::new(Arc::clone(checks.desk()), config, health.service()));
 
     let workers = Workers::new(&listeners.workers);
     let mut connections = JoinSet::new();

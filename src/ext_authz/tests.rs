@@ -17,12 +17,11 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::server::serve_with;
-use super::service::Decide;
 use super::*;
 use crate::authz::{Decision, DecisionId, Reason, Request};
 use crate::cache::{CacheSizes, Gate, VerificationPool};
 use crate::clock::{Clock, SharedClock, SystemClock};
+use crate::door::{Checks, Decide};
 use crate::drain::{self, Drain};
 use crate::readiness::Readiness;
 use crate::telemetry::{CheckTracer, Output, Records, RecordsConfig, Shed, SidecarMetrics, Telemetry};
@@ -76,6 +75,20 @@ async fn start_on(
     let served =
         tokio::spawn(serve_with(listeners, decide, pool, telemetry.clone(), readiness.clone(), config, signal));
     Running { tcp: at, unix, readiness, drain, telemetry, served, _dir: dir }
+}
+
+/// As a door is served, on what decides and a pool of the test's own.
+async fn serve_with(
+    listeners: Listeners,
+    decide: Decide,
+    pool: VerificationPool,
+    telemetry: Arc<Telemetry>,
+    readiness: Readiness,
+    config: Config,
+    drain: drain::Signal,
+) -> std::io::Result<()> {
+    let checks = Checks::on(decide, pool, telemetry, &config.checks());
+    serve_checks(listeners, &checks, readiness, config, drain).await
 }
 
 impl Running {

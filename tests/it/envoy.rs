@@ -118,7 +118,8 @@ impl Drop for Envoy {
     }
 }
 
-fn exchange(address: SocketAddr, request: &[u8]) -> std::io::Result<Answer> {
+/// Sends `request` as it stands and reads the answer until the connection is closed.
+pub(crate) fn exchange(address: SocketAddr, request: &[u8]) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(request)?;

@@ -9,6 +9,7 @@
 )]
 
 mod bench;
+mod caddy;
 #[path = "../../src/testing/certificates.rs"]
 mod certificates;
 mod check_door;
@@ -22,16 +23,20 @@ mod dpop;
 mod end_to_end;
 mod envoy;
 mod envoy_config;
+mod envoy_http;
 mod exchange;
 mod failure_mode;
+mod forward_auth;
 mod mcp;
 mod metrics;
 mod mtls;
+mod nginx;
 mod oidc_provider;
 mod openapi_document;
 mod operators;
 mod oracle;
 mod running;
 mod token_verify;
+mod traefik;
 mod workload_api;
 mod workload_life;

@@ -197,7 +197,7 @@ impl Site {
 
 /// An address that a server can take again after it has stopped: below the ports that connections of other tests get by
 /// chance, and given once.
-fn address_to_keep() -> String {
+pub(crate) fn address_to_keep() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Another process with these tests begins elsewhere.
     let offset = |n: u16| u16::try_from((std::process::id() * 97 + u32::from(n)) % 12_000).expect("below 12,000");

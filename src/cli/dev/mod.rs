@@ -149,6 +149,7 @@ impl DevArgs {
             sidecar_admin: sidecar.admin(),
             ext_authz: sidecar.ext_authz_tcp(),
             ext_authz_unix: sidecar.ext_authz_unix().map(Path::to_path_buf),
+            forward_auth: sidecar.forward_auth(),
             upstream: upstream_at,
         };
         let sidecar = sidecar.run(signal.clone());
@@ -213,6 +214,7 @@ impl DevArgs {
                     unix: Some(socket).filter(|p| p.as_os_str().len() <= 90),
                     ..RawExtAuthz::default()
                 },
+                forward_auth: Some(self.address(9192)?),
                 admin: self.address(9193)?,
             },
             control_plane: RawControlPlane {

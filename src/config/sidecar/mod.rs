@@ -4,6 +4,7 @@
 //! enforcement point does not start. `state.max_staleness` can only shorten what the control plane says.
 //! Long because every section is validated here, in the order of the file.
 
+mod forward_auth;
 mod raw;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+pub use self::forward_auth::{ForwardAuth, RawDialect, RawForwardAuth};
 pub use self::raw::{
     CertificateHeader, OverloadMode, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawOverload,
     RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
@@ -36,6 +38,8 @@ pub struct SidecarConfig {
     pub scope: Scope,
     /// The proxies that may forward certificates.
     pub trusted_proxies: Vec<TrustedProxy>,
+    /// Proxies that ask over HTTP.
+    pub forward_auth: ForwardAuth,
     /// What it keeps on disk.
     pub state: StateDirectory,
     /// Sizes of its caches.
@@ -54,7 +58,7 @@ pub struct SidecarConfig {
     pub drain_deadline: Duration,
 }
 
-/// Where a sidecar listens. At least one of the ext_authz listeners is set.
+/// Where a sidecar listens. At least one listener for checks is set.
 #[derive(Debug, Clone)]
 pub struct SidecarListeners {
     /// ext_authz over TCP.
@@ -65,6 +69,8 @@ pub struct SidecarListeners {
     pub ext_authz_unix_mode: u32,
     /// Threads to which its connections are pinned; 0 for none.
     pub ext_authz_pinned_threads: u16,
+    /// Forward-auth over HTTP.
+    pub forward_auth: Option<Address>,
     /// Admin.
     pub admin: Address,
 }
@@ -221,6 +227,7 @@ impl RawSidecar {
             control_plane: self.control_plane.validate()?,
             scope: self.scope.validate()?,
             trusted_proxies: trusted_proxies(self.trusted_proxies)?,
+            forward_auth: self.forward_auth.validate()?,
             state: self.state.validate()?,
             cache: self.cache.validate()?,
             nonces: self.proof.validate()?,
@@ -235,8 +242,9 @@ impl RawSidecar {
 
 impl RawSidecarListeners {
     fn validate(self) -> Result<SidecarListeners, ConfigError> {
-        if self.ext_authz.tcp.is_none() && self.ext_authz.unix.is_none() {
-            return Err(ConfigError::value("listeners.ext_authz", "`tcp` or `unix` is needed"));
+        if self.ext_authz.tcp.is_none() && self.ext_authz.unix.is_none() && self.forward_auth.is_none() {
+            let why = "`tcp` or `unix` is needed, or `listeners.forward_auth`";
+            return Err(ConfigError::value("listeners.ext_authz", why));
         }
         if self.ext_authz.unix.as_ref().is_some_and(|p| p.as_os_str().len() > 107) {
             return Err(ConfigError::value("listeners.ext_authz.unix", "a socket path has at most 107 bytes"));
@@ -249,6 +257,7 @@ impl RawSidecarListeners {
             ext_authz_unix: self.ext_authz.unix,
             ext_authz_unix_mode: self.ext_authz.unix_mode.0,
             ext_authz_pinned_threads: self.ext_authz.pinned_threads,
+            forward_auth: self.forward_auth,
             admin: self.admin,
         })
     }

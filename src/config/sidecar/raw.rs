@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::forward_auth::RawForwardAuth;
 use crate::config::shared::RawTelemetry;
 use crate::config::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};
 
@@ -25,6 +26,8 @@ pub struct RawSidecar {
     /// before the proxy that asks this sidecar. On routes that take certificates, that of such a proxy is never its
     /// client's; what counts is the one that it forwards. Default: nobody.
     pub trusted_proxies: Vec<RawTrustedProxy>,
+    /// Proxies that ask over HTTP.
+    pub forward_auth: RawForwardAuth,
     /// What it keeps on disk.
     pub state: RawState,
     /// Sizes of its caches.
@@ -50,11 +53,13 @@ pub struct RawSidecar {
 pub struct RawSidecarListeners {
     /// Envoy's ext_authz over gRPC, and `grpc.health.v1`.
     pub ext_authz: RawExtAuthz,
+    /// Forward-auth over HTTP, for Envoy's HTTP service, Traefik, Caddy and nginx, as in `127.0.0.1:9192`; or null.
+    pub forward_auth: Option<Address>,
     /// `/livez`, `/readyz`, `/metrics`, `/snapshot`, `/loglevel`, `/v1/check`. No authentication: keep it private.
     pub admin: Address,
 }
 
-/// Where the ext_authz server listens; at least one is needed.
+/// Where the ext_authz server listens; at least one is needed, unless proxies ask over HTTP.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ExtAuthz")]
@@ -266,7 +271,7 @@ pub struct RawDrain {
 
 impl Default for RawSidecarListeners {
     fn default() -> Self {
-        Self { ext_authz: RawExtAuthz::default(), admin: Address::loopback(9193) }
+        Self { ext_authz: RawExtAuthz::default(), forward_auth: None, admin: Address::loopback(9193) }
     }
 }
 

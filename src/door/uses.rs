@@ -7,13 +7,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::body::Message;
-use super::service::{Decided, Door};
+use super::{Decided, Desk, Question, Refused};
 use crate::grant::purse::Purse;
 use crate::object::GrantId;
-use crate::telemetry::Outcome;
 
 /// From a check's arrival until it is answered without.
 const WAIT: Duration = Duration::from_millis(150);
@@ -21,32 +17,28 @@ const WAIT: Duration = Duration::from_millis(150);
 /// A check among those that wait for a use.
 struct Waiting<'a>(&'a Purse, GrantId);
 
-impl Door {
-    /// Answers once a use of the grant is here, or is known to never come, or did not come in time.
-    pub(super) async fn answer_with_use(
+impl Desk {
+    /// Decides once a use of the grant is here, or is known to never come, or did not come in time.
+    pub(super) async fn with_use<Q: Question>(
         &self,
-        message: &Message<'_>,
+        question: &Q,
         mut grant: GrantId,
         arrived: Instant,
-        outcome: &mut Outcome<'_>,
-    ) -> Bytes {
+    ) -> Result<Decided<Q::Answer>, Refused> {
         let deadline = tokio::time::Instant::from_std(arrived) + WAIT;
         loop {
-            let in_time = match self.core.decide.purse() {
+            let in_time = match self.decide.purse() {
                 Some(purse) => tokio::time::timeout_at(deadline, self.settled(purse, grant)).await.is_ok(),
                 None => false,
             };
-            let decided = catch_unwind(AssertUnwindSafe(|| self.core.decide_again(message)));
-            match decided {
+            let again = || question.decide(|request| self.decide.check_again(request));
+            match catch_unwind(AssertUnwindSafe(again)) {
                 // Others were faster, or it takes a use of another grant.
                 Ok(Some(Decided { decision, .. })) if in_time && decision.awaits.is_some() => {
                     grant = decision.awaits.unwrap_or(grant);
                 }
-                Ok(Some(Decided { answer, decision, method, path })) => {
-                    outcome.finish(decision, &method, &path);
-                    return answer;
-                }
-                Ok(None) | Err(_) => return self.panicked(outcome),
+                Ok(Some(decided)) => return Ok(decided),
+                Ok(None) | Err(_) => return Err(Refused::panicked()),
             }
         }
     }
@@ -55,7 +47,7 @@ impl Door {
         let _waiting = Waiting::begin(purse, grant);
         loop {
             let seen = purse.arrivals().seen();
-            if purse.is_settled(grant, self.core.decide.now().mono) {
+            if purse.is_settled(grant, self.decide.now().mono) {
                 return;
             }
             purse.arrivals().after(seen).await;

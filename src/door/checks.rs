@@ -1,0 +1,174 @@
+//! One check, from a request to its decision: what forward-auth, AuthZEN and the proxy ask.
+//!
+//! Plane: hot path. INVARIANT: every way out is an allow that the engine made or a denial; each check takes a place among
+//! those under way and has one outcome, also when it panics or is dropped before its end. A request that the caches and the
+//! policies decide on alone is decided on the caller's thread, without a wait.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::desk::Place;
+use super::{Asked, Config, Decide, Decided, Desk, Later, Question, Refused};
+use crate::authz::{Decision, Reason, Request};
+use crate::cache::{Gate, Source, VerificationPool};
+use crate::telemetry::{Outcome, Shed, Telemetry};
+
+/// Decides on requests, for every door. Cheap to clone; clones share.
+#[derive(Debug, Clone)]
+pub struct Checks {
+    desk: Arc<Desk>,
+    limits: (usize, usize),
+}
+
+/// A request and what was decided on it.
+#[derive(Debug)]
+pub struct Checked {
+    /// The decision; with its permit when it is an allow.
+    pub decision: Decision,
+    /// The request, handed back.
+    pub request: Asked,
+    pub(super) grant_request_url: Option<Arc<str>>,
+}
+
+// === impl Checks ===
+
+impl Checks {
+    /// With verification threads of its own, which are an error when they cannot be started.
+    pub fn new(gate: Arc<Gate>, telemetry: Arc<Telemetry>, config: &Config) -> io::Result<Self> {
+        let verification = VerificationPool::start(config.verification)?;
+        Ok(Self::on(Decide::Gate(gate), verification, telemetry, config))
+    }
+
+    pub(crate) fn on(
+        decide: Decide,
+        verification: VerificationPool,
+        telemetry: Arc<Telemetry>,
+        config: &Config,
+    ) -> Self {
+        let limits = (config.max_headers, config.max_header_bytes);
+        Self { desk: Arc::new(Desk::new(decide, verification, telemetry, config)), limits }
+    }
+
+    /// Decides one request. Never fails: what cannot be decided is a denial. One that is dropped before it has ended is
+    /// told of as `system.internal`.
+    pub async fn check(&self, request: Asked) -> Checked {
+        self.check_since(Instant::now(), request).await
+    }
+
+    /// The same for a request that arrived then, and had to be read first.
+    pub async fn check_since(&self, arrived: Instant, request: Asked) -> Checked {
+        let desk = &*self.desk;
+        let mut outcome = desk.telemetry.begin_at(request.door, arrived);
+        let Some(place) = Place::take(&desk.admission) else {
+            desk.telemetry.metrics().shed(Shed::All).inc();
+            return self.refused(request, &mut outcome, &Refused::overload("too many checks are under way"));
+        };
+        let (headers, bytes) = self.limits;
+        if !request.is_within(headers, bytes) {
+            let detail = "the request has more headers than the limit allows".into();
+            return self.refused(request, &mut outcome, &Refused { reason: Reason::InputMalformed, detail });
+        }
+        let at_once = at_once(desk, &request, &mut outcome);
+        desk.observe(arrived, Some(arrived.elapsed()), place.at_once);
+        match at_once {
+            Ok(Ok(decision)) => self.decided(decision, request, &mut outcome),
+            Ok(Err(later)) => Box::pin(self.check_later(request, later, arrived, &mut outcome)).await,
+            Err(refused) => self.refused(request, &mut outcome, &refused),
+        }
+    }
+
+    async fn check_later(&self, request: Asked, later: Later, arrived: Instant, outcome: &mut Outcome<'_>) -> Checked {
+        // All whose client is not known are one source: then nothing tells them apart.
+        let source = Source::of(request.peer.address, 0);
+        let question = Arc::new(request);
+        let decided = self.desk.decide_later(&question, later, source, arrived).await;
+        let request = Arc::unwrap_or_clone(question);
+        match decided {
+            Ok(Decided { decision, answer: () }) => self.decided(decision, request, outcome),
+            Err(refused) => self.refused(request, outcome, &refused),
+        }
+    }
+
+    /// A denial for what a door could not read, or does not take from who sent it. It has an outcome as any other.
+    pub fn refuse(&self, request: Asked, reason: Reason, detail: &str) -> Checked {
+        let mut outcome = self.desk.telemetry.begin(request.door);
+        self.refused(request, &mut outcome, &Refused { reason, detail: detail.to_owned().into() })
+    }
+
+    /// What anybody may know of an MCP server, if a request that was denied asks for that: [`answer::document`] makes the
+    /// response. Not for a door whose proxy takes a 200 for an allow.
+    ///
+    /// [`answer::document`]: super::answer::document
+    pub fn resource_metadata(&self, method: &str, host: &str, path: &str) -> Option<Bytes> {
+        self.gate()?.resource_metadata(method, host, path)
+    }
+
+    /// Which of these tools the sender of an allowed `tools/list` may use, all by one state; as long as what was asked about
+    /// at most ([`MAX_LISTED_TOOLS`](crate::authz::MAX_LISTED_TOOLS)). A panic is no tool at all.
+    pub fn allowed_tools(&self, request: &Asked, tools: &[&str]) -> Vec<bool> {
+        let asked = catch_unwind(AssertUnwindSafe(|| self.gate().map(|gate| gate.allowed_tools(&request.lend(), tools))));
+        asked.ok().flatten().unwrap_or_default()
+    }
+
+    /// What counts the checks and records them.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.desk.telemetry
+    }
+
+    /// The gate that decides, for a door that reads the state beside its checks; `None` in tests without one.
+    pub fn gate(&self) -> Option<&Arc<Gate>> {
+        self.desk.decide.gate()
+    }
+
+    pub(crate) fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    fn refused(&self, request: Asked, outcome: &mut Outcome<'_>, refused: &Refused) -> Checked {
+        self.decided(self.desk.refusal(refused.reason, &refused.detail), request, outcome)
+    }
+
+    fn decided(&self, decision: Decision, request: Asked, outcome: &mut Outcome<'_>) -> Checked {
+        outcome.finish(decision.clone(), &request.method, &request.path);
+        Checked { decision, request, grant_request_url: self.desk.grant_request_url.clone() }
+    }
+}
+
+/// Decides on this thread, unless that takes more than it. A panic is a refusal.
+fn at_once(desk: &Desk, request: &Asked, outcome: &mut Outcome<'_>) -> Result<Result<Decision, Later>, Refused> {
+    let decided = catch_unwind(AssertUnwindSafe(|| {
+        let request = request.lend();
+        outcome.trace(&request.headers);
+        let decision = desk.decide.check_unless_costly(&request).map_err(Later::Costly)?;
+        match decision.awaits {
+            Some(grant) => Err(Later::Awaits(grant)),
+            None => Ok(decision),
+        }
+    }));
+    decided.map_err(|_panic| Refused::panicked())
+}
+
+// === impl Checked ===
+
+impl Checked {
+    /// For tests of what happens after a check.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn for_test(decision: Decision, request: Asked) -> Self {
+        Self { decision, request, grant_request_url: None }
+    }
+}
+
+impl Question for Asked {
+    type Answer = ();
+
+    fn decide(&self, by: impl FnOnce(&Request<'_>) -> Decision) -> Option<Decided<()>> {
+        Some(Decided { decision: by(&self.lend()), answer: () })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! What all doors of a process have in common, once: the gate, the verification threads, the count of checks under way.
+//!
+//! Plane: hot path. One admission and one pool for all doors, so that a flood at one is a flood at all and no door can take
+//! more of the machine than is meant for checks. Holds no request.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Config, Decide};
+use crate::authz::{Decision, DecisionId, Reason};
+use crate::cache::{Admission, AdmissionLimits, VerificationPool};
+use crate::telemetry::Telemetry;
+
+/// Shared by every door.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    /// In an [`Arc`] of its own: a job that waits in the pool must not keep the pool.
+    pub(crate) decide: Arc<Decide>,
+    pub(super) verification: VerificationPool,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) admission: Admission,
+    /// What the times of the admission are counted from.
+    since: Instant,
+    pub(crate) grant_request_url: Option<Arc<str>>,
+}
+
+/// A place among the checks under way, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    admission: &'a Admission,
+    /// How many were under way, this one included.
+    pub(super) at_once: usize,
+}
+
+// === impl Desk ===
+
+impl Desk {
+    pub(crate) fn new(
+        decide: Decide,
+        verification: VerificationPool,
+        telemetry: Arc<Telemetry>,
+        config: &Config,
+    ) -> Self {
+        let limits = AdmissionLimits { max: config.max_concurrent_checks, adaptive: config.adaptive };
+        Self {
+            decide: Arc::new(decide),
+            verification,
+            telemetry,
+            admission: Admission::new(limits),
+            since: Instant::now(),
+            grant_request_url: config.grant_request_url.as_deref().map(Arc::from),
+        }
+    }
+
+    /// Lets the limits follow. No clock is read for that.
+    pub(crate) fn observe(&self, arrival: Instant, took: Option<Duration>, at_once: usize) {
+        let Some(took) = took else { return };
+        let now = arrival.saturating_duration_since(self.since).saturating_add(took);
+        if let Some(limits) = self.admission.observe(now, took, at_once) {
+            self.telemetry.metrics().limits_set(limits);
+        }
+    }
+
+    /// A denial that no engine was asked for.
+    pub(crate) fn refusal(&self, reason: Reason, detail: &str) -> Decision {
+        Decision::refuse(DecisionId::new(self.decide.now().wall), reason, detail)
+    }
+}
+
+// === impl Place ===
+
+impl<'a> Place<'a> {
+    pub(super) fn take(admission: &'a Admission) -> Option<Self> {
+        admission.enter().map(|at_once| Self { admission, at_once })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.admission.leave();
+    }
+}

@@ -1,0 +1,84 @@
+//! `envoy/sidecar-http.yaml` on the real Envoy: ext_authz over plain HTTP. It differs from the file for gRPC in the question
+//! only, and not even `failure_mode_allow` lets pass what the sidecar denies.
+
+use std::net::SocketAddr;
+
+use crate::envoy::Envoy;
+use crate::envoy_config::{echo_service, file};
+use crate::forward_auth::{Door, Traits, put, tell};
+
+fn configuration(door: SocketAddr, service: SocketAddr) -> String {
+    let file = crate::door::on_free_ports("sidecar-http.yaml", service);
+    put(&file, "port_value: 9192", &format!("port_value: {}", door.port()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_asks_over_http_and_does_as_it_is_told() {
+    let (door, service) = (Door::open().await, echo_service().await);
+    let told = tokio::task::spawn_blocking(move || {
+        let envoy = Envoy::start(&configuration(door.address, service));
+        let traits = Traits { unavailable: 503, silent: &[503], passes_min_revision: true };
+        tell(&door, envoy.address, &traits);
+        let log = envoy.log();
+        assert!(log.contains("\"reason\":\"entitlement.no_grant\""), "the access log joins the records: {log}");
+    });
+    told.await.unwrap();
+}
+
+/// Invariant 9 once more, over HTTP: what Envoy takes for a failure opens the gate here, and no denial is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn invariant_09_no_denial_over_http_opens_an_envoy_that_allows_on_failure() {
+    let (door, service) = (Door::open().await, echo_service().await);
+    let told = tokio::task::spawn_blocking(move || {
+        let configuration = configuration(door.address, service);
+        let configuration = put(&configuration, "failure_mode_allow: false", "failure_mode_allow: true");
+        let envoy = Envoy::start(&configuration);
+        let storefront = door.bearer("storefront");
+        assert_eq!(envoy.get("/catalog/1", &[&storefront]).status, 200);
+        door.go_stale();
+        let stale = envoy.get("/catalog/1", &[&storefront]);
+        assert_eq!(stale.status, 503, "{stale:?}");
+        assert!(stale.body.contains("\"reason\":\"system\""), "{stale:?}");
+        // More headers that begin as ours do than the sidecar names in an answer.
+        let many: Vec<String> = (0..60).map(|n| format!("x-portcullis-{n}: forged")).collect();
+        let mut sent: Vec<&str> = many.iter().map(String::as_str).collect();
+        sent.push(&storefront);
+        let refused = envoy.get("/catalog/1", &sent);
+        assert_eq!(refused.status, 400, "{refused:?}");
+    });
+    told.await.unwrap();
+}
+
+/// Everything but the question is as in the file for gRPC.
+#[test]
+fn http_differs_from_grpc_in_the_question_only() {
+    let lines = |name: &str| -> Vec<String> {
+        let text = file(name);
+        let lines = text.lines().map(|line| line.split(" # ").next().unwrap().trim_end());
+        lines.filter(|line| !line.trim_start().starts_with('#') && !line.is_empty()).map(str::to_owned).collect()
+    };
+    let (http, grpc) = (lines("sidecar-http.yaml"), lines("sidecar-grpc-tcp.yaml"));
+    let only_grpc: Vec<&str> = grpc.iter().filter(|line| !http.contains(line)).map(|line| line.trim()).collect();
+    let expected = [
+        "decision_id: \"%DYNAMIC_METADATA(envoy.filters.http.ext_authz:decision_id)%\"",
+        "reason: \"%DYNAMIC_METADATA(envoy.filters.http.ext_authz:reason)%\"",
+        "workload: \"%DYNAMIC_METADATA(envoy.filters.http.ext_authz:workload)%\"",
+        "grant_id: \"%DYNAMIC_METADATA(envoy.filters.http.ext_authz:grant_id)%\"",
+        "revision: \"%DYNAMIC_METADATA(envoy.filters.http.ext_authz:revision)%\"",
+        "cached: \"%DYNAMIC_METADATA(envoy.filters.http.ext_authz:cached)%\"",
+        "grpc_service:",
+        "envoy_grpc: { cluster_name: portcullis }",
+        "timeout: 0.2s",
+        "encode_raw_headers: true",
+        "include_peer_certificate: true",
+        "typed_extension_protocol_options:",
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions:",
+        "\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config:",
+        "http2_protocol_options:",
+        "connection_keepalive: { interval: 5s, timeout: 1s }",
+        "- endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: 9191 } } }",
+    ];
+    assert_eq!(only_grpc, expected);
+    assert!(http.iter().any(|line| line.contains("timeout: 0.2s, ") || line.contains("timeout: 0.2s }")));
+}

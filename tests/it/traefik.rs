@@ -1,0 +1,23 @@
+//! `examples/traefik/` on the real Traefik: `forwardAuth` in front of a service.
+
+use crate::envoy_config::echo_service;
+use crate::forward_auth::{Door, Proxy, Traits, binary, example, put, tell};
+use crate::running::address_to_keep;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traefik_asks_and_does_as_it_is_told() {
+    let (door, service) = (Door::open().await, echo_service().await);
+    let told = tokio::task::spawn_blocking(move || {
+        let address = address_to_keep();
+        let fixed = put(&example("traefik/traefik.yaml"), "127.0.0.1:8080", &address);
+        let fixed = put(&fixed, "examples/traefik/dynamic.yaml", "dynamic.yaml");
+        let dynamic = put(&example("traefik/dynamic.yaml"), "127.0.0.1:9192", &door.address.to_string());
+        let dynamic = put(&dynamic, "127.0.0.1:9190", &service.to_string());
+        let files = [("traefik.yaml", fixed), ("dynamic.yaml", dynamic)];
+        let args = ["--configFile=traefik.yaml"];
+        let traefik = Proxy::start(&binary("traefik"), &files, &args, address.parse().unwrap());
+        let traits = Traits { unavailable: 503, silent: &[500, 502, 503], passes_min_revision: true };
+        tell(&door, traefik.address, &traits);
+    });
+    told.await.unwrap();
+}
