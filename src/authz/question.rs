@@ -254,8 +254,8 @@ impl Question<'_> {
     }
 
     fn facts(&self) -> Facts<'_> {
-        let (method, path) = (self.circumstances.method, self.path.as_str());
-        Facts { method, path, host: self.host, transaction: self.transaction, mcp: self.mcp }
+        let Self { host, transaction, mcp, .. } = *self;
+        Facts { method: self.circumstances.method, path: self.path.as_str(), host, transaction, mcp }
     }
 
     /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
@@ -296,13 +296,9 @@ impl Question<'_> {
     /// A denial because the grant that the token is tied to does not cover the request.
     fn outside(&self, grant: GrantId, standing: Standing) -> Answer {
         let (reason, _) = standing.reason();
-        let hint = |resource| {
-            let principal = self.workload.principal()?;
-            let inquiry = self.snapshot.policies.inquire(principal, &self.route.action, resource, self.facts());
-            self.would_help(&inquiry).then(|| self.hint())
-        };
-        let resource = self.snapshot.routes.resource(self.route).filter(|_| reason.is_entitlement());
-        Answer { reason, grant: Some(grant), policies: no_policies(), grant_request: resource.and_then(hint) }
+        let inquiry = reason.is_entitlement().then(|| self.inquiry()).flatten();
+        let grant_request = inquiry.filter(|inquiry| self.would_help(inquiry)).map(|_| self.hint());
+        Answer { reason, grant: Some(grant), policies: no_policies(), grant_request }
     }
 
     /// Whether policy would allow it with a grant.

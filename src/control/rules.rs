@@ -11,8 +11,8 @@ use super::index::{Index, Stored};
 use crate::authz::{Relation, RouteTable, RouteTableError, Template};
 use crate::credential::{self, SpiffeId};
 use crate::object::{
-    ArgumentType, FieldError, Grant, GrantState, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Revocation, Route, Service,
-    Workload,
+    ArgumentType, FieldError, Grant, GrantState, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Revocation,
+    Route, Service, Workload,
 };
 use crate::policy::BUILTIN_ACTIONS;
 

@@ -110,7 +110,8 @@ impl Checks {
     /// Which of these tools the sender of an allowed `tools/list` may use, all by one state; as long as what was asked about
     /// at most ([`MAX_LISTED_TOOLS`](crate::authz::MAX_LISTED_TOOLS)). A panic is no tool at all.
     pub fn allowed_tools(&self, request: &Asked, tools: &[&str]) -> Vec<bool> {
-        let asked = catch_unwind(AssertUnwindSafe(|| self.gate().map(|gate| gate.allowed_tools(&request.lend(), tools))));
+        let asked =
+            catch_unwind(AssertUnwindSafe(|| self.gate().map(|gate| gate.allowed_tools(&request.lend(), tools))));
         asked.ok().flatten().unwrap_or_default()
     }
 

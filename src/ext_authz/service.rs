@@ -86,7 +86,11 @@ impl Door {
     pub(super) fn new(desk: Arc<Desk>, config: Config, health: HealthServer<HealthService>) -> Self {
         let buffered = Budget::new(config.max_buffered_bytes);
         let limits = HeaderLimits { count: config.max_headers, bytes: config.max_header_bytes };
-        let reads = Arc::new(Reads { decide: Arc::clone(&desk.decide), limits, grant_request_url: desk.grant_request_url.clone() });
+        let reads = Arc::new(Reads {
+            decide: Arc::clone(&desk.decide),
+            limits,
+            grant_request_url: desk.grant_request_url.clone(),
+        });
         Self { desk, reads, config, connections: AtomicU64::new(0), buffered, health }
     }
 

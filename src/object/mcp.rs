@@ -90,7 +90,10 @@ impl McpRoute {
         }
         check_scopes(&format!("{field}.scopes"), &self.scopes)?;
         if self.tool_scopes.len() > MAX_TOOLS {
-            return Err(FieldError::new(format!("{field}.tool_scopes"), format!("at most {MAX_TOOLS} tools are allowed")));
+            return Err(FieldError::new(
+                format!("{field}.tool_scopes"),
+                format!("at most {MAX_TOOLS} tools are allowed"),
+            ));
         }
         for (tool, scopes) in &self.tool_scopes {
             check_tool(&format!("{field}.tool_scopes"), tool)?;
@@ -112,7 +115,9 @@ impl McpRoute {
                 FieldError::new(&at, format!("is not a JSON Pointer of 1 to {MAX_STEPS} steps, as in `/order/amount`"))
             })?;
             // One that is in another is no object and a scalar at once.
-            if let Some((other, _)) = paths.iter().find(|(_, other)| path.starts_with(other) || other.starts_with(&path)) {
+            if let Some((other, _)) =
+                paths.iter().find(|(_, other)| path.starts_with(other) || other.starts_with(&path))
+            {
                 return Err(FieldError::new(&at, format!("is the place of `{other}`, or in it, or around it")));
             }
             paths.push((name, path));
@@ -189,9 +194,16 @@ fn check_scopes(field: &str, scopes: &[String]) -> Result<(), FieldError> {
 fn check_url(field: &str, url: &str) -> Result<(), FieldError> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
     let host = rest.and_then(|rest| rest.split('/').next());
-    let ok = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'?' | b'#' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}');
-    let in_host = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
-    if url.len() > MAX_TEXT || host.is_none_or(|host| host.is_empty() || !host.bytes().all(in_host)) || !url.bytes().all(ok) {
+    let ok = |b: u8| {
+        b.is_ascii_graphic()
+            && !matches!(b, b'"' | b'\\' | b'?' | b'#' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}')
+    };
+    let in_host =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    if url.len() > MAX_TEXT
+        || host.is_none_or(|host| host.is_empty() || !host.bytes().all(in_host))
+        || !url.bytes().all(ok)
+    {
         let message = "is not an `https://` or `http://` URL with its host in lower case, without query and fragment";
         return Err(FieldError::new(field, message));
     }

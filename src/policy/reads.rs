@@ -4,7 +4,7 @@
 //! that is not a plain access or presence test of a known attribute counts as reading everything.
 
 use cedar_policy::Policy;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::mcp::McpReads;
 use crate::grant::Apart;
@@ -118,6 +118,10 @@ impl Reads {
             Value::Object(map) => {
                 let mut reads = Self::default();
                 for (key, value) in map {
+                    if let Some(each) = steps(key, value) {
+                        reads = each.iter().fold(reads, |reads, has| reads.union(Self::of_json(has)));
+                        continue;
+                    }
                     let access = matches!(key.as_str(), "." | "has")
                         .then(|| Some((value.get("left")?, value.get("attr")?.as_str()?)))
                         .flatten();
@@ -137,6 +141,21 @@ impl Reads {
             _ => Self::default(),
         }
     }
+}
+
+/// The presence tests that `left has a.b.c` stands for, whose attribute is a list: `left has a`, `left.a has b`, and so on.
+fn steps(key: &str, value: &Value) -> Option<Vec<Value>> {
+    let (left, attributes) = (value.get("left")?, value.get("attr")?.as_array()?);
+    if key != "has" {
+        return None;
+    }
+    let mut left = left.clone();
+    let tests = attributes.iter().map(|attribute| {
+        let test = json!({"has": {"left": left, "attr": attribute}});
+        left = json!({".": {"left": left, "attr": attribute}});
+        test
+    });
+    Some(tests.collect())
 }
 
 /// Whether `value` is `context.NAME`.

@@ -100,7 +100,8 @@ impl Stack {
         let token = format!("Authorization: Bearer {}", self.estate.token(workload));
         let headers: String = headers.iter().chain([&&*token]).map(|h| format!("{h}\r\n")).collect();
         let length = body.len();
-        let head = format!("{request} HTTP/1.1\r\nHost: mcp.example.com\r\nConnection: close\r\nContent-Length: {length}");
+        let head =
+            format!("{request} HTTP/1.1\r\nHost: mcp.example.com\r\nConnection: close\r\nContent-Length: {length}");
         self.envoy.send(format!("{head}\r\n{headers}\r\n{body}").as_bytes())
     }
 
@@ -115,6 +116,7 @@ impl Stack {
     }
 }
 
+const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 const LEGACY: [&str; 2] = ["Content-Type: application/json", "MCP-Protocol-Version: 2025-11-25"];
 
 fn reason(answer: &Answer) -> String {
@@ -124,17 +126,22 @@ fn reason(answer: &Answer) -> String {
 
 #[test]
 fn the_example_is_the_usual_configuration_and_one_route() {
-    let documents = ["examples/mcp/envoy.yaml", "envoy/sidecar-grpc-tcp.yaml"].map(|file| {
-        serde_yaml_ng::from_str::<Value>(&std::fs::read_to_string(root().join(file)).unwrap()).unwrap()
-    });
+    let documents = ["examples/mcp/envoy.yaml", "envoy/sidecar-grpc-tcp.yaml"]
+        .map(|file| serde_yaml_ng::from_str::<Value>(&std::fs::read_to_string(root().join(file)).unwrap()).unwrap());
     validate(&root().join("examples/mcp/envoy.yaml")).unwrap();
     let [mut mcp, usual] = documents;
-    let routes = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
-    let route = mcp.pointer_mut(routes).unwrap().as_array_mut().unwrap().remove(0);
+    let routes = &format!("{MANAGER}/route_config/virtual_hosts/0/routes");
+    let routes = mcp.pointer_mut(routes).unwrap().as_array_mut().unwrap();
+    assert_eq!(routes.remove(0)["match"], json!({"path": "/mcp"}));
+    let settings = routes[0].as_object_mut().unwrap().remove("typed_per_filter_config").unwrap();
+    assert_eq!(
+        settings["envoy.filters.http.ext_authz"]["check_settings"],
+        json!({"disable_request_body_buffering": true})
+    );
+    let filter = mcp.pointer_mut(&format!("{MANAGER}/http_filters/1/typed_config")).unwrap();
+    let body = filter.as_object_mut().unwrap().remove("with_request_body").unwrap();
+    assert_eq!(body, json!({"max_request_bytes": 262_144, "allow_partial_message": false, "pack_as_bytes": true}));
     assert_eq!(mcp, usual);
-    let settings = &route["typed_per_filter_config"]["envoy.filters.http.ext_authz"]["check_settings"];
-    let body = json!({"max_request_bytes": 262_144, "allow_partial_message": false, "pack_as_bytes": true});
-    assert_eq!(settings, &json!({ "with_request_body": body }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +151,8 @@ async fn tools_are_allowed_and_denied_one_by_one() {
 
     let body = "{ \"jsonrpc\":\"2.0\", \"id\": 7.0e0 }";
     assert_eq!(reason(&stack.post("helper", body)), "400 input.malformed");
-    let body = r#"{ "jsonrpc":"2.0", "id": 7,"method":"tools/call",  "params":{"name":"search","arguments":{"q":"été"}}}"#;
+    let body =
+        r#"{ "jsonrpc":"2.0", "id": 7,"method":"tools/call",  "params":{"name":"search","arguments":{"q":"été"}}}"#;
     let searched = stack.post("helper", body);
     assert_eq!(searched.status, 200, "{}", searched.body);
     assert!(searched.body.ends_with(body), "what was read is what is forwarded: {}", searched.body);
@@ -169,7 +177,8 @@ async fn tools_are_allowed_and_denied_one_by_one() {
     assert_eq!(reason(&stack.call("agent", "delete", &json!({}))), "403 entitlement.scope");
     assert_eq!(reason(&stack.call("agent", "close_account", &json!({"force": true}))), "403 policy.explicit_deny");
 
-    let stream = stack.send("helper", "GET /mcp", &["MCP-Protocol-Version: 2025-06-18", "Accept: text/event-stream"], "");
+    let stream =
+        stack.send("helper", "GET /mcp", &["MCP-Protocol-Version: 2025-06-18", "Accept: text/event-stream"], "");
     assert_eq!(stream.status, 200, "{}", stream.body);
     let newest = ["Content-Type: application/json", "MCP-Protocol-Version: 2026-07-28", "Mcp-Method: tools/call"];
     let meta = json!({"io.modelcontextprotocol/protocolVersion": "2026-07-28"});
@@ -220,7 +229,8 @@ async fn what_could_be_read_in_two_ways_does_not_get_through() {
 
     // Compressed, or in another encoding.
     for header in ["Content-Encoding: deflate", "Content-Type: application/json; charset=utf-16"] {
-        let headers = if header.starts_with("Content-Type") { [header, LEGACY[1]] } else { [header, LEGACY[1]] };
+        let plain = if header.starts_with("Content-Type") { "X-Plain: 1" } else { LEGACY[0] };
+        let headers = [header, plain, LEGACY[1]];
         assert_eq!(reason(&stack.send("helper", "POST /mcp", &headers, good)), "400 input.malformed", "{header}");
     }
 
@@ -271,7 +281,10 @@ async fn a_grant_for_one_body_is_for_no_other() {
     let method = serde_json::from_value(json!("PUT")).unwrap();
     asked.call = Some(ExactCall { method, path: "/refunds/7".to_owned(), body_sha256: Some(digest) });
     estate.grant_as(asked, |_| {});
-    let everywhere = example("envoy.yaml").replace("match: { path: \"/mcp\" }", "match: { prefix: \"/\" }");
+    let only_mcp = "disable_request_body_buffering: true";
+    let everywhere = example("envoy.yaml");
+    assert!(everywhere.contains(only_mcp));
+    let everywhere = everywhere.replace(only_mcp, "disable_request_body_buffering: false");
     let stack = Stack::start(estate, &clock, &everywhere).await;
     let put = |body: &str| stack.send("ci", "PUT /refunds/7", &[], body);
     let done = put(r#"{"amount":10}"#);

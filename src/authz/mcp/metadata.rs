@@ -110,12 +110,16 @@ mod tests {
     #[test]
     fn each_route_is_told_under_its_own_host_and_path() {
         let service = |name: &str, resource: Option<&str>| -> Service {
-            let mcp = json!({"resource": resource, "authorization_servers": ["https://idp.example"], "scopes": ["read"]});
+            let mcp =
+                json!({"resource": resource, "authorization_servers": ["https://idp.example"], "scopes": ["read"]});
             let route = json!({"name": "mcp", "path": "/mcp", "mcp": mcp});
             serde_json::from_value(json!({"name": name, "routes": [route, {"name": "plain", "path": "/x"}]})).unwrap()
         };
-        let services =
-            [service("desk", Some("https://mcp.example:8443/mcp")), service("other", Some("https://other.example")), service("none", None)];
+        let services = [
+            service("desk", Some("https://mcp.example:8443/mcp")),
+            service("other", Some("https://other.example")),
+            service("none", None),
+        ];
         let documents = Documents::of(&services);
         let find = |method: &str, host: &str, path: &str| {
             let found = documents.find(method, host, &format!("{WELL_KNOWN}{path}"))?;
@@ -134,7 +138,8 @@ mod tests {
             assert_eq!(find(method, host, path), None, "{method} {host} {path}");
         }
         assert!(documents.find("GET", "mcp.example", "/mcp").is_none());
-        let document: Value = serde_json::from_slice(documents.find("GET", "other.example", WELL_KNOWN).unwrap()).unwrap();
+        let document: Value =
+            serde_json::from_slice(documents.find("GET", "other.example", WELL_KNOWN).unwrap()).unwrap();
         let expected = json!({
             "resource": "https://other.example", "authorization_servers": ["https://idp.example"],
             "scopes_supported": ["read"], "bearer_methods_supported": ["header"], "resource_name": "other",

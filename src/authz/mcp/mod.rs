@@ -8,6 +8,7 @@
 mod headers;
 mod message;
 mod metadata;
+mod reader;
 mod terms;
 mod tools;
 mod uri;
@@ -93,11 +94,7 @@ pub(super) fn read<'a>(request: &'a Request<'_>, terms: &'a McpTerms) -> Result<
 }
 
 /// The question whether a tool is to be shown to whoever sends this request.
-pub(super) fn listing<'a>(
-    request: &Request<'_>,
-    terms: &'a McpTerms,
-    tool: &'a str,
-) -> Result<McpFacts<'a>, Refusal> {
+pub(super) fn listing<'a>(request: &Request<'_>, terms: &'a McpTerms, tool: &'a str) -> Result<McpFacts<'a>, Refusal> {
     let version = Headers::of(request)?.version()?;
     Ok(McpFacts {
         method: Some(message::CALL.into()),

@@ -64,7 +64,11 @@ impl McpTerms {
             arguments,
             metadata_url: route.resource_metadata.clone().or_else(derived).map(Box::from),
             scopes: route.scopes.join(" ").into(),
-            tool_scopes: route.tool_scopes.iter().map(|(t, scopes)| (t.as_str().into(), scopes.join(" ").into())).collect(),
+            tool_scopes: route
+                .tool_scopes
+                .iter()
+                .map(|(t, scopes)| (t.as_str().into(), scopes.join(" ").into()))
+                .collect(),
         })
     }
 

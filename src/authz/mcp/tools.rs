@@ -289,7 +289,10 @@ mod tests {
         }
         let (first, second) = list.split_at(11);
         let split = format!("data: {first}\ndata: {second}\n\n");
-        assert_eq!(stream(&[split.as_bytes()], &["a"]).unwrap(), "data: {\"result\":{\"tools\":[{\"name\":\"a\"}]}}\n\n");
+        assert_eq!(
+            stream(&[split.as_bytes()], &["a"]).unwrap(),
+            "data: {\"result\":{\"tools\":[{\"name\":\"a\"}]}}\n\n"
+        );
         let marked = format!("\u{feff}data: {list}\n\n");
         assert!(!stream(&[marked.as_bytes()], &["a"]).unwrap().contains("\"b\""));
         let other = ": keep-alive\n\nid: 0\ndata:\n\ndata: {\"method\":\"x\"}\n\n";

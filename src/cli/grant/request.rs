@@ -423,7 +423,16 @@ mod tests {
         }
         let line =
             ["x", "--uses", "3", "--source-network", "10.0.0.0/8", "--environment", "test", "--header", "X-Run: 1"];
-        let more = ["--header", "x-run: 2", "--window", "mon,08:00-09:00", "--call", "POST /refunds/7?a=b", "--tool", "refund"];
+        let more = [
+            "--header",
+            "x-run: 2",
+            "--window",
+            "mon,08:00-09:00",
+            "--call",
+            "POST /refunds/7?a=b",
+            "--tool",
+            "refund",
+        ];
         let line = <Line as clap::Parser>::try_parse_from(line.into_iter().chain(more)).unwrap();
         let mut body = asked(None, &["payments".to_owned()], &["write".to_owned()], None);
         body.insert("workload".to_owned(), json!("spiffe://a/b"));

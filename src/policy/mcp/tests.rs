@@ -131,7 +131,14 @@ fn any_facts() -> impl Strategy<Value = McpFacts<'static>> {
     let pick = |values: &'static [&'static str]| prop::option::of(prop::sample::select(values));
     let kind = prop::sample::select(vec![McpMessage::Request, McpMessage::Notification, McpMessage::Listing]);
     let amount = prop::option::of(prop::sample::select(vec![0_i64, 100, 101]));
-    (kind, pick(&["tools/call", "ping"]), pick(&["a", "b", ""]), pick(&["file:///a"]), amount, prop::option::of(any::<bool>()))
+    (
+        kind,
+        pick(&["tools/call", "ping"]),
+        pick(&["a", "b", ""]),
+        pick(&["file:///a"]),
+        amount,
+        prop::option::of(any::<bool>()),
+    )
         .prop_map(|(kind, method, tool, resource, amount, force)| {
             let amount = amount.map(|amount| ("amount", McpValue::Long(amount)));
             let force = force.map(|force| ("force", McpValue::Boolean(force)));
