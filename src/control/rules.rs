@@ -280,3 +280,23 @@ pub(super) fn ending_with(index: &Index, workload: &SpiffeId) -> Vec<Arc<Stored>
     grants.retain(|stored| as_grant(stored).is_some_and(ends));
     grants
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_argument_has_one_type_in_policies() {
+        let service = |name: &str, kind: &str| -> Service {
+            let mcp = json!({"arguments": {"amount": {"type": kind}}});
+            let routes = json!([{"name": "plain", "path": "/x"}, {"name": "mcp", "path": "/mcp", "mcp": mcp}]);
+            serde_json::from_value(json!({"name": name, "routes": routes})).unwrap()
+        };
+        let types = mcp_arguments([&service("a", "long"), &service("b", "long")]).unwrap();
+        assert_eq!(types, BTreeMap::from([("amount".to_owned(), ArgumentType::Long)]));
+        let error = mcp_arguments([&service("a", "long"), &service("b", "string")]).unwrap_err();
+        assert_eq!(error.field, "routes[1].mcp.arguments.amount.type");
+    }
+}
