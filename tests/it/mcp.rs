@@ -205,7 +205,8 @@ async fn what_could_be_read_in_two_ways_does_not_get_through() {
     ] {
         assert_eq!(reason(&stack.post("helper", &bad)), "400 input.malformed", "{bad}");
     }
-    let large = good.replace("search", &"x".repeat(300_000));
+    // Little more than Envoy holds, so that all of it is read before the connection ends.
+    let large = good.replace("search", &"x".repeat(262_144));
     let refused = stack.post("helper", &large);
     assert_eq!(refused.status, 413, "by Envoy: {}", refused.body);
     let wide = good.replace("{\"name\"", &format!("{{\"x\":\"{}\",\"name\"", "x".repeat(200_000)));
@@ -294,5 +295,5 @@ async fn a_grant_for_one_body_is_for_no_other() {
     assert_eq!(reason(&put(r#"{"amount":100}"#)), "403 entitlement.condition");
     assert_eq!(reason(&put(r#"{"amount": 10}"#)), "403 entitlement.condition");
     assert_eq!(reason(&put("")), "403 entitlement.condition");
-    assert_eq!(put(&"x".repeat(300_000)).status, 413);
+    assert_eq!(put(&"x".repeat(262_200)).status, 413);
 }

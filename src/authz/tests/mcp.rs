@@ -110,7 +110,6 @@ fn invariant_13_one_tool_s_answer_is_not_another_s() {
     let desk = Desk::new(r#"@id("all") permit(principal, action, resource) when { context has mcp.tool };"#);
     assert!(!desk.call("ci", "search", &json!({"amount": 1})).cached);
     assert!(desk.call("ci", "search", &json!({"amount": 2})).cached);
-    assert!(desk.call("ci", "other", &json!({"amount": 2})).cached, "nor do tools whose names nobody reads");
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub(super) struct PolicySummary {
     /// The actions of services that it was validated with.
     actions: Vec<String>,
     /// The arguments of MCP tools that it was validated with, and their types.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     arguments: BTreeMap<String, ArgumentType>,
 }
 
