@@ -10,6 +10,7 @@ TESTS ?=
 ENVOY := examples/demo/install-envoy.sh
 OIDC_PROVIDER := tests/it/oidc/install.sh
 SCHEMATHESIS := tests/it/openapi/install.sh
+DEPLOY_TOOLS := tests/it/deploy/install.sh
 PROXY := tests/it/proxies/install.sh
 
 RENEW ?=
@@ -56,7 +57,8 @@ dev: build ## Run everything on this machine, to play with
 
 test: setup ## Run all tests (TESTS=name for some)
 	PORTCULLIS_ENVOY="$$($(ENVOY))" PORTCULLIS_OIDC_PROVIDER="$$($(OIDC_PROVIDER))" \
-	    PORTCULLIS_SCHEMATHESIS="$$($(SCHEMATHESIS))" PORTCULLIS_NGINX="$$($(PROXY) nginx)" \
+	    PORTCULLIS_SCHEMATHESIS="$$($(SCHEMATHESIS))" PORTCULLIS_DEPLOY_TOOLS="$$($(DEPLOY_TOOLS))" \
+	    PORTCULLIS_NGINX="$$($(PROXY) nginx)" \
 	    PORTCULLIS_TRAEFIK="$$($(PROXY) traefik)" PORTCULLIS_CADDY="$$($(PROXY) caddy)" \
 	    $(CARGO) test --locked --lib --bins --tests -- $(TESTS)
 	$(CARGO) test --locked --doc -- $(TESTS)

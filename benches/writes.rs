@@ -16,7 +16,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -35,7 +35,7 @@ use portcullis::control::{Core, CoreConfig, Intent};
 use portcullis::grant;
 use portcullis::object::{Object, VoteKind};
 use portcullis::telemetry::ControlMetrics;
-use portcullis::testing::Estate;
+use portcullis::testing::{Estate, Size};
 use portcullis::wire::{Epoch, Revision};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,8 @@ use tokio_util::sync::CancellationToken;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const WORKLOAD: &str = "storefront";
+/// How many workloads ask in turn, so that none has more grants than a workload has.
+const WORKLOADS: usize = 2_000;
 
 /// The store, and how often it was asked to commit.
 #[derive(Debug)]
@@ -177,12 +178,19 @@ impl Plane {
         let fleet = Fleet::open(Arc::clone(&clock), fleet).expect("a fleet");
         let metrics = Arc::new(ControlMetrics::new().expect("metrics"));
         let keys = Keys::new(Arc::clone(&core), metrics, KeysConfig::default());
-        let router = router(Arc::clone(&core), fleet, operators, keys, ApiConfig::default());
+        let router = router(
+            Arc::clone(&core),
+            fleet,
+            operators,
+            keys,
+            ApiConfig { grants_per_resource: usize::MAX, ..ApiConfig::default() },
+        );
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/v1", listener.local_addr().expect("an address"));
         let stop = CancellationToken::new();
         tokio::spawn(serve(listener, None, router, ServeLimits::default(), stop.clone()));
-        let estate = Estate::new_at(clock.now().wall);
+        let size = Size { grants: 0, policies: 3, workloads: WORKLOADS };
+        let estate = Estate::sized_at(clock.now().wall, size);
         let mut furnish = Unit::new("bench", "furnish", "bench");
         for change in estate.changes() {
             let body = change.body;
@@ -233,10 +241,13 @@ impl Plane {
     }
 }
 
+/// A request for a new grant, of the next workload.
 fn request() -> Value {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed) % WORKLOADS;
     json!({
-        "workload": Estate::id(WORKLOAD), "resources": ["payments/refunds"], "actions": ["write"],
-        "duration_seconds": 300, "reason": "ticket 7",
+        "workload": Estate::id(&format!("w{n}")), "resources": ["payments/refunds"], "actions": ["write"],
+        "duration_seconds": 300, "reason": "ticket 7", "reuse": false,
     })
 }
 

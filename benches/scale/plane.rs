@@ -210,7 +210,7 @@ impl Objects {
         }
         let stored = |object: Object, revision: u64| {
             let (kind, key, body) = (object.kind(), Arc::from(object.key()), object.to_json().into());
-            Arc::new(Stored { kind, key, revision: Revision(revision), body, object: Some(object) })
+            Arc::new(Stored::new(kind, key, Revision(revision), body, Some(object)))
         };
         let mut all = Vec::new();
         for change in estate.changes() {
@@ -246,7 +246,7 @@ impl Objects {
         self.grants += 1;
         let object = Object::Grant(Box::new(self.grant(self.grants)));
         let (kind, key, body) = (object.kind(), Arc::from(object.key()), object.to_json().into());
-        let stored = Arc::new(Stored { kind, key, revision, body, object: Some(object) });
+        let stored = Arc::new(Stored::new(kind, key, revision, body, Some(object)));
         self.stored.push(Arc::clone(&stored));
         Commit { revision, at: self.estate.clock.now().wall, author: Arc::from("bench"), changes: vec![stored] }
     }

@@ -44,15 +44,22 @@ struct Sidecar {
     grant_request_url: Option<Arc<str>>,
 }
 
-/// `/livez`, `/readyz`, `/metrics` and `/loglevel`: all that the control plane shows.
-pub fn router(common: Common) -> Router {
+/// `/livez`, `/readyz` and `/metrics`: what an orchestrator and a scraper on other machines need, and may see.
+pub fn probes_router(common: Common) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .with_state(common)
+}
+
+/// [`probes_router`] and `/loglevel`: all that the control plane shows.
+pub fn router(common: Common) -> Router {
+    Router::new()
         .route("/loglevel", get(level).put(set_level))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .with_state(common)
+        .with_state(common.clone())
+        .merge(probes_router(common))
 }
 
 /// [`router`], and `/snapshot` and `POST /v1/check`.

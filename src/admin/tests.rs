@@ -200,3 +200,25 @@ async fn ends_although_a_client_stays_connected() {
     tokio::time::timeout(Duration::from_secs(10), running.served).await.unwrap().unwrap().unwrap();
     drop(silent);
 }
+
+#[tokio::test]
+async fn probes_from_outside_see_health_and_metrics_and_nothing_else() {
+    let server = start().await;
+    let common = Common {
+        readiness: Readiness::new(),
+        exposition: SidecarMetrics::new().unwrap().exposition().clone(),
+        level: server.level.clone(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let probes = tokio::spawn(serve(listener, probes_router(common), std::future::pending()));
+    for (path, status) in
+        [("livez", 200), ("readyz", 200), ("metrics", 200), ("loglevel", 404), ("snapshot", 404), ("v1/check", 404)]
+    {
+        let answer = server.client.get(format!("http://{at}/{path}")).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+    }
+    let put = server.client.put(format!("http://{at}/loglevel")).body("trace").send().await.unwrap();
+    assert_eq!(put.status(), 404);
+    probes.abort();
+}

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::admin::Admin;
 use super::{BuildError, Deps, RunError, files, keys, listen};
 use crate::admin;
 use crate::config::{ControlConfig, SyncConfig, TlsFiles};
@@ -57,8 +58,8 @@ pub struct Bound {
     sync: (TcpListener, SocketAddr),
     sync_config: SyncServerConfig,
     sync_deps: SyncServerDeps,
-    admin: (TcpListener, SocketAddr),
-    admin_router: axum::Router,
+    admin: Admin,
+    common: admin::Common,
     readiness: Readiness,
     blocker: Blocker,
 }
@@ -76,7 +77,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
     let bind = |key, address| listen::bind(&*deps.binder, &deps.support, key, address);
     let api = bind("listeners.api", config.listeners.api.0)?;
     let sync = bind("listeners.sync", config.listeners.sync.0)?;
-    let admin = bind("listeners.admin", config.listeners.admin.0)?;
+    let admin = Admin::bind(deps, config.listeners.admin, config.listeners.probes)?;
     let operators_ca = config.operators.client_ca_file.clone();
     let api_tls = server_tls(config.tls.as_ref(), operators_ca, tls::TLS12_UP, &[tls::ALPN_H2, tls::ALPN_HTTP1])?;
     let sidecars_ca = config.tls.as_ref().and_then(|files| files.client_ca_file.clone());
@@ -110,6 +111,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         points: points(&config.sync),
         callers: config.operators.callers.clone(),
         tokens: tokens.clone(),
+        grants_per_resource: config.grants.max_per_resource,
         ..ApiConfig::default()
     };
     let api_router =
@@ -125,7 +127,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         max_snapshots: config.sync.max_snapshots,
         ..SyncServerConfig::default()
     };
-    let uses = Uses::new(Arc::clone(&core), uses::LEASE);
+    let uses = Uses::new(Arc::clone(&core), uses::LEASE, Arc::clone(&metrics));
     let sync_deps = SyncServerDeps {
         index: Arc::clone(core.index()),
         fleet: Arc::clone(&fleet),
@@ -135,11 +137,11 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         keys: Some(Arc::clone(&keys)),
         uses: Some(Arc::clone(&uses)),
     };
-    let admin_router = admin::router(admin::Common {
+    let common = admin::Common {
         readiness: readiness.clone(),
         exposition: metrics.exposition().clone(),
         level: deps.level.clone(),
-    });
+    };
     Ok(Bound {
         deps: deps.clone(),
         core,
@@ -156,7 +158,7 @@ pub async fn build(config: ControlConfig, deps: &Deps) -> Result<Bound, BuildErr
         sync_config,
         sync_deps,
         admin,
-        admin_router,
+        common,
         readiness,
         blocker,
     })
@@ -208,7 +210,12 @@ impl Bound {
 
     /// Where admin is served.
     pub const fn admin(&self) -> SocketAddr {
-        self.admin.1
+        self.admin.address
+    }
+
+    /// Where probes are answered, if anywhere but there.
+    pub fn probes(&self) -> Option<SocketAddr> {
+        self.admin.probes()
     }
 
     /// What it waits for.
@@ -218,7 +225,9 @@ impl Bound {
 
     /// Serves until drained.
     pub async fn run(self, drain: Signal) -> Result<(), RunError> {
-        tracing::info!(api = %self.api.1, sync = %self.sync.1, admin = %self.admin.1, "control plane is listening");
+        tracing::info!(api = %self.api.1, sync = %self.sync.1, admin = %self.admin.address,
+            probes = self.admin.probes().map(tracing::field::display),
+            verify_key = %self.sync_deps.key.verify_key(), "control plane is listening");
         let spawn = &self.deps.support;
         let (stop, stop_admin) = (CancellationToken::new(), CancellationToken::new());
         let _also_when_dropped = (stop.clone().drop_guard(), stop_admin.clone().drop_guard());
@@ -227,7 +236,7 @@ impl Bound {
         let mut api = spawn.spawn(api);
         let sync = sync_server::serve(self.sync.0, self.sync_deps, self.sync_config, stop.clone());
         let mut sync = spawn.spawn(sync);
-        let admin = spawn.spawn(admin::serve(self.admin.0, self.admin_router, stop_admin.clone().cancelled_owned()));
+        let admin = spawn.spawn(self.admin.serve(admin::router(self.common.clone()), self.common, stop_admin.clone()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(sweep::run(Arc::clone(&self.core), self.operators)));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.uses.run()));
         spawn.spawn(stop.clone().run_until_cancelled_owned(self.keys.run()));
@@ -266,8 +275,8 @@ impl Bound {
         tell_checkpoint(&self.core, &mut None).await;
         self.core.close().await;
         stop_admin.cancel();
-        if let Ok(Err(error)) = admin.await {
-            tracing::error!(%error, "admin has failed");
+        if admin.await.is_err() {
+            tracing::error!("admin has failed");
         }
         result
     }

@@ -5,6 +5,7 @@
 //! and the runtimes are passed in. INVARIANT: the request path has a runtime of its own; nothing that admin, sync or
 //! telemetry does can take its threads. Start-up order: configuration, telemetry, state from disk, listeners, sync.
 
+mod admin;
 pub mod control;
 pub mod descriptors;
 pub mod files;

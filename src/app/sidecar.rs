@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::admin::Admin;
 use super::pinned::Pinned;
 use super::{BuildError, Deps, RunError, listen};
 use crate::admin;
@@ -43,7 +44,8 @@ pub struct Bound {
     door: Door,
     forward_auth: Option<ForwardAuth>,
     client: SyncClient,
-    admin: (TcpListener, SocketAddr),
+    admin: Admin,
+    common: admin::Common,
     router: axum::Router,
     telemetry: Arc<Telemetry>,
     state: Arc<State>,
@@ -116,7 +118,7 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         }
         None => None,
     };
-    let admin = listen::bind(&*deps.binder, &deps.support, "listeners.admin", config.listeners.admin.0)?;
+    let admin = Admin::bind(deps, config.listeners.admin, config.listeners.probes)?;
 
     let grant_request_url = config.control_plane.grant_request_url.clone();
     let common = admin::Common {
@@ -124,13 +126,14 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         exposition: telemetry.metrics().exposition().clone(),
         level: deps.level.clone(),
     };
-    let router = admin::sidecar_router(common, Arc::clone(&gate), Arc::clone(&telemetry), grant_request_url.clone());
+    let router =
+        admin::sidecar_router(common.clone(), Arc::clone(&gate), Arc::clone(&telemetry), grant_request_url.clone());
     let unix = config.listeners.ext_authz_unix.clone();
     let shared = shared(&config);
     let checks = Checks::new(gate, Arc::clone(&telemetry), &shared).map_err(BuildError::VerificationThreads)?;
     let door = Door { listeners, tcp, unix, config: ext_authz_door(&config, &shared), pinned };
     let deps = deps.clone();
-    Ok(Bound { deps, checks, door, forward_auth, client, admin, router, telemetry, state, readiness, blockers })
+    Ok(Bound { deps, checks, door, forward_auth, client, admin, common, router, telemetry, state, readiness, blockers })
 }
 
 fn records(config: &RecordSettings, metrics: &SidecarMetrics) -> Result<Records, BuildError> {
@@ -250,7 +253,12 @@ impl Bound {
 
     /// Where admin is served.
     pub const fn admin(&self) -> SocketAddr {
-        self.admin.1
+        self.admin.address
+    }
+
+    /// Where probes are answered, if anywhere but there.
+    pub fn probes(&self) -> Option<SocketAddr> {
+        self.admin.probes()
     }
 
     /// What it waits for before it can be sent checks.
@@ -260,15 +268,28 @@ impl Bound {
 
     /// Serves until drained.
     pub async fn run(self, drain: Signal) -> Result<(), RunError> {
-        let Self { deps, checks, door, forward_auth, client, admin, router, telemetry, state, readiness, blockers } =
-            self;
+        let Self {
+            deps,
+            checks,
+            door,
+            forward_auth,
+            client,
+            admin,
+            common,
+            router,
+            telemetry,
+            state,
+            readiness,
+            blockers,
+        } = self;
         let stop = CancellationToken::new();
         let _also_when_dropped = stop.clone().drop_guard();
         tracing::info!(
             ext_authz = door.tcp.map(tracing::field::display),
             unix = door.unix.as_deref().map(|p| tracing::field::display(p.display())),
             forward_auth = forward_auth.as_ref().map(|door| tracing::field::display(door.address)),
-            admin = %admin.1,
+            admin = %admin.address,
+            probes = admin.probes().map(tracing::field::display),
             "sidecar is listening"
         );
         let clock = Arc::clone(&deps.clock);
@@ -294,7 +315,7 @@ impl Bound {
         }
         // Whoever waits for the drain waits for the doors, not for this.
         drop((checks, drain));
-        let admin = deps.support.spawn(admin::serve(admin.0, router, stop.clone().cancelled_owned()));
+        let admin = deps.support.spawn(admin.serve(router, common, stop.clone()));
         drop(blockers.listeners);
         let sync = deps.support.spawn(client.run(stop.clone()));
         let ended = all(doors).await;
@@ -303,8 +324,8 @@ impl Bound {
         if sync.await.is_err() {
             tracing::error!("sync has failed");
         }
-        if let Ok(Err(error)) = admin.await {
-            tracing::error!(%error, "admin has failed");
+        if admin.await.is_err() {
+            tracing::error!("admin has failed");
         }
         let flushed = tokio::task::spawn_blocking(move || telemetry.records().shutdown(RECORDS_FLUSH)).await;
         if !matches!(flushed, Ok(true)) {

@@ -66,7 +66,7 @@ impl Case<'_> {
         // The use limit, last: what is denied otherwise spends nothing.
         sides.retain(|side| !side.grants.is_empty());
         if answer.reason.is_allow() && !sides.is_empty() {
-            answer = spend::spend(answer, &sides, inputs, mode, trace, &mut parts.awaits);
+            answer = spend::spend(answer, &sides, inputs, mode, trace, parts);
         }
         parts.grant = answer.grant;
         parts.policies = answer.policies;

@@ -108,11 +108,6 @@ pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &im
     run(request, inputs, &Unverifying(memo), (Mode::of(request), None), &mut Trace::off())
 }
 
-/// Decides again on a request that found no use of its grant, and whose proof of possession that decision has used up.
-pub fn decide_again(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, (Mode::Again, None), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
-}
-
 /// Which of these tools the sender of a request may use, all by one state: what of the answer to its `tools/list` it gets to
 /// see. `request` is that request, allowed already, which has used its proof of possession up. Nothing is spent, and what is
 /// not answered is no.
@@ -128,6 +123,17 @@ pub fn allowed_tools(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo
 struct Listing<'a> {
     tools: &'a [&'a str],
     allowed: Vec<bool>,
+}
+
+/// Decides again on a request that found no use of its grant. That decision has verified its proof of possession and used
+/// it up; neither is done again. Should something else take a public-key operation by now, it goes to whoever admits one.
+pub fn decide_again(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Result<Decision, Deferred> {
+    run(request, inputs, &Unverifying(memo), (Mode::Again, None), &mut Trace::off())
+}
+
+/// The same, and verifies what has to be verified.
+pub fn decide_again_deferred(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
+    run(request, inputs, memo, (Mode::Again, None), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
 /// Decides without any memo, and tells each step. Uses no proof up, and spends nothing.
@@ -187,7 +193,7 @@ fn run(
         mcp: None,
     };
     let (reason, detail) = match steps(request, inputs, memo, (mode, listing), trace, &mut parts) {
-        Ok(reason) => (reason, None),
+        Ok(reason) => (reason, parts.detail.take()),
         Err(Halt::Denied((reason, detail))) => (reason, detail),
         Err(Halt::Deferred(deferred)) => return Err(deferred),
     };
@@ -260,6 +266,8 @@ fn steps(
         intake: &intake,
         origins,
         proving: inputs.proofs,
+        // INVARIANT: only who has decided on this very request decides on it again, and only after its proof held.
+        verified: matches!(mode, Mode::Again | Mode::Lists),
         now: now.wall,
     };
     let mut asked = (parts.challenge, None);

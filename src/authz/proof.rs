@@ -86,6 +86,8 @@ pub(super) struct Claim<'a> {
     /// Of the service that the request is for; empty: the request's own.
     pub(super) origins: &'a [Box<str>],
     pub(super) proving: Option<Proving<'a>>,
+    /// Whether the signature of this very proof has been verified before.
+    pub(super) verified: bool,
     pub(super) now: Timestamp,
 }
 
@@ -98,7 +100,7 @@ pub(super) fn prove(
     memo: &impl Memo,
     asked: &mut (Challenge, Option<String>),
 ) -> Result<Outcome, Halt> {
-    let Claim { method, scheme, authority, intake, origins, proving, now } = *claim;
+    let Claim { method, scheme, authority, intake, origins, proving, verified, now } = *claim;
     let (Some(token), Some(presented)) = (caller.token(), caller.presented()) else { return Ok(Outcome::default()) };
     if token.is_wit != (presented.scheme == Scheme::Wpt) {
         return match token.is_wit {
@@ -162,6 +164,7 @@ pub(super) fn prove(
     };
     let next = || proving.and_then(|proving| proving.nonces).map(|nonces| nonces.issue(now));
     let proven = match checked {
+        Ok(unverified) if verified => Ok(unverified.verified_before()),
         Ok(unverified) => {
             if !memo.admits_verification() {
                 return Err(Halt::Deferred(Deferred::Proof));

@@ -3,8 +3,11 @@
 //! Pure. INVARIANT: what is spent is spent before the allow is made, of every grant that the request takes a use of or of
 //! none. What only looks spends nothing. If none is here, the answer is a denial that says whether waiting may help.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
+use super::decision::Parts;
 use super::engine::{Inputs, Mode};
 use super::explain::Trace;
 use super::question::{Answer, Question, no_policies};
@@ -25,7 +28,7 @@ pub(super) fn spend(
     inputs: Inputs<'_>,
     mode: Mode,
     trace: &mut Trace,
-    awaits: &mut Option<GrantId>,
+    parts: &mut Parts,
 ) -> Answer {
     let Some(purse) = inputs.uses else {
         return Answer { reason: Reason::SystemInternal, grant: None, policies: no_policies(), grant_request: None };
@@ -60,8 +63,10 @@ pub(super) fn spend(
             let reason = Reason::EntitlementGrantExhausted;
             Answer { reason, grant: Some(grant), policies: no_policies(), grant_request }
         }
-        Some(Lacking::Awaited(grant)) => {
-            *awaits = Some(grant);
+        Some(Lacking::Awaited(grant, because)) => {
+            let why = format!("no use of grant {grant} is here: {because}");
+            trace.step("uses", || why.clone());
+            (parts.awaits, parts.detail) = (Some(grant), Some(Arc::from(why)));
             let (reason, policies) = (Reason::SystemUses, no_policies());
             Answer { reason, grant: Some(grant), policies, grant_request: None }
         }

@@ -82,8 +82,9 @@ impl Gate {
         Ok(decision)
     }
 
-    /// Decides again, once a use has come that a decision [awaits](Decision::awaits).
-    pub fn check_again(&self, request: &Request<'_>) -> Decision {
+    /// Decides again, once a use may have come that a decision [awaits](Decision::awaits), unless that takes the
+    /// verification of a signature: [`Self::check_again_deferred`] then decides.
+    pub fn check_again(&self, request: &Request<'_>) -> Result<Decision, Deferred> {
         let world = self.state.load();
         authz::decide_again(request, self.inputs(&world), &self.memo.view_again())
     }
@@ -98,6 +99,12 @@ impl Gate {
     pub fn resource_metadata(&self, method: &str, host: &str, path: &str) -> Option<Bytes> {
         let world = self.state.load();
         world.snapshot.as_deref()?.resource_metadata(method, host, path)
+    }
+
+    /// Decides what [`Self::check_again`] has deferred.
+    pub fn check_again_deferred(&self, request: &Request<'_>) -> Decision {
+        let world = self.state.load();
+        authz::decide_again_deferred(request, self.inputs(&world), &self.memo.view_again())
     }
 
     /// Has the control plane told which issuer seems to have a new key. Not for what is allowed.

@@ -19,6 +19,8 @@ const GROWTH: usize = 8;
 const DEEPEST_CUT: usize = 4;
 /// The least limit of checks that take a verification, as a part of that of all.
 const COLD_PART: usize = 16;
+/// This part of all checks may wait for a use of a grant.
+const WAITING_PART: usize = 4;
 
 /// What is put up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub struct Admission {
     under_way: AtomicUsize,
     /// Of them, those that wait for a verification, which has limits of its own.
     verifying: AtomicUsize,
+    /// Of them, those that wait for a use of a grant.
+    waiting: AtomicUsize,
     all: AtomicUsize,
     cold: AtomicUsize,
     window: Window,
@@ -104,6 +108,7 @@ impl Admission {
             bounds,
             under_way: AtomicUsize::new(0),
             verifying: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             all: AtomicUsize::new(bounds.max),
             cold: AtomicUsize::new(bounds.max),
             window,
@@ -114,7 +119,7 @@ impl Admission {
     pub fn enter(&self) -> Option<usize> {
         let at_once = self.under_way.fetch_add(1, Relaxed).saturating_add(1);
         let all = self.all.load(Relaxed);
-        // Those that wait for a verification keep no thread busy, so they count against nothing but the bound.
+        // Those that wait for a verification or a use of a grant keep no thread busy, so they count against nothing but the bound.
         let admitted = at_once <= all || (at_once <= self.bounds.max && self.busy(at_once) <= all);
         if admitted {
             return Some(at_once);
@@ -140,6 +145,20 @@ impl Admission {
     /// Its verification has ended, one way or another.
     pub fn verified(&self) {
         self.verifying.fetch_sub(1, Relaxed);
+    }
+
+    /// Whether a check that is under way may wait for a use of a grant; [`Self::waited`] must follow then.
+    pub fn enter_waiting(&self) -> bool {
+        let admitted = self.waiting.fetch_add(1, Relaxed) < (self.bounds.max / WAITING_PART).max(1);
+        if !admitted {
+            self.waited();
+        }
+        admitted
+    }
+
+    /// It waits no longer.
+    pub fn waited(&self) {
+        self.waiting.fetch_sub(1, Relaxed);
     }
 
     /// A check that waited for nothing but a thread was answered at `now`, on any clock that does not go back, `delay`
@@ -188,7 +207,8 @@ impl Admission {
     }
 
     fn busy(&self, at_once: usize) -> usize {
-        at_once.saturating_sub(self.verifying.load(Relaxed))
+        let idle = self.verifying.load(Relaxed).saturating_add(self.waiting.load(Relaxed));
+        at_once.saturating_sub(idle)
     }
 }
 
@@ -373,6 +393,29 @@ mod tests {
         assert!(fixed.enter_verification() && fixed.enter_verification());
         assert_eq!(fixed.enter(), None);
         assert_eq!(fixed.observe(MS * 1_000, MS * 1_000, 2), None, "nothing follows a delay");
+    }
+
+    #[test]
+    fn those_that_wait_for_a_use_take_no_place_of_others_and_are_bounded() {
+        let adaptive = Some(AdaptiveLimits { min: 4, delay: MS, cold_delay: MS });
+        let admission = Admission::new(AdmissionLimits { max: 12, adaptive });
+        for n in 1..=10 {
+            admission.observe(MS * 200 * n, MS * 50, 4);
+        }
+        assert_eq!(admission.all.load(Relaxed), 4);
+        for n in 1..=3 {
+            assert_eq!(admission.enter(), Some(n));
+            assert!(admission.enter_waiting());
+        }
+        assert!(!admission.enter_waiting(), "a quarter of all, and no more");
+        for n in 4..=7 {
+            assert_eq!(admission.enter(), Some(n), "four, and three that wait");
+        }
+        assert_eq!(admission.enter(), None);
+        (0..3).for_each(|_| admission.leave());
+        assert!(admission.enter_verification(), "they do not keep others from being verified either");
+        admission.waited();
+        assert!(admission.enter_waiting());
     }
 
     proptest! {

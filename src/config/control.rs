@@ -17,6 +17,7 @@ use super::sidecar::{positive, services};
 use super::token_review::{self, RawTokenReview};
 use super::tokens::{RawTokens, TokensConfig};
 use super::values::{Address, Identity, Span};
+use crate::control::api::GRANTS_PER_RESOURCE;
 use crate::control::keys::KeysConfig;
 use crate::control::token_review::TokenReviewConfig;
 use crate::credential::SpiffeId;
@@ -46,8 +47,20 @@ pub struct RawControl {
     pub operators: RawOperators,
     /// The control plane as an issuer of short-lived tokens. Without it, it issues none.
     pub tokens: Option<RawTokens>,
+    /// Bounds of grants that hold whatever policies say.
+    pub grants: RawGrants,
     /// Logs and traces.
     pub telemetry: RawTelemetry,
+}
+
+/// Bounds of grants that hold whatever policies say.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "Grants")]
+pub struct RawGrants {
+    /// How many grants and requests that have not ended one workload has on one resource at most; enforcement points ask
+    /// policy about each of them. Break-glass is not counted. 1 to 10,000.
+    pub max_per_resource: usize,
 }
 
 /// Where the control plane listens.
@@ -59,8 +72,10 @@ pub struct RawControlListeners {
     pub api: Address,
     /// gRPC, for sidecars.
     pub sync: Address,
-    /// `/livez`, `/readyz`, `/metrics`. No authentication: keep it private.
+    /// `/livez`, `/readyz`, `/metrics`, `/loglevel`. No authentication: keep it private.
     pub admin: Address,
+    /// `/livez`, `/readyz`, `/metrics` and nothing else, for probes and scrapes from outside. Default: nowhere.
+    pub probes: Option<Address>,
 }
 
 /// Certificates of the API and sync listeners.
@@ -132,8 +147,17 @@ pub struct ControlConfig {
     pub operators: OperatorsConfig,
     /// The control plane as an issuer, if it is one.
     pub tokens: Option<TokensConfig>,
+    /// Bounds of grants.
+    pub grants: GrantsConfig,
     /// Logs and traces.
     pub telemetry: Telemetry,
+}
+
+/// Bounds of grants.
+#[derive(Debug, Clone, Copy)]
+pub struct GrantsConfig {
+    /// Grants and requests of one workload on one resource.
+    pub max_per_resource: usize,
 }
 
 /// Where a control plane listens.
@@ -145,6 +169,8 @@ pub struct ControlListeners {
     pub sync: Address,
     /// Admin.
     pub admin: Address,
+    /// What of it may be seen from outside.
+    pub probes: Option<Address>,
 }
 
 /// Certificates of the API and sync listeners.
@@ -205,14 +231,26 @@ impl Default for RawControl {
             keys: RawKeys::default(),
             operators: RawOperators::default(),
             tokens: None,
+            grants: RawGrants::default(),
             telemetry: RawTelemetry::default(),
         }
     }
 }
 
+impl Default for RawGrants {
+    fn default() -> Self {
+        Self { max_per_resource: GRANTS_PER_RESOURCE }
+    }
+}
+
 impl Default for RawControlListeners {
     fn default() -> Self {
-        Self { api: Address::loopback(9180), sync: Address::loopback(9181), admin: Address::loopback(9182) }
+        Self {
+            api: Address::loopback(9180),
+            sync: Address::loopback(9181),
+            admin: Address::loopback(9182),
+            probes: None,
+        }
     }
 }
 
@@ -269,18 +307,29 @@ impl RawControl {
             }
         }
         let has_tls = tls.is_some();
-        let RawControlListeners { api, sync, admin } = self.listeners;
+        let RawControlListeners { api, sync, admin, probes } = self.listeners;
         let sync_config = self.sync.validate()?;
         Ok(ControlConfig {
-            listeners: ControlListeners { api, sync, admin },
+            listeners: ControlListeners { api, sync, admin, probes },
             data_directory: self.data_directory,
             tls,
             keys: self.keys.validate()?,
             operators: self.operators.validate(has_tls)?,
             tokens: self.tokens.map(|tokens| tokens.validate(sync_config.max_staleness)).transpose()?,
+            grants: self.grants.validate()?,
             sync: sync_config,
             telemetry: self.telemetry.validate(),
         })
+    }
+}
+
+impl RawGrants {
+    fn validate(self) -> Result<GrantsConfig, ConfigError> {
+        let Self { max_per_resource } = self;
+        if !(1..=10_000).contains(&max_per_resource) {
+            return Err(ConfigError::value("grants.max_per_resource", "must be 1 to 10000"));
+        }
+        Ok(GrantsConfig { max_per_resource })
     }
 }
 

@@ -20,8 +20,8 @@ mod values;
 mod tests;
 
 pub use self::control::{
-    ControlConfig, ControlListeners, EnforcementPoint, RawControl, RawControlListeners, RawEnforcementPoint, RawSync,
-    RawTls, SyncConfig, TlsFiles,
+    ControlConfig, ControlListeners, EnforcementPoint, RawControl, RawControlListeners, RawEnforcementPoint, RawGrants,
+    RawSync, RawTls, SyncConfig, TlsFiles,
 };
 pub use self::keys::RawKeys;
 pub use self::load::{ConfigError, Environment};

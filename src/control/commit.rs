@@ -207,7 +207,7 @@ fn assemble(unit: Unit, objects: Vec<Option<Object>>, committed: &Committed) -> 
     let revision = committed.position.revision;
     let changes = unit.changes.into_iter().zip(objects).map(|(change, object)| {
         Arc::new(match change.body {
-            Some(body) => Stored { kind: change.kind, key: Arc::from(change.key), revision, body, object },
+            Some(body) => Stored::new(change.kind, Arc::from(change.key), revision, body, object),
             None => restore::tombstone(change.kind, &change.key, revision),
         })
     });

@@ -12,6 +12,7 @@ use super::agenda::{Agenda, Retention};
 use super::audit::{Author, Recorder};
 use super::commit::{CommitError, Committer, Job};
 use super::index::Index;
+use super::key_book::Full;
 use super::restore::{Restored, restore};
 use super::store::{Committed, Guard, Store, StoreError, Unit, Write};
 use crate::clock::SharedClock;
@@ -143,9 +144,9 @@ impl Core {
         &self.recorder
     }
 
-    /// Whether no more idempotency keys can be held.
-    pub(super) fn keys_are_full(&self) -> bool {
-        self.agenda.keys().is_full()
+    /// Whether `caller` can use one more idempotency key.
+    pub(super) fn check_keys(&self, caller: &str) -> Result<(), Full> {
+        self.agenda.keys().check(caller)
     }
 
     pub(super) fn agenda(&self) -> &Agenda {

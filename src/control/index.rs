@@ -20,6 +20,7 @@ use self::by_workload::ByWorkload;
 use self::revoked::RevokedWorkloads;
 use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
+use crate::grant::CompactGrant;
 use crate::object::{Grant, GrantId, GrantState, Kind, Object, Target};
 use crate::wire::{Epoch, Position, Revision};
 
@@ -36,6 +37,8 @@ pub struct Stored {
     pub body: Bytes,
     /// The parsed document; `None` when deleted.
     pub object: Option<Object>,
+    /// Of a grant, what sidecars are sent: made once, for a snapshot of a million is otherwise mostly that.
+    form: Box<[u8]>,
 }
 
 /// What one revision changed.
@@ -119,6 +122,24 @@ pub struct OutOfOrder {
     pub have: Revision,
     /// The revision that was offered.
     pub got: Revision,
+}
+
+// === impl Stored ===
+
+impl Stored {
+    /// A version of an object, as it was committed.
+    pub fn new(kind: Kind, key: Arc<str>, revision: Revision, body: Bytes, object: Option<Object>) -> Self {
+        let form = match &object {
+            Some(Object::Grant(grant)) => CompactGrant::encode(grant).into_boxed_slice(),
+            _ => Box::default(),
+        };
+        Self { kind, key, revision, body, object, form }
+    }
+
+    /// Of a grant that is not deleted, its compact form.
+    pub fn compact_grant(&self) -> Option<&[u8]> {
+        matches!(self.object, Some(Object::Grant(_))).then_some(&*self.form)
+    }
 }
 
 // === impl Audience ===
@@ -384,10 +405,17 @@ impl Index {
         page.take(limit).map(|(_, s)| Arc::clone(s)).collect()
     }
 
-    /// The grants and requests of a workload, by key.
-    pub fn grants_of(&self, workload: &SpiffeId) -> Vec<Arc<Stored>> {
+    /// The grants and requests of a workload that have not ended, by key.
+    pub fn live_grants_of(&self, workload: &SpiffeId) -> Vec<Arc<Stored>> {
         let inner = self.read();
-        let keys = inner.workloads.of(workload);
+        let keys = inner.workloads.live(workload);
+        keys.filter_map(|key| inner.live.get(&(Kind::Grant, Arc::clone(key)))).cloned().collect()
+    }
+
+    /// Up to `limit` of those that have.
+    pub fn ended_grants_of(&self, workload: &SpiffeId, limit: usize) -> Vec<Arc<Stored>> {
+        let inner = self.read();
+        let keys = inner.workloads.ended(workload).take(limit);
         keys.filter_map(|key| inner.live.get(&(Kind::Grant, Arc::clone(key)))).cloned().collect()
     }
 

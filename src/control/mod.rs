@@ -8,6 +8,7 @@ pub mod api;
 pub mod audit;
 pub mod callers;
 mod commit;
+mod compiled;
 mod core;
 mod desk;
 pub mod exchange;

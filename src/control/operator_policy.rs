@@ -9,13 +9,14 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
     RestrictedExpression, Schema,
 };
 
+use super::compiled::Compiled;
 use super::index::Index;
 use super::operators::BOOTSTRAP;
 use super::principal::{Principal, PrincipalKind, Via};
@@ -84,8 +85,8 @@ pub enum Denied {
 #[derive(Debug)]
 pub struct InForce {
     index: Arc<Index>,
-    actions: BTreeSet<Action>,
-    compiled: Mutex<Option<(Revision, Option<Arc<OperatorPolicies>>)>>,
+    actions: Arc<BTreeSet<Action>>,
+    compiled: Compiled<OperatorPolicies>,
 }
 
 /// The schema that is made of these actions.
@@ -245,16 +246,16 @@ fn uid(kind: &'static str, id: &str) -> Option<EntityUid> {
 impl InForce {
     /// Those of the log, over these actions.
     pub fn new(index: Arc<Index>, actions: BTreeSet<Action>) -> Self {
-        Self { index, actions, compiled: Mutex::new(None) }
+        Self { index, actions: Arc::new(actions), compiled: Compiled::default() }
     }
 
     /// The actions that policies are about.
-    pub const fn actions(&self) -> &BTreeSet<Action> {
+    pub fn actions(&self) -> &BTreeSet<Action> {
         &self.actions
     }
 
     /// Whether a principal may do this now.
-    pub fn check(&self, principal: &Principal, action: &str, subject: &Subject) -> Result<(), Denied> {
+    pub async fn check(&self, principal: &Principal, action: &str, subject: &Subject) -> Result<(), Denied> {
         // INVARIANT: whatever is published, the first operator can publish something else.
         let is_first = principal.via == Via::Token && &*principal.name == BOOTSTRAP;
         if is_first && action.starts_with(FAMILY) {
@@ -262,7 +263,7 @@ impl InForce {
         }
         let failed = || Denied::Failed(action.to_owned());
         let known = self.actions.iter().find(|known| known.name == action).ok_or_else(failed)?;
-        self.current().ok_or_else(failed)?.check(principal, *known, subject)
+        self.current().await.ok_or_else(failed)?.check(principal, *known, subject)
     }
 
     /// Whether `policies` would let this principal publish the next set.
@@ -273,34 +274,25 @@ impl InForce {
         is_first || publish.is_some_and(|publish| policies.check(principal, *publish, &subject).is_ok())
     }
 
-    /// The text that is published, or the default.
-    pub fn text(&self) -> String {
-        let published = self.index.get(Kind::OperatorPolicySet, OperatorPolicySet::KEY);
-        match published.as_ref().and_then(|stored| stored.object.as_ref()) {
-            Some(Object::OperatorPolicySet(set)) => set.text.clone(),
-            _ => default_text(&self.actions),
-        }
-    }
-
     /// Compiled once for each set; nothing when the one that is published cannot be used.
-    fn current(&self) -> Option<Arc<OperatorPolicies>> {
+    async fn current(&self) -> Option<Arc<OperatorPolicies>> {
         let published = self.index.get(Kind::OperatorPolicySet, OperatorPolicySet::KEY);
         let revision = published.as_ref().map_or(Revision(0), |stored| stored.revision);
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, policies)) = compiled.as_ref()
-            && *of == revision
-        {
-            return policies.clone();
+        if let Some(known) = self.compiled.known(revision) {
+            return known;
         }
-        let policies = match OperatorPolicies::compile(&self.text(), &self.actions) {
-            Ok(policies) => Some(Arc::new(policies)),
-            Err(errors) => {
+        let actions = Arc::clone(&self.actions);
+        let compile = move || {
+            let text = match published.as_ref().and_then(|stored| stored.object.as_ref()) {
+                Some(Object::OperatorPolicySet(set)) => set.text.clone(),
+                _ => default_text(&actions),
+            };
+            let unusable = |errors: &PolicyErrors| {
                 tracing::error!(%revision, %errors, "the operator policies cannot be used: nobody may do anything but publish others");
-                None
-            }
+            };
+            OperatorPolicies::compile(&text, &actions).inspect_err(unusable).ok()
         };
-        *compiled = Some((revision, policies.clone()));
-        policies
+        self.compiled.of(revision, compile).await
     }
 }
 

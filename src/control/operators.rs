@@ -42,6 +42,8 @@ pub struct Operators {
     left: RwLock<HashSet<String>>,
     /// Held while the store is changed and read back, so that an older list never replaces a newer one.
     changes: tokio::sync::Mutex<()>,
+    /// How often the list has changed.
+    changed: tokio::sync::watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -106,7 +108,7 @@ impl Operators {
         token_file: &Path,
     ) -> Result<Arc<Self>, OperatorError> {
         let (active, left, changes) = (RwLock::default(), RwLock::default(), tokio::sync::Mutex::default());
-        let this = Self { store, clock, active, left, changes };
+        let this = Self { store, clock, active, left, changes, changed: tokio::sync::watch::Sender::default() };
         if this.store.operators().await?.is_empty() {
             // The file first: after a crash in between, the next start takes the token from it.
             let token = bootstrap_token(token_file)?;
@@ -142,6 +144,11 @@ impl Operators {
         Some(Principal::new(Arc::clone(&operator.name), operator.kind.into(), via))
     }
 
+    /// Changes whenever the operators have.
+    pub fn changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
     /// Every operator, revoked ones included, by name.
     pub async fn list(&self) -> Result<Vec<Operator>, OperatorError> {
         Ok(self.store.operators().await?.into_iter().map(Operator::from).collect())
@@ -171,6 +178,7 @@ impl Operators {
         if done {
             // Whatever becomes of the rest: from here on it does not count.
             self.active.write().unwrap_or_else(PoisonError::into_inner).retain(|operator| *operator.name != *name);
+            self.changed.send_modify(|times| *times += 1);
         }
         self.reload().await?;
         if done {
@@ -208,6 +216,7 @@ impl Operators {
             .map(|row| Active { name: Arc::from(row.name), kind: row.kind, token_sha256: row.token_sha256 })
             .collect();
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
+        self.changed.send_modify(|times| *times += 1);
         Ok(())
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn commit(raw: LogCommit) -> Result<Commit, String> {
 
 /// A deleted object.
 pub(super) fn tombstone(kind: Kind, key: &str, revision: Revision) -> Stored {
-    Stored { kind, key: Arc::from(key), revision, body: Bytes::new(), object: None }
+    Stored::new(kind, Arc::from(key), revision, Bytes::new(), None)
 }
 
 fn stored(raw: RawObject) -> Result<Stored, String> {
@@ -81,5 +81,5 @@ fn stored(raw: RawObject) -> Result<Stored, String> {
     if object.key() != key {
         return Err(format!("{kind} `{key}` at revision {revision} says that it is `{}`", object.key()));
     }
-    Ok(Stored { kind, key: Arc::from(key), revision, body, object: Some(object) })
+    Ok(Stored::new(kind, Arc::from(key), revision, body, Some(object)))
 }

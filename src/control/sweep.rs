@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::commit::CommitError;
 use super::core::{Core, Intent, Plan};
-use super::desk::Desk;
+use super::desk::{Desk, Limits};
 use super::index::Index;
 use super::operators::Operators;
 use super::store::{Expect, Write};
@@ -29,7 +29,8 @@ const LATER: Duration = Duration::from_secs(60);
 
 /// Sweeps until it is dropped.
 pub async fn run(core: Arc<Core>, operators: Arc<Operators>) {
-    let desk = Desk::new(operators);
+    // Nothing is asked for here, so that the number of grants does not matter.
+    let desk = Desk::new(operators, Limits::of(&core, 0));
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -50,6 +51,7 @@ pub(super) async fn sweep(core: &Core, desk: &Desk) -> Result<usize, CommitError
         if keys.is_empty() {
             return Ok(total);
         }
+        desk.ready(core.index()).await;
         let intent = Intent::system("system", "grant.sweep");
         let result = core.transact(&intent, |index| Ok::<_, CommitError>(plan(core, desk, index, &keys, now))).await;
         match result {

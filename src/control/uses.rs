@@ -17,8 +17,9 @@ use super::index::{Index, Stored};
 use super::store::{Expect, Guard, Write};
 use crate::clock::Timestamp;
 use crate::credential::SpiffeId;
-use crate::grant::ledger::{self, UseAnswer, UseReport};
+use crate::grant::ledger::{self, Forfeit, Lost, Terms, UseAnswer, UseReport};
 use crate::object::{Allotments, Grant, GrantId, Kind, Object};
+use crate::telemetry::ControlMetrics;
 
 /// How long uses may be held before they are given back.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -31,7 +32,8 @@ const BATCH: usize = 256;
 #[derive(Debug)]
 pub struct Uses {
     core: Arc<Core>,
-    lease: Duration,
+    metrics: Arc<ControlMetrics>,
+    terms: Terms,
     inner: Mutex<Inner>,
 }
 
@@ -54,20 +56,21 @@ struct Job {
 // === impl Uses ===
 
 impl Uses {
-    /// The books in the core's store.
-    pub fn new(core: Arc<Core>, lease: Duration) -> Arc<Self> {
+    /// The books in the core's store. From now on reports are heard.
+    pub fn new(core: Arc<Core>, lease: Duration, metrics: Arc<ControlMetrics>) -> Arc<Self> {
+        let terms = Terms { lease, since: core.clock().now().wall };
         let mut inner = Inner::default();
         for stored in core.index().list(Kind::Allotment) {
             if let Some(Object::Allotment(book)) = &stored.object {
-                inner.due.extend(ledger::next_sweep(book, lease).map(|at| (book.grant, at)));
+                inner.due.extend(ledger::next_sweep(book, terms).map(|at| (book.grant, at)));
             }
         }
-        Arc::new(Self { core, lease, inner: Mutex::new(inner) })
+        Arc::new(Self { core, metrics, terms, inner: Mutex::new(inner) })
     }
 
     /// How long uses may be held.
     pub const fn lease(&self) -> Duration {
-        self.lease
+        self.terms.lease
     }
 
     /// Takes in what an enforcement point that protects `services` reports; `None` when that could not be made durable.
@@ -110,7 +113,7 @@ impl Uses {
                 let some = waiting.len().min(BATCH);
                 waiting.drain(..some).collect()
             };
-            let settled = self.transact(grant, |index, now| plan(index, grant, &jobs, now, self.lease)).await;
+            let settled = self.transact(grant, |index, now| plan(index, grant, &jobs, now, self.terms)).await;
             match settled {
                 Ok(answers) => {
                     for (job, answer) in jobs.into_iter().zip(answers) {
@@ -126,13 +129,14 @@ impl Uses {
     async fn transact<T: Send>(
         &self,
         grant: GrantId,
-        mut plan: impl FnMut(&Index, Timestamp) -> Plan<T> + Send,
+        mut plan: impl FnMut(&Index, Timestamp) -> Plan<(T, Vec<Forfeit>)> + Send,
     ) -> Result<T, CommitError> {
         let intent = Intent::system("system", "grant.use");
         let clock = self.core.clock();
         let planned = |index: &Index| Ok::<_, CommitError>(plan(index, clock.now().wall));
-        let (_, answer) = self.core.transact(&intent, planned).await?;
-        let due = Found::of(self.core.index(), grant).book().and_then(|book| ledger::next_sweep(book, self.lease));
+        let (_, (answer, forfeited)) = self.core.transact(&intent, planned).await?;
+        self.tell(grant, &forfeited);
+        let due = Found::of(self.core.index(), grant).book().and_then(|book| ledger::next_sweep(book, self.terms));
         let mut inner = self.lock();
         match due {
             Some(at) => inner.due.insert(grant, at),
@@ -160,9 +164,21 @@ impl Uses {
             inner.due.iter().filter(|(_, at)| **at <= now).map(|(grant, _)| *grant).collect()
         };
         for grant in due {
-            if let Err(error) = self.transact(grant, |index, now| sweep(index, grant, now, self.lease)).await {
+            if let Err(error) = self.transact(grant, |index, now| sweep(index, grant, now, self.terms)).await {
                 tracing::warn!(%error, %grant, "accounts of uses could not be closed; trying again");
             }
+        }
+    }
+
+    /// Says, once and after it is committed, what was lost.
+    fn tell(&self, grant: GrantId, forfeited: &[Forfeit]) {
+        for Forfeit { holder, uses, lost } in forfeited {
+            let reason = match lost {
+                Lost::Silent => "its holder was silent past the lease: it was killed, or cut off",
+                Lost::Restart => "its holder has not come back since the control plane started",
+            };
+            tracing::warn!(%grant, uses, %holder, reason, "uses of a grant are forfeited and count as spent");
+            self.metrics.uses_forfeited(*lost, *uses);
         }
     }
 
@@ -172,12 +188,18 @@ impl Uses {
 }
 
 /// Takes reports in, one after the other.
-fn plan(index: &Index, id: GrantId, jobs: &[Job], now: Timestamp, lease: Duration) -> Plan<Vec<UseAnswer>> {
+fn plan(
+    index: &Index,
+    id: GrantId,
+    jobs: &[Job],
+    now: Timestamp,
+    terms: Terms,
+) -> Plan<(Vec<UseAnswer>, Vec<Forfeit>)> {
     let found = Found::of(index, id);
     let mut grant = found.grant().cloned();
     let mut book = found.book().cloned();
     let mut answers = Vec::with_capacity(jobs.len());
-    let (mut changed, mut over) = (false, false);
+    let (mut changed, mut over, mut forfeited) = (false, false, Vec::new());
     for job in jobs {
         // INVARIANT: nobody learns of, or takes from, a grant that is not on a service of theirs.
         let serves = |service: &str| job.services.iter().any(|s| **s == *service);
@@ -186,7 +208,8 @@ fn plan(index: &Index, id: GrantId, jobs: &[Job], now: Timestamp, lease: Duratio
             answers.push(UseAnswer::Closed);
             continue;
         };
-        let settled = ledger::settle(book.as_ref(), grant, &job.holder, &job.report, now, lease);
+        let settled = ledger::settle(book.as_ref(), grant, &job.holder, &job.report, now, terms);
+        forfeited.extend(settled.forfeited);
         if settled.exhausted {
             *grant = ledger::exhausted(grant, now);
             over = true;
@@ -196,15 +219,16 @@ fn plan(index: &Index, id: GrantId, jobs: &[Job], now: Timestamp, lease: Duratio
         }
         answers.push(settled.answer);
     }
-    found.write(Plan::new(answers), book.filter(|_| changed), grant.filter(|_| over))
+    found.write(Plan::new((answers, forfeited)), book.filter(|_| changed), grant.filter(|_| over))
 }
 
-fn sweep(index: &Index, id: GrantId, now: Timestamp, lease: Duration) -> Plan<()> {
+fn sweep(index: &Index, id: GrantId, now: Timestamp, terms: Terms) -> Plan<((), Vec<Forfeit>)> {
+    let nothing = || Plan::new(((), Vec::new()));
     let found = Found::of(index, id);
-    let (Some(grant), Some(book)) = (found.grant(), found.book()) else { return Plan::new(()) };
-    let Some(settled) = ledger::sweep(book, grant, now, lease) else { return Plan::new(()) };
+    let (Some(grant), Some(book)) = (found.grant(), found.book()) else { return nothing() };
+    let Some(settled) = ledger::sweep(book, grant, now, terms) else { return nothing() };
     let over = settled.exhausted.then(|| ledger::exhausted(grant, now));
-    found.write(Plan::new(()), settled.next, over)
+    found.write(Plan::new(((), settled.forfeited)), settled.next, over)
 }
 
 /// A grant and its book as they are stored.

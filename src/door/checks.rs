@@ -166,8 +166,8 @@ impl Checked {
 impl Question for Asked {
     type Answer = ();
 
-    fn decide(&self, by: impl FnOnce(&Request<'_>) -> Decision) -> Option<Decided<()>> {
-        Some(Decided { decision: by(&self.lend()), answer: () })
+    fn decide<E>(&self, by: impl FnOnce(&Request<'_>) -> Result<Decision, E>) -> Option<Result<Decided<()>, E>> {
+        Some(by(&self.lend()).map(|decision| Decided { decision, answer: () }))
     }
 }
 

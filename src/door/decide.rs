@@ -41,10 +41,19 @@ impl Decide {
         }
     }
 
-    /// Decides again, once a use has come.
-    pub(super) fn check_again(&self, request: &Request<'_>) -> Decision {
+    /// Decides again, once a use may have come, unless that takes the verification of a signature.
+    pub(super) fn check_again(&self, request: &Request<'_>) -> Result<Decision, Deferred> {
         match self {
             Self::Gate(gate) => gate.check_again(request),
+            #[cfg(test)]
+            Self::Test(decide, _) => Ok(decide(request)),
+        }
+    }
+
+    /// The same, where there is time for that.
+    pub(super) fn check_again_deferred(&self, request: &Request<'_>) -> Decision {
+        match self {
+            Self::Gate(gate) => gate.check_again_deferred(request),
             #[cfg(test)]
             Self::Test(decide, _) => decide(request),
         }

@@ -5,6 +5,7 @@
 //! panic there is a refusal too.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -32,7 +33,10 @@ pub(crate) trait Question: Send + Sync + 'static {
     type Answer: Send + 'static;
 
     /// Has it decided. `None` when it cannot be read, which it could before.
-    fn decide(&self, by: impl FnOnce(&Request<'_>) -> Decision) -> Option<Decided<Self::Answer>>;
+    fn decide<E>(
+        &self,
+        by: impl FnOnce(&Request<'_>) -> Result<Decision, E>,
+    ) -> Option<Result<Decided<Self::Answer>, E>>;
 }
 
 /// What was decided, with no part that borrows from the request.
@@ -47,6 +51,13 @@ pub(crate) struct Decided<A> {
 pub(crate) struct Refused {
     pub(crate) reason: Reason,
     pub(crate) detail: Cow<'static, str>,
+}
+
+/// Whether it has been decided on before, and no use of its grant was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    No,
+    Yes,
 }
 
 /// Counted among the checks that wait to be verified, until it is dropped.
@@ -69,21 +80,21 @@ impl Desk {
         let grant = match later {
             Later::Awaits(grant) => grant,
             Later::Costly(deferred) => {
-                let decided = self.verified(question, deferred, source).await?;
+                let decided = self.verified(question, (deferred, Again::No), source).await?;
                 match decided.decision.awaits {
                     Some(grant) => grant,
                     None => return Ok(decided),
                 }
             }
         };
-        self.with_use(&**question, grant, arrived).await
+        self.with_use(question, grant, source, arrived).await
     }
 
     /// Decides on the verification pool.
-    async fn verified<Q: Question>(
+    pub(super) async fn verified<Q: Question>(
         &self,
         question: &Arc<Q>,
-        deferred: Deferred,
+        (deferred, again): (Deferred, Again),
         source: Source,
     ) -> Result<Decided<Q::Answer>, Refused> {
         let metrics = self.telemetry.metrics();
@@ -98,7 +109,12 @@ impl Desk {
             drop(waiting);
             let Some(question) = weak.upgrade() else { return };
             let decided = match turn {
-                Turn::Now => question.decide(|request| decide.check_deferred(request)),
+                Turn::Now => question.decide(|request| {
+                    Ok::<_, Infallible>(match again {
+                        Again::No => decide.check_deferred(request),
+                        Again::Yes => decide.check_again_deferred(request),
+                    })
+                }),
                 Turn::TooLate | Turn::MadeRoom => None,
             };
             // Before the answer is there: who waits for it takes the question back then.
@@ -113,7 +129,7 @@ impl Desk {
             }
         }
         match answer.await {
-            Ok(Some(decided)) => Ok(decided),
+            Ok(Some(Ok(decided))) => Ok(decided),
             Ok(None) => {
                 metrics.verification_shed(deferred).inc();
                 Err(Refused::overload("the check waited too long for its verification"))

@@ -261,11 +261,15 @@ impl Reads {
 impl Question for Held {
     type Answer = Answered;
 
-    fn decide(&self, by: impl FnOnce(&authz::Request<'_>) -> Decision) -> Option<Decided<Answered>> {
+    fn decide<E>(
+        &self,
+        by: impl FnOnce(&authz::Request<'_>) -> Result<Decision, E>,
+    ) -> Option<Result<Decided<Answered>, E>> {
         let request = request::decode(&self.message, self.reads.limits).ok()?;
-        let decision = by(&request);
-        let answer = self.reads.encode(&decision, &request);
-        let answer = Answered { answer, method: request.method.to_owned(), path: request.path.to_owned() };
-        Some(Decided { decision, answer })
+        Some(by(&request).map(|decision| {
+            let answer = self.reads.encode(&decision, &request);
+            let answer = Answered { answer, method: request.method.to_owned(), path: request.path.to_owned() };
+            Decided { decision, answer }
+        }))
     }
 }

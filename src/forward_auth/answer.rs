@@ -15,6 +15,7 @@ use crate::door::answer::{Upstream, denial, upstream};
 
 /// Headers that Envoy removes from the client's request, joined by commas.
 const ENVOY_REMOVE: HeaderName = HeaderName::from_static("x-envoy-auth-headers-to-remove");
+const REASON: HeaderName = HeaderName::from_static("x-portcullis-reason");
 /// The status of a denial, where it could not be the answer's.
 const STATUS: HeaderName = HeaderName::from_static("x-portcullis-status");
 /// The body of a denial, for a proxy that drops it.
@@ -49,6 +50,8 @@ fn allow(dialect: Dialect, checked: &Checked, Upstream { set, remove }: Upstream
         headers.insert(DPOP_NONCE, nonce);
     }
     if dialect == Dialect::Envoy {
+        // For its access log. Not for the upstream: it is among those to remove.
+        headers.insert(REASON, HeaderValue::from_static(checked.decision.reason.code()));
         let names: Vec<&str> = remove.iter().map(HeaderName::as_str).collect();
         match HeaderValue::from_str(&names.join(",")) {
             Ok(names) => drop(headers.insert(ENVOY_REMOVE, names)),
@@ -146,7 +149,8 @@ mod tests {
             );
             let removed = header(&response, "x-envoy-auth-headers-to-remove");
             assert_eq!(removed.is_some(), dialect == Dialect::Envoy);
-            for name in removed.iter().flat_map(|names| names.split(',')) {
+            for name in removed.iter().flat_map(|names| names.split(',')).filter(|name| *name != "x-portcullis-reason")
+            {
                 assert!(header(&response, name).is_none(), "Envoy removes after it sets: `{name}`");
             }
             let all =

@@ -63,6 +63,17 @@ pub struct Mount {
     pub serve: Arc<dyn Fn(Request<Incoming>, IpAddr) -> Answering + Send + Sync>,
 }
 
+/// Reads a question as the door does, for tests that hold doors against each other and for the fuzz targets.
+#[cfg(any(test, feature = "testing"))]
+pub fn read_question(
+    dialect: Dialect,
+    own: &str,
+    head: http::request::Parts,
+    body: Option<Bytes>,
+) -> Result<crate::door::Asked, crate::authz::Reason> {
+    read::asked(dialect, own, head, body).map_err(|(reason, _)| reason)
+}
+
 // === impl Config ===
 
 impl Default for Config {

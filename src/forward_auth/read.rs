@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::HOST;
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
@@ -54,7 +54,11 @@ pub(super) fn asked(dialect: Dialect, own: &str, head: Parts, body: Option<Bytes
     let (scheme, address) = (scheme(said.scheme)?, said.address()?);
     let partial_body = headers.get_all(PARTIAL_BODY).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"true"));
     let peer = OwnedPeer { address, ..OwnedPeer::default() };
-    let (door, headers) = (Door::ForwardAuth, head.headers);
+    let (door, mut headers) = (Door::ForwardAuth, head.headers);
+    // These are of the question: it has no body where the client's request may have one, and `content-length: 0` would pass
+    // for the client's word that there is none.
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(TRANSFER_ENCODING);
     Ok(Asked { door, method, path, host, scheme, headers, partial_body, body, peer })
 }
 
@@ -177,6 +181,15 @@ mod tests {
             asked(Dialect::Envoy, "/", two_hosts, None).map(|_| ()).unwrap_err().0,
             Reason::InputDuplicateHeader
         );
+    }
+
+    #[test]
+    fn the_framing_of_the_question_is_not_that_of_the_request() {
+        let head =
+            head("POST", &[("host", "h"), ("content-length", "0"), ("transfer-encoding", "chunked"), ("x-a", "1")]);
+        let asked = asked(Dialect::Envoy, "/a", head, None).unwrap();
+        let names: Vec<&str> = asked.headers.keys().map(http::HeaderName::as_str).collect();
+        assert_eq!((names, asked.body), (vec!["host", "x-a"], None));
     }
 
     #[test]

@@ -27,6 +27,9 @@ const VERSION: u8 = 1;
 const MAX_NAMES: u8 = 64;
 const MAX_PATTERN: usize = 1024;
 
+/// Where the workload is.
+const WORKLOAD_AT: usize = 1 + 1 + 2 + 16;
+
 const NOT_BEFORE: u16 = 1;
 const NOT_AFTER: u16 = 1 << 1;
 const ENDED_AT: u16 = 1 << 2;
@@ -240,9 +243,10 @@ fn pattern(template: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(template))
 }
 
-/// Where a grant stands in a snapshot: beside those that a sidecar keeps together.
-pub fn place(grant: &Grant) -> u16 {
-    Shard::of(&WorkloadKey::of(grant.workload.as_str()).0).number()
+/// Where a grant stands in a snapshot, by its form: beside those that a sidecar keeps together.
+pub fn place(form: &[u8]) -> u16 {
+    let workload = form.get(WORKLOAD_AT..).and_then(<[u8]>::first_chunk);
+    workload.map_or(0, |workload| Shard::of(workload).number())
 }
 
 /// The forms in a batch, each behind its length in 4 bytes. One that is cut off is the last, and an error.
@@ -261,16 +265,9 @@ pub fn split(batch: &[u8]) -> impl Iterator<Item = Result<&[u8], FieldError>> {
 }
 
 /// Adds a form to a batch.
-pub fn join(batch: &mut Vec<u8>, grant: &Grant) {
-    let at = batch.len();
-    batch.extend([0; 4]);
-    if write(grant, batch).is_none() {
-        batch.truncate(at + 4);
-    }
-    let len = u32::try_from(batch.len() - at - 4).unwrap_or(u32::MAX);
-    if let Some(place) = batch.get_mut(at..at + 4) {
-        place.copy_from_slice(&len.to_be_bytes());
-    }
+pub fn join(batch: &mut Vec<u8>, form: &[u8]) {
+    batch.extend(u32::try_from(form.len()).unwrap_or(u32::MAX).to_be_bytes());
+    batch.extend(form);
 }
 
 // === impl Names ===

@@ -15,6 +15,37 @@ use crate::object::{Allotments, Ending, Grant, GrantState, MAX_ACCOUNTS, UseAcco
 
 /// The most that one account is handed at a time.
 const MAX_SHARE: u32 = 1024;
+/// For how many leases a control plane that starts waits for word of what was handed out before it did.
+const COMING_BACK: u32 = 6;
+
+/// How long accounts may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// How long uses may be held.
+    pub lease: Duration,
+    /// Since when reports are heard: while the control plane was away nobody could be.
+    pub since: Timestamp,
+}
+
+/// Why uses are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Whoever held them was silent past its lease: it was killed, or cut off.
+    Silent,
+    /// Whoever held them when the control plane started has not come back.
+    Restart,
+}
+
+/// Uses that nobody will spend: they were handed out, and who had them never said what became of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forfeit {
+    /// Who had them.
+    pub holder: SpiffeId,
+    /// How many.
+    pub uses: u32,
+    /// Why.
+    pub lost: Lost,
+}
 
 /// What a process of an enforcement point says of its account. Every number counts from the account's beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +82,8 @@ pub struct Settled {
     pub answer: UseAnswer,
     /// Whether the grant's last use has been spent.
     pub exhausted: bool,
+    /// What was lost with accounts that were closed.
+    pub forfeited: Vec<Forfeit>,
 }
 
 /// Takes a report in.
@@ -60,14 +93,14 @@ pub fn settle(
     holder: &SpiffeId,
     report: &UseReport,
     now: Timestamp,
-    lease: Duration,
+    terms: Terms,
 ) -> Settled {
     let Some(uses) = grant.uses else {
-        return Settled { next: None, answer: UseAnswer::Closed, exhausted: false };
+        return Settled { next: None, answer: UseAnswer::Closed, exhausted: false, forfeited: Vec::new() };
     };
     let before = book.cloned().unwrap_or_else(|| Allotments::new(grant.id, uses));
     let mut next = before.clone();
-    close_overdue(&mut next, Some(report.account), now, lease);
+    let forfeited = close_overdue(&mut next, Some(report.account), now, terms);
     let in_force = grant.state == GrantState::Active
         && grant.not_before.is_some_and(|start| start <= now)
         && grant.not_after.is_some_and(|end| now < end);
@@ -77,7 +110,7 @@ pub fn settle(
     let mut account = match place.and_then(|i| next.accounts.get(i)) {
         Some(account) if account.holder == *holder => account.clone(),
         None if opens => fresh(report.account, holder),
-        _ => return settled(before, next, grant, |_| UseAnswer::Closed),
+        _ => return settled((before, next), forfeited, grant, |_| UseAnswer::Closed),
     };
     account.returned = account.returned.max(report.returned.min(account.granted.saturating_sub(account.spent)));
     account.spent = account.spent.max(report.spent.min(account.kept()));
@@ -91,21 +124,22 @@ pub fn settle(
     if in_force && asks > 0 && room && available > 0 {
         // Small enough that others find some: the last ones go out one by one, to whoever asks first.
         account.granted = account.granted.saturating_add(asks.min((available / 16).clamp(1, MAX_SHARE)));
-        account.until = now.saturating_add(lease);
+        account.until = now.saturating_add(terms.lease);
         match place.and_then(|i| next.accounts.get_mut(i)) {
             Some(known) => *known = account.clone(),
             None => next.accounts.push(account.clone()),
         }
     }
     let granted = account.granted;
-    settled(before, next, grant, |over| if over { UseAnswer::Exhausted(granted) } else { UseAnswer::Given(granted) })
+    let answer = |over| if over { UseAnswer::Exhausted(granted) } else { UseAnswer::Given(granted) };
+    settled((before, next), forfeited, grant, answer)
 }
 
 /// Closes accounts that have been silent for too long; `None` when there are none.
-pub fn sweep(book: &Allotments, grant: &Grant, now: Timestamp, lease: Duration) -> Option<Settled> {
+pub fn sweep(book: &Allotments, grant: &Grant, now: Timestamp, terms: Terms) -> Option<Settled> {
     let mut next = book.clone();
-    close_overdue(&mut next, None, now, lease);
-    let settled = settled(book.clone(), next, grant, |_| UseAnswer::Closed);
+    let forfeited = close_overdue(&mut next, None, now, terms);
+    let settled = settled((book.clone(), next), forfeited, grant, |_| UseAnswer::Closed);
     settled.next.is_some().then_some(settled)
 }
 
@@ -116,30 +150,65 @@ pub fn exhausted(grant: &Grant, now: Timestamp) -> Grant {
 }
 
 /// When the first account is to be closed unless it is heard of.
-pub fn next_sweep(book: &Allotments, lease: Duration) -> Option<Timestamp> {
-    book.accounts.iter().map(|account| account.until.saturating_add(lease)).min()
+pub fn next_sweep(book: &Allotments, terms: Terms) -> Option<Timestamp> {
+    book.accounts.iter().map(|account| terms.closes(account)).min()
 }
 
-fn settled(before: Allotments, next: Allotments, grant: &Grant, answer: impl FnOnce(bool) -> UseAnswer) -> Settled {
+fn settled(
+    (before, next): (Allotments, Allotments),
+    forfeited: Vec<Forfeit>,
+    grant: &Grant,
+    answer: impl FnOnce(bool) -> UseAnswer,
+) -> Settled {
     let over = next.all_spent() >= next.uses;
-    let exhausted = over && !grant.state.is_terminal();
-    let answer = answer(over || grant.state.is_terminal());
-    Settled { next: (next != before).then_some(next), answer, exhausted }
+    let ended = grant.state.is_terminal();
+    let answer = answer(over || ended);
+    // Of a grant that has ended nothing can be lost.
+    let forfeited = if ended { Vec::new() } else { forfeited };
+    Settled { next: (next != before).then_some(next), answer, exhausted: over && !ended, forfeited }
 }
 
 fn fresh(id: Uuid, holder: &SpiffeId) -> UseAccount {
     UseAccount { id, holder: holder.clone(), granted: 0, spent: 0, returned: 0, until: Timestamp::default() }
 }
 
-/// One more lease after its own: for messages on their way, and for clocks that run at unequal speeds.
-fn close_overdue(book: &mut Allotments, except: Option<Uuid>, now: Timestamp, lease: Duration) {
-    let mut gone = 0_u32;
+/// Closes accounts that have been silent for too long. What they kept counts as spent; what of that they did not say
+/// they had spent is lost.
+fn close_overdue(book: &mut Allotments, except: Option<Uuid>, now: Timestamp, terms: Terms) -> Vec<Forfeit> {
+    let (mut gone, mut lost) = (0_u32, Vec::new());
     book.accounts.retain(|account| {
-        let stays = now < account.until.saturating_add(lease) || except == Some(account.id);
-        gone = gone.saturating_add(if stays { 0 } else { account.kept() });
-        stays
+        if now < terms.closes(account) || except == Some(account.id) {
+            return true;
+        }
+        gone = gone.saturating_add(account.kept());
+        let uses = account.kept().saturating_sub(account.spent);
+        if uses > 0 {
+            let why = if terms.were_away(account) { Lost::Restart } else { Lost::Silent };
+            lost.push(Forfeit { holder: account.holder.clone(), uses, lost: why });
+        }
+        false
     });
     book.spent = book.spent.saturating_add(gone);
+    lost
+}
+
+// === impl Terms ===
+
+impl Terms {
+    /// When an account is closed unless it is heard of: one more lease after its own, for messages on their way, and for
+    /// clocks that run at unequal speeds.
+    fn closes(&self, account: &UseAccount) -> Timestamp {
+        let closes = account.until.saturating_add(self.lease);
+        if self.were_away(account) {
+            return closes.max(self.since.saturating_add(self.lease.saturating_mul(COMING_BACK)));
+        }
+        closes
+    }
+
+    /// Whether what the account holds was handed out before reports were heard here.
+    fn were_away(&self, account: &UseAccount) -> bool {
+        account.until < self.since.saturating_add(self.lease)
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ pub use self::index::GrantIndex;
 pub use self::limits::{Circumstances, Unmet};
 pub use self::rules::{
     Ballot, MAX_AHEAD, MAX_BREAK_GLASS_SECONDS, NewGrantRequest, RuleError, activate, barred, cast, check_renewal,
-    drop_early, expire, lapse, missing, needing, new_request, new_request_by, owns, revoke, serves, vote, withdraw,
+    drop_early, expire, lapse, may_wait, missing, needing, new_request, new_request_by, owns, revoke, serves, vote,
+    withdraw,
 };
 pub use self::sharded::ShardedMap;
 pub use self::shards::{Key, WorkloadKey};

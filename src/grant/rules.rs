@@ -117,6 +117,9 @@ pub enum RuleError {
     /// Its start has not come.
     #[error("the grant starts at {0}")]
     NotYet(Timestamp),
+    /// Nobody approved it while it could be.
+    #[error("the request has expired: it waited for its approval until {0}")]
+    Lapsed(Timestamp),
     /// Its time passed before it was in force.
     #[error("its time was over, at {0}, before it could be activated")]
     TooLate(Timestamp),
@@ -478,6 +481,16 @@ pub fn expire(grant: &Grant, pending_for: Duration, now: Timestamp) -> Option<Gr
     let mut next = grant.clone();
     end(&mut next, state, "system", reason, now);
     Some(next)
+}
+
+/// Whether a request may still be approved: one that is too old may not, also before it is ended for that.
+pub fn may_wait(grant: &Grant, pending_for: Duration, now: Timestamp) -> Result<(), RuleError> {
+    match expire(grant, pending_for, now) {
+        Some(_) if grant.state == GrantState::Pending => {
+            Err(RuleError::Lapsed(grant.requested_at.saturating_add(pending_for)))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn need(grant: &Grant, holds: bool, needs: &'static str) -> Result<(), RuleError> {

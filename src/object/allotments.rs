@@ -46,6 +46,17 @@ pub struct UseAccount {
     pub until: Timestamp,
 }
 
+/// What has become of a grant's uses. They add up to all that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct UseCounts {
+    /// Known to be spent, or lost with whoever held them.
+    pub spent: u32,
+    /// Handed out to enforcement points, which have not said yet what became of them.
+    pub held: u32,
+    /// Nobody has them.
+    pub left: u32,
+}
+
 // === impl Allotments ===
 
 impl Allotments {
@@ -63,6 +74,12 @@ impl Allotments {
     /// How many are known to be spent.
     pub fn all_spent(&self) -> u32 {
         self.accounts.iter().fold(self.spent, |sum, account| sum.saturating_add(account.spent))
+    }
+
+    /// What has become of them.
+    pub fn counts(&self) -> UseCounts {
+        let (spent, left) = (self.all_spent(), self.available());
+        UseCounts { spent, held: self.uses.saturating_sub(spent).saturating_sub(left), left }
     }
 
     pub(super) fn check(&self) -> Result<(), FieldError> {

@@ -26,7 +26,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::allotments::{Allotments, MAX_ACCOUNTS, UseAccount};
+pub use self::allotments::{Allotments, MAX_ACCOUNTS, UseAccount, UseCounts};
 pub use self::approval::{ApprovalStep, Needs, Party, PartyKind};
 pub use self::grant::{Ending, Grant, GrantId, GrantState, ParseGrantIdError, Vote, VoteKind};
 pub use self::grant_policies::GrantPolicySet;

@@ -76,6 +76,9 @@ pub struct Idempotency {
     pub answer: String,
     /// When it was used.
     pub at: Timestamp,
+    /// Who used it. Missing in records of before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
 }
 
 // === impl Review ===

@@ -154,6 +154,11 @@ impl WorkloadPattern {
         }
     }
 
+    /// Whether it means all below a name, and not one workload.
+    pub fn is_below(&self) -> bool {
+        self.0.ends_with('*')
+    }
+
     fn check(&self, field: &str) -> Result<(), FieldError> {
         let id = self.0.strip_suffix("/*").unwrap_or(&self.0);
         // A trust domain alone is no workload, but all of it may be meant.

@@ -36,6 +36,11 @@ use crate::wire::{Epoch, Position, RETRY_AFTER};
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the control plane may take to read what is given back.
 const GIVING_BACK: Duration = Duration::from_secs(1);
+/// How many messages of uses are sent between two frames that are read, how much room they leave for others, and when it is
+/// looked again for some.
+const USES_AT_ONCE: usize = 64;
+const KEPT_FREE: usize = 32;
+const NO_ROOM: Duration = Duration::from_millis(5);
 /// How many objects a small delta has.
 const SMALL: usize = 4;
 /// How many unusable objects of one revision are reported one by one.
@@ -140,10 +145,10 @@ impl Session {
         look_for_missing_keys.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let shared = Arc::clone(&self.shared);
         let purse = shared.state.purse();
-        purse.reconnected();
+        purse.reconnected(shared.clock.now().mono);
         loop {
             let seen = purse.news().seen();
-            let due = self.tell_of_uses().await?;
+            let due = self.tell_of_uses();
             let waiting = self.stream.confirmed && !self.unacknowledged.is_empty();
             tokio::select! {
                 biased;
@@ -344,7 +349,9 @@ impl Session {
         let purse = self.shared.state.purse();
         if !purse.is_empty() {
             let world = self.shared.state.load();
-            purse.retain(|grant| world.snapshot.as_ref().is_some_and(|s| s.counts_uses_of(grant)));
+            purse.retain(self.shared.clock.now().mono, |grant| {
+                world.snapshot.as_ref().is_some_and(|s| s.counts_uses_of(grant))
+            });
         }
         self.unacknowledged.push_back((retired, position, snapshot));
         self.shared.stats.applied(position.revision.0, arrived.elapsed(), snapshot, built.unusable.len());
@@ -377,13 +384,18 @@ impl Session {
         Ok(())
     }
 
-    /// Tells what was spent, what is given back and what is wanted of the uses of grants. When there will be more to tell.
-    async fn tell_of_uses(&self) -> Outcome<Option<Duration>> {
+    /// Tells what was spent, what is given back and what is wanted of the uses of grants: so much at a time, and only as
+    /// far as there is room, so that reading goes on meanwhile. When there will be more to tell.
+    fn tell_of_uses(&self) -> Option<Duration> {
         let (purse, now) = (self.shared.state.purse(), self.shared.clock.now().mono);
-        for message in purse.messages(now) {
-            self.send(Frame::Uses(uses::told(&message))).await?;
+        let out = self.stream.out.as_ref()?;
+        let room = out.capacity().saturating_sub(KEPT_FREE).min(USES_AT_ONCE);
+        for message in purse.messages(now, room) {
+            // There is room, and nobody else sends. What is lost with the stream is said again on the next.
+            let _gone = out.try_send(ClientFrame { frame: Some(Frame::Uses(uses::told(&message))) });
         }
-        Ok(purse.due(now))
+        let due = purse.due(now)?;
+        Some(if room == 0 { due.max(NO_ROOM) } else { due })
     }
 
     /// The end of the process: nothing is spent any more, and what is left is given back.
@@ -392,13 +404,18 @@ impl Session {
         if purse.is_empty() {
             return End::Stopped;
         }
-        purse.close();
-        if self.tell_of_uses().await.is_ok() {
-            // The end of what we say; the control plane ends the stream once it has read that far.
-            self.stream.out = None;
-            let read = async { while let Ok(Some(_)) = inbound.message().await {} };
-            let _late = tokio::time::timeout(GIVING_BACK, read).await;
+        let now = || self.shared.clock.now().mono;
+        purse.close(now());
+        let until = Instant::now() + GIVING_BACK;
+        while purse.due(now()).is_some_and(|due| due.is_zero()) && Instant::now() < until {
+            self.tell_of_uses();
+            // Answers are read, so that the control plane goes on reading.
+            let _read = tokio::time::timeout(Duration::from_millis(1), inbound.message()).await;
         }
+        // The end of what we say; the control plane ends the stream once it has read that far.
+        self.stream.out = None;
+        let read = async { while let Ok(Some(_)) = inbound.message().await {} };
+        let _late = tokio::time::timeout_at(until, read).await;
         End::Stopped
     }
 

@@ -40,5 +40,10 @@ pub(super) fn take_in(purse: &Purse, given: &Allotment, now: Monotonic) {
         (false, false) => UseAnswer::Given(given.granted),
     };
     let lease = Duration::from_millis(given.lease_ms).min(MAX_LEASE);
-    purse.answered((grant, account), given.number, answer, lease, now);
+    if let Some(UseReport { granted, spent, returned, .. }) =
+        purse.answered((grant, account), given.number, answer, lease, now)
+    {
+        // What of it counts as lost is the control plane's to say, and it does.
+        tracing::warn!(%grant, granted, spent, returned, "the control plane has closed an account of a grant's uses");
+    }
 }

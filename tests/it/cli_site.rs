@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 use super::running::{DOMAIN, Site, portcullis};
 
 /// What a command answered.
-struct Answer {
+pub(super) struct Answer {
     line: String,
-    status: i32,
-    stdout: String,
+    pub(super) status: i32,
+    pub(super) stdout: String,
     stderr: String,
 }
 
 /// An operator at a terminal.
-struct Operator<'a> {
+pub(super) struct Operator<'a> {
     site: &'a Site,
     token: &'static str,
 }
@@ -29,49 +29,53 @@ async fn typed(args: Vec<String>) -> Answer {
 }
 
 /// A command that needs no control plane.
-async fn local(args: &[&str]) -> Answer {
+pub(super) async fn local(args: &[&str]) -> Answer {
     typed(args.iter().map(|a| (*a).to_owned()).collect()).await
 }
 
-impl Operator<'_> {
-    async fn types(&self, args: &[&str], more: &[&str]) -> Answer {
+impl<'a> Operator<'a> {
+    pub(super) const fn of(site: &'a Site, token: &'static str) -> Self {
+        Self { site, token }
+    }
+
+    pub(super) async fn types(&self, args: &[&str], more: &[&str]) -> Answer {
         let (server, token) = (format!("http://{}", self.site.api), self.site.path(self.token));
         let reach = ["--server", &server, "--token-file", &token];
         typed([args, &reach, more].concat().iter().map(|a| (*a).to_owned()).collect()).await
     }
 
     /// A success, for people.
-    async fn says(&self, args: &[&str], expected: &[&str]) {
+    pub(super) async fn says(&self, args: &[&str], expected: &[&str]) {
         self.types(args, &[]).await.says(expected);
     }
 
     /// A success, for programs.
-    async fn json(&self, args: &[&str]) -> Value {
+    pub(super) async fn json(&self, args: &[&str]) -> Value {
         self.types(args, &["--output", "json"]).await.json(0)
     }
 
     /// The same command both ways.
-    async fn both(&self, args: &[&str], expected: &[&str]) -> Value {
+    pub(super) async fn both(&self, args: &[&str], expected: &[&str]) -> Value {
         self.says(args, expected).await;
         self.json(args).await
     }
 
     /// A slip that the control plane refuses: the answer is no, and a problem document for programs.
-    async fn refused(&self, args: &[&str], named: &[&str]) {
+    pub(super) async fn refused(&self, args: &[&str], named: &[&str]) {
         self.types(args, &[]).await.fails(1, named);
         let problem = self.types(args, &["--output", "json"]).await;
         assert!(problem.json(1)["status"].as_u64().is_some_and(|s| (400..500).contains(&s)), "{}", problem.line);
     }
 
     /// A slip that goes nowhere.
-    async fn mistyped(&self, args: &[&str], named: &[&str]) {
+    pub(super) async fn mistyped(&self, args: &[&str], named: &[&str]) {
         self.types(args, &[]).await.fails(2, named);
     }
 }
 
 impl Answer {
     #[track_caller]
-    fn says(&self, expected: &[&str]) {
+    pub(super) fn says(&self, expected: &[&str]) {
         assert_eq!(self.status, 0, "{}: {}", self.line, self.stderr);
         assert!(self.stderr.is_empty(), "{}: {}", self.line, self.stderr);
         for text in expected {
@@ -83,7 +87,7 @@ impl Answer {
     }
 
     #[track_caller]
-    fn json(&self, status: i32) -> Value {
+    pub(super) fn json(&self, status: i32) -> Value {
         assert_eq!(self.status, status, "{}: {}{}", self.line, self.stdout, self.stderr);
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{}: {e}: {}", self.line, self.stdout))
     }
@@ -95,7 +99,7 @@ impl Answer {
     }
 
     #[track_caller]
-    fn names(&self, status: i32, named: &[&str]) {
+    pub(super) fn names(&self, status: i32, named: &[&str]) {
         assert_eq!(self.status, status, "{}: {}{}", self.line, self.stdout, self.stderr);
         for text in named {
             assert!(self.stderr.contains(text), "{}: no `{text}` in: {}", self.line, self.stderr);
@@ -103,7 +107,7 @@ impl Answer {
     }
 }
 
-const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
+pub(super) const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_verb_does_what_it_says_and_names_a_slip() {

@@ -28,6 +28,8 @@ use serde_json::{Value, json};
 
 use crate::certificates;
 use crate::check_door::CheckDoor;
+use crate::envoy::Answer;
+use crate::http_door::{HttpDoor, Question};
 
 const FILES: [&str; 16] = [
     "certificate",
@@ -520,6 +522,29 @@ fn check_wire(name: &str, case: &Case, response: &CheckResponse) {
     }
 }
 
+/// What a proxy is told that asks over HTTP, and what is recorded of it.
+fn check_http(name: &str, case: &Case, (answer, recorded): &(Answer, Reason)) {
+    let reason = case.reason;
+    assert_eq!(*recorded, reason, "{name}: over HTTP");
+    assert_eq!(answer.status, if reason.is_allow() { 200 } else { reason.http_status() }, "{name}: {answer:?}");
+    let head = answer.head.to_lowercase();
+    assert_eq!(
+        head.contains("\r\nx-portcullis-workload: "),
+        reason.is_allow(),
+        "{name}: the upstream learns who calls"
+    );
+    let challenged = case.challenge.is_some() || reason.http_status() == 401;
+    assert_eq!(head.contains("\r\nwww-authenticate: "), challenged, "{name}");
+    assert!(case.challenge.as_ref().is_none_or(|part| head.contains(&part.to_lowercase())), "{name}: {head}");
+    assert_eq!(head.contains("\r\nretry-after: "), reason.http_status() == 503, "{name}");
+    if !reason.is_allow() {
+        let body: Value = serde_json::from_str(&answer.body).expect("a problem document");
+        let shown = body["reason"].as_str().unwrap();
+        assert!(shown == reason.code() || shown == reason.family(), "{name}: `{shown}`");
+        assert_eq!(body.get("grant_request").is_some(), case.grant_request, "{name}: {body}");
+    }
+}
+
 /// What `portcullis check` is told.
 fn check_answer(name: &str, case: &Case, answer: &CheckAnswer) {
     let reason = case.reason;
@@ -535,7 +560,7 @@ fn check_answer(name: &str, case: &Case, answer: &CheckAnswer) {
 async fn every_case_gets_its_decision_at_every_door() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decisions");
     let mut families = std::collections::BTreeSet::new();
-    let mut checked = 0;
+    let (mut checked, mut over_http) = (0, 0);
     let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     assert_eq!(files.len(), FILES.len(), "a file is missing from, or new to, the list");
@@ -549,7 +574,7 @@ async fn every_case_gets_its_decision_at_every_door() {
         let gate = Gate::new(state, Arc::clone(&estate.clock) as _, sizes).with_settings(settings);
         let gate = Arc::new(gate);
         let (mut client, drain) = grpc(&gate).await;
-        let check_door = CheckDoor::of(&gate);
+        let (check_door, http_door) = (CheckDoor::of(&gate), HttpDoor::of(&gate).await);
         let client_key = KeyHolder::new();
         for case in &file.cases {
             let name = format!("{}: {}", path.file_name().unwrap().to_string_lossy(), case.name);
@@ -586,12 +611,27 @@ async fn every_case_gets_its_decision_at_every_door() {
             let response =
                 client.check(check_request(case, &headers, &peered)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
             check_wire(&name, case, response.get_ref());
+            // No certificate of its client's is a proxy's to tell over HTTP, but in a header of its own.
+            if peered.certificate.is_none() && peered.principal.is_none() {
+                // A proof is used up by now: another.
+                let mut headers = wire_headers(&estate, &grants, &client_key, case);
+                headers.extend(forwarded_headers(&estate, case, &mut ders));
+                let (method, path, host) = (&case.method, &case.path, &case.host);
+                let (client, body) = (peered.address, case.body.as_deref());
+                if let Some(told) =
+                    http_door.ask(&Question { method, path, host, headers: &headers, client, body }).await
+                {
+                    check_http(&name, case, &told);
+                    over_http += 1;
+                }
+            }
         }
         drop(client);
         drain.begin(Duration::from_secs(1));
     }
     let expected = ["allow", "credential", "entitlement", "input", "policy", "revoked", "system"];
     assert!(checked >= 150, "only {checked} cases");
+    assert!(over_http >= 120, "only {over_http} cases over HTTP");
     assert_eq!(families.into_iter().collect::<Vec<_>>(), expected, "every family of reasons is hit");
 }
 

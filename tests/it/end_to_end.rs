@@ -118,6 +118,16 @@ fn dev_runs_everything_twice_on_one_directory_and_ends_on_sigterm() {
         let storefront = file("storefront.jwt");
         let read = ["check", "--path", "/catalog/1", "--token-file", &storefront, "--admin", &admin];
         assert_eq!(portcullis(&read).status.code(), Some(0), "{start}: {:?}", portcullis(&read));
+        // As a proxy asks over HTTP.
+        let over_http = at("forward_auth").strip_prefix("http://").unwrap().parse().unwrap();
+        let token = std::fs::read_to_string(&storefront).unwrap();
+        let question = format!(
+            "GET /envoy/catalog/1 HTTP/1.1\r\nHost: demo.local\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n",
+            token.trim()
+        );
+        let answer = crate::envoy::exchange(over_http, question.as_bytes()).unwrap();
+        assert_eq!(answer.status, 200, "{start}: {answer:?}");
+        assert!(answer.head.contains("x-portcullis-workload: spiffe://demo.portcullis.local/storefront"), "{answer:?}");
         let refund = ["check", "--method", "POST", "--path", "/refunds/7", "--token-file", &storefront];
         let refund: Vec<&str> = refund.into_iter().chain(["--admin", &admin, "--output", "json"]).collect();
         let denied = portcullis(&refund);

@@ -66,6 +66,7 @@ impl Envoy {
             .arg(&admin)
             // Several Envoys on one host: no shared memory between them.
             .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"])
+            .args(["--file-flush-interval-msec", "50"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log)

@@ -2,6 +2,7 @@
 //! only, and not even `failure_mode_allow` lets pass what the sidecar denies.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use crate::envoy::Envoy;
 use crate::envoy_config::{echo_service, file};
@@ -19,8 +20,13 @@ async fn envoy_asks_over_http_and_does_as_it_is_told() {
         let envoy = Envoy::start(&configuration(door.address, service));
         let traits = Traits { unavailable: 503, silent: &[503], passes_min_revision: true };
         tell(&door, envoy.address, &traits);
-        let log = envoy.log();
-        assert!(log.contains("\"reason\":\"entitlement.no_grant\""), "the access log joins the records: {log}");
+        // The access log joins the records; Envoy writes it a little later.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let said = ["\"reason\":\"allow.policy\"", "\"reason\":\"entitlement.no_grant\""];
+        while !said.iter().all(|text| envoy.log().contains(text)) {
+            assert!(Instant::now() < deadline, "{}", envoy.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     });
     told.await.unwrap();
 }

@@ -8,16 +8,19 @@
     reason = "helpers of tests fail by panicking, as the tests themselves do"
 )]
 
+mod agreement;
 mod bench;
 mod caddy;
 #[path = "../../src/testing/certificates.rs"]
 mod certificates;
 mod check_door;
 mod cli;
+mod cli_grants;
 mod cli_site;
 mod credentials;
 mod cve_classes;
 mod decisions;
+mod deployment;
 mod door;
 mod dpop;
 mod end_to_end;
@@ -27,6 +30,7 @@ mod envoy_http;
 mod exchange;
 mod failure_mode;
 mod forward_auth;
+mod http_door;
 mod mcp;
 mod metrics;
 mod mtls;

@@ -15,8 +15,8 @@ async fn nginx_asks_and_does_as_it_is_told() {
             ("127.0.0.1:9190", service.to_string()),
             ("127.0.0.1:8080", address.clone()),
             ("/tmp/nginx-portcullis", "./nginx-portcullis".to_owned()),
-            // As root it would answer as nobody, who may not write here.
-            ("worker_processes auto;", format!("worker_processes 1;\n{}", as_this_user())),
+            // One process: a worker would outlive a master that is killed. As root it would answer as nobody, who may not write here.
+            ("worker_processes auto;", format!("worker_processes 1;\nmaster_process off;\n{}", as_this_user())),
         ] {
             conf = put(&conf, from, &to);
         }

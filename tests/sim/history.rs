@@ -350,5 +350,5 @@ impl History {
 fn stored(change: Change, revision: Revision) -> Stored {
     let kind: Kind = change.kind;
     let object = change.body.as_ref().map(|body| Object::parse(kind, body).unwrap());
-    Stored { kind, key: Arc::from(change.key), revision, body: change.body.unwrap_or_default(), object }
+    Stored::new(kind, Arc::from(change.key), revision, change.body.unwrap_or_default(), object)
 }

@@ -101,7 +101,7 @@ impl Plane {
         let stored = |c: crate::authz::Change| {
             let object = c.body.as_ref().map(|b| Object::parse(c.kind, b).unwrap());
             let (key, body) = (Arc::from(c.key), c.body.unwrap_or_default());
-            Arc::new(Stored { kind: c.kind, key, revision, body, object })
+            Arc::new(Stored::new(c.kind, key, revision, body, object))
         };
         let (at, author) = (self.estate.clock.now().wall, Arc::from("test"));
         let changes = changes.into_iter().map(stored).collect();

@@ -15,7 +15,7 @@ use super::estate::{Estate, ISSUER, service};
 use super::mix::tokens_and_mix;
 use crate::app::files;
 use crate::control::store::{Expect, SqliteStore, Store, Unit, Write};
-use crate::grant::compact;
+use crate::grant::{CompactGrant, compact};
 use crate::object::{Object, PolicySet};
 use crate::sync::disk::Seeder;
 use crate::wire::proto::{self, Bookmark, SnapshotBegin, SnapshotChunk, SnapshotEnd, payload::Body};
@@ -158,7 +158,7 @@ fn state(
         let object = object?;
         if let Object::Grant(grant) = &object {
             let before = grants.len();
-            compact::join(&mut grants, grant);
+            compact::join(&mut grants, &CompactGrant::encode(grant));
             (bytes, total) = (bytes + grants.len() - before, total + (grants.len() - before) as u64);
         } else {
             let body = Bytes::from(object.to_json());

@@ -6,6 +6,7 @@ use super::*;
 use crate::authz::Door;
 use crate::grant::ledger::UseAnswer;
 use crate::object::GrantId;
+use crate::testing::{KeyHolder, changed};
 
 const LEASE: Duration = Duration::from_secs(5);
 
@@ -31,7 +32,7 @@ impl Sidecar {
     fn give(&self, granted: u32) {
         let purse = self.state.purse();
         let now = self.estate.clock.now().mono;
-        for message in purse.messages(now) {
+        for message in purse.messages(now, usize::MAX) {
             let place = (message.grant, message.report.account);
             purse.answered(place, message.number, UseAnswer::Given(granted), LEASE, now);
         }
@@ -128,4 +129,36 @@ fn a_request_for_another_takes_a_use_of_both_or_of_none() {
     sidecar.give(1);
     assert_eq!(sidecar.at_the_door(0).0, Reason::AllowGrant);
     assert_eq!(sidecar.spent(), 2);
+}
+
+/// The proof of possession was verified by the decision that found no use. Deciding again takes no such operation, and no
+/// record of a missing use leaves open which grant it was, and why.
+#[test]
+fn deciding_again_verifies_no_proof_and_each_time_says_why_there_is_no_use() {
+    let mut sidecar = Sidecar::new();
+    let id = sidecar.counted(5);
+    // The proofs that were used before the start are not known.
+    sidecar.estate.clock.advance(Duration::from_secs(100));
+    let change = sidecar.estate.put_policies(POLICIES);
+    sidecar.delta([change]);
+    let key = KeyHolder::new();
+    let claims = changed(sidecar.estate.claims("agent"), &json!({"cnf": {"jkt": key.thumbprint()}}));
+    let token = sidecar.estate.signer.sign(&claims).unwrap();
+    let now = sidecar.estate.clock.now().wall;
+    let proof = key.dpop(&KeyHolder::dpop_claims("POST", "https://shop.example/refunds/7", &token, now));
+    let headers = [("authorization", format!("DPoP {token}")), ("dpop", proof)];
+    let refund = Request { door: Door::ExtAuthz, ..request("POST", "/refunds/7", &headers) };
+    let lacks = |decision: Decision, because: &str| {
+        assert_eq!((decision.reason, decision.grant, decision.awaits), (Reason::SystemUses, Some(id), Some(id)));
+        let detail = decision.detail.unwrap();
+        assert!(detail.contains(&id.to_string()) && detail.contains(because), "{detail}");
+    };
+    lacks(sidecar.gate.check(&refund), "has not answered");
+    sidecar.give(0);
+    lacks(sidecar.gate.check_again(&refund).unwrap(), "others hold what is left");
+    sidecar.estate.clock.advance(Duration::from_millis(60));
+    sidecar.give(1);
+    assert_eq!(sidecar.gate.check_again(&refund).unwrap().reason, Reason::AllowGrant);
+    // Only who has decided before may decide again: to everybody else the proof has been used.
+    assert_eq!(sidecar.gate.check(&refund).reason, Reason::CredentialReplay);
 }

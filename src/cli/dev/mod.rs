@@ -20,8 +20,8 @@ use super::output::Out;
 use crate::app::{self, Binder, Deps, RunError, SystemBinder, control, process, sidecar, upstream};
 use crate::config::{
     Address, HttpUrl, Identity, LogFormat, LogLevel, RawControl, RawControlListeners, RawControlPlane, RawDrain,
-    RawEnforcementPoint, RawExtAuthz, RawKeys, RawOperators, RawRecords, RawScope, RawSidecar, RawSidecarListeners,
-    RawState, RawSync, RawTelemetry, RawTokens, RawWorkloadCallers, RecordOutput, Span,
+    RawEnforcementPoint, RawExtAuthz, RawGrants, RawKeys, RawOperators, RawRecords, RawScope, RawSidecar,
+    RawSidecarListeners, RawState, RawSync, RawTelemetry, RawTokens, RawWorkloadCallers, RecordOutput, Span,
 };
 use crate::drain::{self, Signal};
 use crate::readiness::Readiness;
@@ -178,6 +178,7 @@ impl DevArgs {
                 api: self.address(9180)?,
                 sync: self.address(9181)?,
                 admin: self.address(9182)?,
+                probes: None,
             },
             data_directory: directory.join("control"),
             tls: None,
@@ -189,6 +190,7 @@ impl DevArgs {
                 ..RawSync::default()
             },
             keys: RawKeys::default(),
+            grants: RawGrants::default(),
             operators: RawOperators {
                 workloads: Some(RawWorkloadCallers { audience: seed::AUDIENCE.to_owned(), trust: Vec::new() }),
                 ..RawOperators::default()
@@ -216,6 +218,7 @@ impl DevArgs {
                 },
                 forward_auth: Some(self.address(9192)?),
                 admin: self.address(9193)?,
+                probes: None,
             },
             control_plane: RawControlPlane {
                 url: Some(url(format!("http://{sync}"))?),

@@ -39,9 +39,10 @@ pub(super) fn show(out: &mut Out<'_>, answer: &Value) -> Result<(), Failure> {
 
 /// Everything about one.
 pub(super) fn details(out: &mut Out<'_>, grant: &Value) -> Result<(), Failure> {
-    for name in ["id", "state", "workload", "resources", "actions", "path", "uses"] {
+    for name in ["id", "state", "workload", "resources", "actions", "path"] {
         line(out, name, &cell(grant, name))?;
     }
+    line(out, "uses", &uses(grant))?;
     if let Some(call) = grant.get("call").filter(|call| call.is_object()) {
         line(out, "call", &format!("{} {}", cell(call, "method"), cell(call, "path")))?;
         line(out, "body_sha256", &cell(call, "body_sha256"))?;
@@ -120,6 +121,18 @@ fn steps(grant: &Value) -> Vec<String> {
     list_of(needs, "steps").map(one).collect()
 }
 
+/// How many, and what has become of them where that is told.
+fn uses(grant: &Value) -> String {
+    let all = cell(grant, "uses");
+    match grant.get("use_counts").filter(|counts| counts.is_object()) {
+        None => all,
+        Some(counts) => {
+            let [spent, held, left] = ["spent", "held", "left"].map(|name| cell(counts, name));
+            format!("{all}: {spent} spent, {held} at enforcement points, {left} left")
+        }
+    }
+}
+
 fn conditions(out: &mut Out<'_>, grant: &Value) -> Result<(), Failure> {
     let Some(conditions) = grant.get("conditions").filter(|c| c.is_object()) else { return Ok(()) };
     line(out, "only from", &cell(conditions, "source_networks").replace(',', " or "))?;
@@ -189,6 +202,13 @@ mod tests {
             text(&json!({ "state": "active", "break_glass": true, "needs": { "auto": true }, "not_after": "t" }));
         assert!(told.contains("break-glass") && !told.contains("approved by policy"), "{told}");
         assert!(text(&json!({ "state": "active", "needs": { "auto": true } })).contains("approved by policy"));
+    }
+
+    #[test]
+    fn uses_are_told_with_what_became_of_them() {
+        assert!(text(&json!({ "uses": 10 })).contains("  uses             10\n"));
+        let told = text(&json!({ "uses": 10, "use_counts": { "spent": 3, "held": 1, "left": 6 } }));
+        assert!(told.contains("  uses             10: 3 spent, 1 at enforcement points, 6 left\n"), "{told}");
     }
 
     #[test]

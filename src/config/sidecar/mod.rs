@@ -73,6 +73,8 @@ pub struct SidecarListeners {
     pub forward_auth: Option<Address>,
     /// Admin.
     pub admin: Address,
+    /// What of it may be seen from outside.
+    pub probes: Option<Address>,
 }
 
 /// How the control plane is reached and known.
@@ -259,6 +261,7 @@ impl RawSidecarListeners {
             ext_authz_pinned_threads: self.ext_authz.pinned_threads,
             forward_auth: self.forward_auth,
             admin: self.admin,
+            probes: self.probes,
         })
     }
 }

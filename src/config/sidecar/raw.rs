@@ -57,6 +57,8 @@ pub struct RawSidecarListeners {
     pub forward_auth: Option<Address>,
     /// `/livez`, `/readyz`, `/metrics`, `/snapshot`, `/loglevel`, `/v1/check`. No authentication: keep it private.
     pub admin: Address,
+    /// `/livez`, `/readyz`, `/metrics` and nothing else, for probes and scrapes from outside. Default: nowhere.
+    pub probes: Option<Address>,
 }
 
 /// Where the ext_authz server listens; at least one is needed, unless proxies ask over HTTP.
@@ -271,7 +273,7 @@ pub struct RawDrain {
 
 impl Default for RawSidecarListeners {
     fn default() -> Self {
-        Self { ext_authz: RawExtAuthz::default(), forward_auth: None, admin: Address::loopback(9193) }
+        Self { ext_authz: RawExtAuthz::default(), forward_auth: None, admin: Address::loopback(9193), probes: None }
     }
 }
 

@@ -20,6 +20,7 @@ use super::Api;
 use super::extract::{Caller, MAX_WAIT, RequestId};
 use super::operation::Route;
 use super::problem::Problem;
+use super::watch::Entered;
 use crate::control::audit::{Author, Event};
 use crate::control::callers::Peer;
 use crate::control::operator_policy::Subject;
@@ -87,8 +88,8 @@ async fn guarded(
             None
         }
         _ => {
-            let principal = match api.callers.authenticate(request.headers(), peer.as_ref()).await {
-                Ok(principal) => principal,
+            let (principal, standing) = match api.callers.authenticate(request.headers(), peer.as_ref()).await {
+                Ok(known) => known,
                 Err(unknown) => {
                     call.peer = peer.as_ref().map(|peer| peer.address.to_string());
                     tracing::debug!(request_id = %id, why = unknown.detail, "a caller is nobody");
@@ -100,7 +101,9 @@ async fn guarded(
             api.callers.admit(&principal).map_err(Problem::too_many)?;
             if let Some(route) = route {
                 let subject = subject(api, route, request.extract_parts().await.ok());
-                api.policies.check(&principal, route.action, &subject)?;
+                api.policies.check(&principal, route.action, &subject).await?;
+                let principal = principal.clone();
+                request.extensions_mut().insert(Entered { principal, standing, action: route.action, subject });
             }
             Some(Caller { principal, request_id: Arc::clone(id) })
         }

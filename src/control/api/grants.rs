@@ -10,13 +10,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Api;
 use super::extract::{Caller, Name, Optional, Params};
 use super::problem::Problem;
-use super::respond::{Page, Taken, WaitQuery, Written};
+use super::respond::{self, Page, Taken, WaitQuery, Written};
 use super::watch::{self, Manner, WatchQuery};
 use crate::clock::Timestamp;
 use crate::control::core::Plan;
@@ -25,7 +25,7 @@ use crate::control::rules;
 use crate::control::store::{Expect, Write};
 use crate::credential::SpiffeId;
 use crate::grant;
-use crate::object::{Grant, GrantState, Kind, Object, Revocation, Target};
+use crate::object::{Allotments, Grant, GrantState, Kind, Object, Revocation, Target, UseCounts};
 
 /// Query of the lists of grants and requests.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -40,6 +40,16 @@ pub(super) struct GrantQuery {
     limit: Option<usize>,
     /// The `next` of the page before.
     after: Option<String>,
+}
+
+/// A grant as it is shown: the document, and what has become of its uses.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ShownGrant {
+    #[serde(flatten)]
+    grant: Grant,
+    /// Of a grant with a number of uses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    use_counts: Option<UseCounts>,
 }
 
 /// Why a grant is ended.
@@ -89,6 +99,20 @@ pub(super) async fn show(
     manner: Manner,
 ) -> Result<Response, Problem> {
     watch::show(api, &id, query, manner).await
+}
+
+/// The answer with a grant: the document as it is stored, with what has become of its uses, if it has a number of them.
+pub(super) fn shown(api: &Api, stored: &Stored) -> Response {
+    let counted = rules::as_grant(stored).and_then(|grant| Some((grant, grant.uses?)));
+    let Some((grant, uses)) = counted else { return respond::document(api, stored) };
+    let book = api.core.index().get(Kind::Allotment, &stored.key);
+    let book = match book.as_ref().and_then(|stored| stored.object.as_ref()) {
+        Some(Object::Allotment(book)) => Allotments::clone(book),
+        // Nobody has asked for one yet.
+        _ => Allotments::new(grant.id, uses),
+    };
+    let shown = ShownGrant { grant: grant.clone(), use_counts: Some(book.counts()) };
+    respond::document_of(api, stored, &shown)
 }
 
 /// The grant or request of this id.

@@ -22,6 +22,7 @@ use super::respond::{Written, insert};
 use crate::clock::Timestamp;
 use crate::control::core::{Intent, Plan};
 use crate::control::index::{Index, Stored};
+use crate::control::key_book::Full;
 use crate::control::store::{Committed, Expect, Write};
 use crate::object::{FieldError, Idempotency, Kind, Object};
 use crate::wire::{Position, Revision};
@@ -41,6 +42,8 @@ pub(super) struct Key(Option<Use>);
 
 #[derive(Debug)]
 struct Use {
+    /// Who uses it.
+    caller: Arc<str>,
     /// Digest of who uses which key.
     key: String,
     /// Digest of what is asked with it.
@@ -98,7 +101,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Keyed<T> {
         let document = extract::parse(&body)?;
         let used = given.map(|(caller, key)| {
             let asked = digest(&[path.as_bytes(), &canonical(&body)]);
-            Use { key: digest(&[caller.as_bytes(), key.as_bytes()]), body: asked }
+            Use { key: digest(&[caller.as_bytes(), key.as_bytes()]), caller, body: asked }
         });
         Ok(Self(Key(used), document))
     }
@@ -160,12 +163,14 @@ impl Key {
             let recorded = answer.record()?;
             // What made nothing needs no key: sent again it makes nothing either, or what then is not there any more.
             if let (Some(used), None) = (&self.0, recorded.found) {
-                if api.core.keys_are_full() {
-                    return Err(Problem::unavailable("too many idempotency keys are held"));
-                }
                 let at = api.core.clock().now().wall;
+                api.core.check_keys(&used.caller).map_err(|full| match full {
+                    Full::All => Problem::unavailable("too many idempotency keys are held"),
+                    Full::OfCaller(until) => Problem::too_many_keys(&used.caller, until.since(at)),
+                })?;
                 let text = serde_json::to_string(&recorded).unwrap_or_default();
-                let record = Idempotency { key: used.key.clone(), body: used.body.clone(), answer: text, at };
+                let caller = Some(used.caller.to_string());
+                let record = Idempotency { key: used.key.clone(), body: used.body.clone(), answer: text, at, caller };
                 changes.push(Write::put(&Object::Idempotency(record), Expect::Absent));
             }
             Ok::<_, Problem>(Plan { guards, changes, answer: Err(recorded) })

@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use super::Api;
 use super::extract::{self, Caller, Document, Name, Optional, Params, Precondition, etag};
-use super::lifts;
 use super::problem::Problem;
 use super::respond::{Taken, WaitQuery, Written, insert};
+use super::{lifts, revocations};
 use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};
@@ -211,12 +211,9 @@ fn resumption(
 
 /// Where and when a workload was retired, if it was.
 fn retired_before(index: &Index, id: &str) -> Option<Taken> {
-    if !rules::is_retired(index, id) {
-        return None;
-    }
-    // A retirement is the last thing that happens to a workload, and nothing that ended it then can be lifted.
-    let last = index.revocations_of(id).into_iter().max_by_key(|revocation| revocation.revision)?;
-    Some((last.revision, rules::as_revocation(&last)?.created_at))
+    let target = Target::Workload { workload: id.parse().ok()? };
+    let (revocation, revision) = revocations::retirement(index, &target)?;
+    Some((revision, revocation.created_at))
 }
 
 /// Everything that ends with a workload, in one unit.

@@ -44,7 +44,7 @@ use self::operation::{Limit, Method, Route};
 use self::problem::Problem;
 use super::callers::{Callers, CallersConfig};
 use super::core::Core;
-use super::desk::Desk;
+use super::desk::{Desk, Limits};
 use super::exchange::Exchange;
 use super::fleet::{Fleet, PointConfig};
 use super::keys::Keys;
@@ -55,6 +55,9 @@ use crate::clock::Timestamp;
 pub use self::openapi::openapi;
 pub use self::routes::{actions, operator_actions};
 pub use self::serve::{ServeLimits, serve};
+
+/// How many live grants and requests a workload has on one resource, unless it is configured otherwise.
+pub const GRANTS_PER_RESOURCE: usize = 64;
 
 /// Settings of the API.
 #[derive(Debug, Clone)]
@@ -67,6 +70,8 @@ pub struct ApiConfig {
     pub max_policy_bytes: usize,
     /// How many requests are worked on at once.
     pub max_concurrent_requests: usize,
+    /// How many live grants and requests a workload may have on one resource.
+    pub grants_per_resource: usize,
     /// How many may wait at once until something has become of a grant, by long poll or stream.
     pub max_watchers: usize,
     /// How long a request may take, beside what it asks to wait.
@@ -120,10 +125,11 @@ pub fn router(
     let (document, large) = (config.max_body_bytes, config.max_policy_bytes);
     let callers = Callers::new(config.callers.clone(), &core, Arc::clone(&operators), &keys);
     let policies = InForce::new(Arc::clone(core.index()), operator_actions());
+    let limits = Limits::of(&core, config.grants_per_resource);
     let api = Arc::new(Api {
         core,
         fleet,
-        desk: Desk::new(Arc::clone(&operators)),
+        desk: Desk::new(Arc::clone(&operators), limits),
         operators,
         keys,
         config,
@@ -166,6 +172,7 @@ impl Default for ApiConfig {
             max_body_bytes: 4 << 20,
             max_policy_bytes: 24 << 20,
             max_concurrent_requests: 512,
+            grants_per_resource: GRANTS_PER_RESOURCE,
             max_watchers: 256,
             request_timeout: Duration::from_secs(30),
             callers: CallersConfig::default(),

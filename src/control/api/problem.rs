@@ -118,8 +118,17 @@ impl Problem {
 
     /// 429: too many calls.
     pub(super) fn too_many(wait: std::time::Duration) -> Self {
+        Self::wait("too many calls", wait)
+    }
+
+    /// 429: too many idempotency keys of one caller.
+    pub(super) fn too_many_keys(caller: &str, wait: std::time::Duration) -> Self {
+        Self::wait(&format!("`{caller}` has used too many idempotency keys"), wait)
+    }
+
+    fn wait(what: &str, wait: std::time::Duration) -> Self {
         let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
-        let detail = format!("too many calls; worth trying again in {seconds} s");
+        let detail = format!("{what}; worth trying again in {seconds} s");
         let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", "too many calls", detail);
         problem.0.headers.push((header::RETRY_AFTER, HeaderValue::from(seconds)));
         problem
@@ -241,6 +250,7 @@ impl From<RuleError> for Problem {
             | RuleError::VotedAlready(_)
             | RuleError::Unapproved { .. }
             | RuleError::NotYet(_)
+            | RuleError::Lapsed(_)
             | RuleError::TooLate(_) => Self::conflict(detail),
             RuleError::Digest { .. } => {
                 let issue = Issue::from(FieldError::new("digest", detail.clone()));

@@ -68,6 +68,7 @@ pub(super) async fn create(
     let asked = grant::new_request_by(new, caller.name(), caller.principal.party(), now)?;
     let intent = caller.intent(if asked.break_glass { "grant.break_glass" } else { "grant.request" });
     let location = format!("/v1/grant-requests/{}", asked.id);
+    api.desk.ready(api.core.index()).await;
     let made = key
         .make(&api, &intent, |index| {
             let Plan { guards, changes, answer } = api.desk.ask(index, &asked, reuse, now)?;
@@ -94,6 +95,7 @@ pub(super) async fn approve(
         digest: &vote.digest,
         step: vote.step.as_deref(),
     };
+    api.desk.ready(api.core.index()).await;
     let (committed, grant) = api
         .core
         .transact(&caller.intent("grant.approve"), |index| {

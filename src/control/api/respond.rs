@@ -217,10 +217,19 @@ impl TryFrom<PageQuery> for Page {
 
 /// One object: the document itself, its revision as the entity tag.
 pub(super) fn document(api: &Api, stored: &Stored) -> Response {
-    let position = Position { epoch: api.core.index().position().epoch, revision: stored.revision };
     let mut response = (StatusCode::OK, stored.body.clone()).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    tagged(api, stored, response)
+}
+
+/// The same, shown in another way than it is stored.
+pub(super) fn document_of(api: &Api, stored: &Stored, shown: &impl Serialize) -> Response {
+    tagged(api, stored, json(StatusCode::OK, shown))
+}
+
+fn tagged(api: &Api, stored: &Stored, mut response: Response) -> Response {
+    let position = Position { epoch: api.core.index().position().epoch, revision: stored.revision };
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     insert(headers, header::ETAG, &etag(stored.revision));
     insert(headers, header::HeaderName::from_static(POSITION), &position.to_string());
     response

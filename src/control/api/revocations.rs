@@ -22,9 +22,10 @@ use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::index::Index;
 use crate::control::rules;
-use crate::control::store::{Expect, Write};
+use crate::control::store::{Expect, Guard, Write};
 use crate::credential::certificate_serial;
 use crate::object::{FieldError, IssuerKind, Kind, Object, Revocation, Target};
+use crate::wire::Revision;
 
 /// What to end.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -59,6 +60,10 @@ pub(super) async fn create(
     let wait = query.duration()?;
     let made = key
         .make(&api, &caller.intent("revocation.create"), |index| {
+            if let Some((standing, revision)) = retirement(index, &new.target) {
+                let location = format!("/v1/revocations/{}", standing.id);
+                return Ok(Plan::new(Made::found(location, standing, revision)));
+            }
             let Plan { guards, changes, answer } = plan(&api, index, &caller, &new)?;
             Ok(Plan { guards, changes, answer: Made::created(format!("/v1/revocations/{}", answer.id), answer) })
         })
@@ -89,7 +94,26 @@ fn plan(api: &Api, index: &Index, caller: &Caller, new: &NewRevocation) -> Resul
     };
     let object = Object::Revocation(revocation.clone());
     object.check()?;
-    Ok(Plan::new(revocation).write(Write::put(&object, Expect::Absent)))
+    let mut plan = Plan::new(revocation).write(Write::put(&object, Expect::Absent));
+    if let Target::Workload { workload } = &new.target
+        && let Some(stored) = index.get(Kind::Workload, workload.as_str())
+    {
+        // It is not retired meanwhile.
+        let (kind, key) = (Kind::Workload, stored.key.to_string());
+        plan = plan.guard(Guard::Object { kind, key, expect: Expect::Revision(stored.revision) });
+    }
+    Ok(plan)
+}
+
+/// The revocation by which a workload was retired, and its revision. INVARIANT: none of that workload comes after it, so
+/// that it can be told from those before: to revoke what has been retired is to find that it has been.
+pub(super) fn retirement(index: &Index, target: &Target) -> Option<(Revocation, Revision)> {
+    let Target::Workload { workload } = target else { return None };
+    if !rules::is_retired(index, workload.as_str()) {
+        return None;
+    }
+    let last = index.revocations_of(workload.as_str()).into_iter().max_by_key(|revocation| revocation.revision)?;
+    Some((rules::as_revocation(&last)?.clone(), last.revision))
 }
 
 /// A serial number as every enforcement point and every list shows it.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::audit::{self, AuditQuery, AuditRecords, Checkpoint};
 use super::exchange::{self, TokenAnswer, TokenForm, TokenRefused};
 use super::grant_policies::{self, GrantPoliciesPublished, NewGrantPolicySet};
-use super::grants::{self, GrantQuery, Reason};
+use super::grants::{self, GrantQuery, Reason, ShownGrant};
 use super::issuers::{self, KeysShown};
 use super::lifecycle::{self, ResumeBody, RetireQuery, SuspendBody};
 use super::lifts::{self, LiftBody};
@@ -346,7 +346,7 @@ fn grants() -> Vec<Operation> {
             .named::<GrantId>(ID)
             .tagged()
             .query::<WatchQuery>()
-            .answers::<Grant>(200, "The request, or the grant that it has become")
+            .answers::<ShownGrant>(200, "The request, or the grant that it has become")
             .streams("The stream that `Last-Event-ID` is of has nothing more to tell"),
         post("/v1/grant-requests/{id}/approve", "grant.approve", "Approve a request", requests::approve)
             .named::<GrantId>(ID)
@@ -371,7 +371,7 @@ fn grants() -> Vec<Operation> {
             .named::<GrantId>(ID)
             .tagged()
             .query::<WatchQuery>()
-            .answers::<Grant>(200, "The grant, or the request for it")
+            .answers::<ShownGrant>(200, "The grant, or the request for it")
             .streams("The stream that `Last-Event-ID` is of has nothing more to tell"),
         post("/v1/grants/{id}/drop", "grant.drop", "Give a grant back before its time is over", grants::drop_early)
             .about("For who asked for it, and for the workload whose it is.")
@@ -415,6 +415,7 @@ fn revocations() -> Vec<Operation> {
             .leads_to("/object/id", &["revocation_show"])
             .located()
             .keyed()
+            .answers::<Written<Revocation>>(200, "The workload has been retired, by this revocation")
             .answers::<Written<Revocation>>(201, "The revocation")
             .problem(409),
         get("/v1/revocations/{id}", "revocation.show", "Show a revocation", revocations::show)

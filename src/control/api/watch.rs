@@ -1,7 +1,8 @@
 //! Waiting until something has become of a grant: a long poll, or server-sent events.
 //!
 //! Plane: control. Reads only, from the index and its log. Bounded in number and in time, and ended when the control
-//! plane shuts down. INVARIANT: a long poll answers with a state that it has seen, and a stream tells every state that
+//! plane shuts down. Whoever waits is looked at again before anything is told, whenever something was committed, and every
+//! few seconds: with the caller's credential, or its permission, the waiting ends. INVARIANT: a long poll answers with a state that it has seen, and a stream tells every state that
 //! the log still holds, each once and in order; with `Last-Event-ID` it goes on where another one ended.
 
 use std::collections::VecDeque;
@@ -22,9 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use super::extract;
-use super::grants::one;
+use super::grants::{one, shown};
 use super::problem::Problem;
+use crate::control::callers::Standing;
 use crate::control::index::Stored;
+use crate::control::operator_policy::Subject;
+use crate::control::principal::Principal;
 use crate::control::rules;
 use crate::object::{Grant, GrantState, Kind};
 use crate::wire::{Position, Revision};
@@ -33,6 +37,8 @@ use crate::wire::{Position, Revision};
 const LONGEST: Duration = Duration::from_secs(600);
 /// How often a stream says that it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How often it is looked whether the caller still is who it was, and still may.
+const LOOK: Duration = Duration::from_secs(2);
 /// The least time between two looks: a busy log must not keep everybody who waits busy as well.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How many commits are looked through at once.
@@ -69,15 +75,33 @@ pub(super) struct Manner {
     /// The event that the caller saw last.
     seen: Option<Position>,
     shutdown: CancellationToken,
+    entered: Entered,
 }
 
 /// In the extensions of a request that is served: ends when the server is to stop.
 #[derive(Debug, Clone)]
 pub(super) struct Shutdown(pub(super) CancellationToken);
 
+/// In the extensions of a request for an operation: who was let in, by what, to do what.
+#[derive(Debug, Clone)]
+pub(super) struct Entered {
+    pub(super) principal: Principal,
+    pub(super) standing: Standing,
+    pub(super) action: &'static str,
+    pub(super) subject: Subject,
+}
+
+/// A caller who waits, looked at again and again.
+struct Watcher {
+    entered: Entered,
+    operators: watch::Receiver<u64>,
+    next: Instant,
+}
+
 /// A stream of the states of one grant.
 struct Events {
     api: Arc<Api>,
+    watcher: Watcher,
     key: String,
     until: Until,
     /// The log has been read up to here.
@@ -103,19 +127,22 @@ pub(super) async fn show(api: Arc<Api>, id: &str, query: WatchQuery, manner: Man
     let mut tip = api.core.index().subscribe();
     let stored = one(api.core.index(), id)?;
     let Some(wait) = wait.filter(|_| !until.is_met(&stored)) else {
-        return Ok(super::respond::document(&api, &stored));
+        return Ok(shown(&api, &stored));
     };
     let _place = place(&api)?;
     let deadline = Instant::now() + wait;
+    let mut watcher = Watcher::new(&api, manner.entered);
     loop {
         let woken = tokio::select! {
             changed = tip.changed() => changed.is_ok(),
+            () = watcher.due() => true,
             () = tokio::time::sleep_until(deadline) => false,
             () = manner.shutdown.cancelled() => false,
         };
+        watcher.look(&api).await?;
         let stored = one(api.core.index(), id)?;
         if !woken || until.is_met(&stored) {
-            return Ok(super::respond::document(&api, &stored));
+            return Ok(shown(&api, &stored));
         }
         tokio::time::sleep_until(deadline.min(Instant::now() + PAUSE)).await;
     }
@@ -154,6 +181,7 @@ fn stream(api: Arc<Api>, id: &str, until: Until, wait: Duration, manner: Manner)
         deadline: now + wait,
         heartbeat: now + HEARTBEAT,
         shutdown: manner.shutdown,
+        watcher: Watcher::new(&api, manner.entered),
         _place: place,
         api,
     };
@@ -188,12 +216,13 @@ impl Until {
 // === impl Manner ===
 
 impl<S: Sync> FromRequestParts<S> for Manner {
-    type Rejection = std::convert::Infallible;
+    type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         let shutdown = parts.extensions.get::<Shutdown>().map_or_else(CancellationToken::new, |s| s.0.clone());
         let seen = parts.headers.get("last-event-id").and_then(|v| v.to_str().ok()?.parse().ok());
-        Ok(Self { events: wants_events(&parts.headers), seen, shutdown })
+        let entered = parts.extensions.get::<Entered>().cloned().ok_or_else(|| Problem::unauthenticated(false))?;
+        Ok(Self { events: wants_events(&parts.headers), seen, shutdown, entered })
     }
 }
 
@@ -204,11 +233,43 @@ fn wants_events(headers: &HeaderMap) -> bool {
     first.trim().eq_ignore_ascii_case("text/event-stream")
 }
 
+// === impl Watcher ===
+
+impl Watcher {
+    fn new(api: &Api, entered: Entered) -> Self {
+        Self { entered, operators: api.callers.operators_changed(), next: Instant::now() + LOOK }
+    }
+
+    /// Waits until it is to be looked whether the caller may go on.
+    async fn due(&mut self) {
+        let next = self.next;
+        tokio::select! {
+            changed = self.operators.changed() => if changed.is_err() { tokio::time::sleep_until(next).await },
+            () = tokio::time::sleep_until(next) => {}
+        }
+    }
+
+    /// Whether the caller may go on.
+    async fn look(&mut self, api: &Api) -> Result<(), Problem> {
+        self.next = Instant::now() + LOOK;
+        let Entered { principal, standing, action, subject } = &self.entered;
+        api.callers.stands(principal, standing).map_err(|why| {
+            tracing::debug!(author = %principal.name, why, "a caller who waits is nobody any more");
+            Problem::unauthenticated(true)
+        })?;
+        Ok(api.policies.check(principal, action, subject).await?)
+    }
+}
+
 // === impl Events ===
 
 impl Events {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            // INVARIANT: nothing is told to who may not be told any more, also of what was found before.
+            if !self.frames.is_empty() && self.watcher.look(&self.api).await.is_err() {
+                return None;
+            }
             if let Some(frame) = self.frames.pop_front() {
                 return Some(frame);
             }
@@ -217,9 +278,12 @@ impl Events {
             }
             self.tip.mark_unchanged();
             if self.read_log() {
+                // What was committed may be about the caller.
+                self.over |= self.watcher.look(&self.api).await.is_err();
                 continue;
             }
             tokio::select! {
+                () = self.watcher.due() => self.over = self.watcher.look(&self.api).await.is_err(),
                 changed = self.tip.changed() => match changed {
                     Ok(()) => tokio::time::sleep_until(self.deadline.min(Instant::now() + PAUSE)).await,
                     Err(_closed) => self.over = true,

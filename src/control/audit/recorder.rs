@@ -19,6 +19,8 @@ use crate::control::store::Store;
 const QUEUE: usize = 4096;
 /// How many share a transaction at most.
 const BATCH: usize = 512;
+/// What was left out becomes a record after this long, also when nothing else does.
+const OWN_UP: Duration = Duration::from_secs(5);
 /// How long the first of a group waits for others. A crash loses no more than this of what nobody waits for.
 const LINGER: Duration = Duration::from_millis(100);
 
@@ -95,38 +97,61 @@ impl Recorder {
 
 async fn write(store: Arc<dyn Store>, clock: SharedClock, mut queue: mpsc::Receiver<Note>, lost: Arc<AtomicU64>) {
     let mut notes = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut notes, BATCH).await > 0 {
+    let mut own_up = tokio::time::interval(OWN_UP);
+    own_up.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let more = tokio::select! {
+            biased;
+            received = queue.recv_many(&mut notes, BATCH) => received > 0,
+            _ = own_up.tick() => true,
+        };
         let until = Instant::now() + LINGER;
-        while notes.len() < BATCH && notes.iter().all(|note| note.written.is_none()) {
+        while !notes.is_empty() && notes.len() < BATCH && notes.iter().all(|note| note.written.is_none()) {
             let room = BATCH.saturating_sub(notes.len());
             match tokio::time::timeout_at(until, queue.recv_many(&mut notes, room)).await {
                 Ok(0) | Err(_) => break,
                 Ok(_) => {}
             }
         }
-        let mut waiting = Vec::new();
-        let mut events: Vec<(Timestamp, Event)> = Vec::with_capacity(notes.len() + 1);
-        for note in notes.drain(..) {
-            waiting.extend(note.written);
-            events.push((note.at, note.event));
+        write_batch(&*store, &clock, &mut notes, &lost).await;
+        if !more {
+            break;
         }
-        let missed = lost.swap(0, Ordering::Relaxed);
-        if missed > 0 {
-            let object = format!("{missed} records");
-            events.push((clock.now().wall, Event::done(Author::system("system"), "audit.lost", &object, "")));
+    }
+    let left = lost.load(Ordering::Relaxed);
+    if left > 0 {
+        tracing::error!(records = left, "audit records are lost, and the trail does not say so");
+    }
+}
+
+/// Writes the notes, and how many others were left out.
+async fn write_batch(store: &dyn Store, clock: &SharedClock, notes: &mut Vec<Note>, lost: &AtomicU64) {
+    let mut waiting = Vec::new();
+    let mut events: Vec<(Timestamp, Event)> = Vec::with_capacity(notes.len() + 1);
+    for note in notes.drain(..) {
+        waiting.extend(note.written);
+        events.push((note.at, note.event));
+    }
+    let missed = lost.swap(0, Ordering::Relaxed);
+    let written = events.len() as u64;
+    if missed > 0 {
+        let object = format!("{missed} records");
+        events.push((clock.now().wall, Event::done(Author::system("system"), "audit.lost", &object, "")));
+    }
+    if events.is_empty() {
+        return;
+    }
+    match store.audit(&events).await {
+        Ok(()) => {
+            for written in waiting {
+                // Whoever waited may have gone.
+                let _ = written.send(());
+            }
         }
-        match store.audit(&events).await {
-            Ok(()) => {
-                for written in waiting {
-                    // Whoever waited may have gone.
-                    let _ = written.send(());
-                }
-            }
-            Err(error) => {
-                // Whoever waits is told by the channel that goes.
-                lost.fetch_add(missed.saturating_add(events.len() as u64), Ordering::Relaxed);
-                tracing::error!(%error, records = events.len(), "audit records could not be written");
-            }
+        Err(error) => {
+            // Whoever waits is told by the channel that goes.
+            lost.fetch_add(missed.saturating_add(written), Ordering::Relaxed);
+            tracing::error!(%error, records = written, "audit records could not be written");
         }
     }
 }

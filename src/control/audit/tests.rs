@@ -127,7 +127,7 @@ fn refusal(n: usize) -> Event {
     Event { changes: Vec::new(), ..event(n).answered(403) }
 }
 
-/// Ten revisions, two operators, one refusal.
+/// The beginning, ten revisions, two operators, one refusal.
 async fn database() -> (TempDir, Tip) {
     let directory = TempDir::new().unwrap();
     let store = SqliteStore::open(directory.path(), NOW).await.unwrap();
@@ -156,7 +156,7 @@ async fn tamper(directory: &Path, sql: &'static str) {
     let options = SqliteConnectOptions::new().filename(directory.join("control.db"));
     let mut connection = options.foreign_keys(false).connect().await.unwrap();
     for trigger in ["audit_is_not_changed", "audit_is_not_deleted"] {
-        query(AssertSqlSafe(format!("DROP TRIGGER {trigger}"))).execute(&mut connection).await.unwrap();
+        query(AssertSqlSafe(format!("DROP TRIGGER IF EXISTS {trigger}"))).execute(&mut connection).await.unwrap();
     }
     for statement in sql.split("; ") {
         let done = query(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
@@ -174,11 +174,11 @@ async fn a_database_that_nobody_touched_is_whole_also_while_it_is_in_use() {
     let (directory, tip) = database().await;
     let verdict = verify(directory.path(), vec![tip]).await;
     assert!(verdict.is_whole(), "{verdict:?}");
-    assert_eq!((verdict.records, verdict.checkpoint), (13, Some(tip.to_string())));
+    assert_eq!((verdict.records, verdict.checkpoint), (14, Some(tip.to_string())));
     let store = SqliteStore::open(directory.path(), NOW).await.unwrap();
     store.commit(&[unit(vec![put("k9", Expect::Any)])], NOW).await.unwrap()[0].as_ref().unwrap();
     let verdict = verify(directory.path(), vec![tip]).await;
-    assert!(verdict.is_whole() && verdict.records == 14, "{verdict:?}");
+    assert!(verdict.is_whole() && verdict.records == 15, "{verdict:?}");
     store.close().await;
 }
 
@@ -200,30 +200,30 @@ async fn tampering_with_the_database_is_found_and_located() {
     use What::{Broken, Contradicted, Edited, Misplaced, Missing, Unreadable};
     let cases: &[(&str, &[Place], &str)] = &[
         (
-            "UPDATE audit SET record = replace(record, '\"alice\"', '\"mallo\"') WHERE seq = 13",
-            &[(Some(13), Edited)],
-            "record 13 was changed",
+            "UPDATE audit SET record = replace(record, '\"alice\"', '\"mallo\"') WHERE seq = 14",
+            &[(Some(14), Edited)],
+            "record 14 was changed",
         ),
-        ("UPDATE audit SET record = 'x' WHERE seq = 13", &[(Some(13), Edited), (Some(13), Unreadable)], "record 13"),
-        ("UPDATE audit SET hash = zeroblob(32) WHERE seq = 13", &[(Some(13), Edited)], "record 13"),
-        ("DELETE FROM audit WHERE seq = 13", &[], "which only a checkpoint shows"),
-        ("DELETE FROM audit WHERE seq = 11", &[(Some(11), Missing), (None, Contradicted)], "record 11 is missing"),
+        ("UPDATE audit SET record = 'x' WHERE seq = 14", &[(Some(14), Edited), (Some(14), Unreadable)], "record 14"),
+        ("UPDATE audit SET hash = zeroblob(32) WHERE seq = 14", &[(Some(14), Edited)], "record 14"),
+        ("DELETE FROM audit WHERE seq = 14", &[], "which only a checkpoint shows"),
+        ("DELETE FROM audit WHERE seq = 12", &[(Some(12), Missing), (None, Contradicted)], "record 12 is missing"),
         (
             "DELETE FROM audit WHERE seq IN (3, 4)",
             &[(Some(3), Missing), (None, Missing)],
-            "revisions 3 to 4 have no record",
+            "revisions 2 to 3 have no record",
         ),
         (
-            "UPDATE audit SET seq = 99 WHERE seq = 11; UPDATE audit SET seq = 11 WHERE seq = 12; UPDATE audit SET seq = 12 WHERE seq = 99",
-            &[(Some(11), Misplaced), (Some(11), Broken), (Some(12), Misplaced), (Some(12), Broken), (Some(13), Broken)],
-            "in the place of record 11 stands record 12",
+            "UPDATE audit SET seq = 99 WHERE seq = 12; UPDATE audit SET seq = 12 WHERE seq = 13; UPDATE audit SET seq = 13 WHERE seq = 99",
+            &[(Some(12), Misplaced), (Some(12), Broken), (Some(13), Misplaced), (Some(13), Broken), (Some(14), Broken)],
+            "in the place of record 12 stands record 13",
         ),
         (
             "UPDATE objects SET body = x'7b7d' WHERE key = 'k1'",
-            &[(Some(7), Contradicted)],
-            "service `k1` is not as record 7 left it",
+            &[(Some(8), Contradicted)],
+            "service `k1` is not as record 8 left it",
         ),
-        ("DELETE FROM objects WHERE key = 'k2'", &[(Some(8), Contradicted)], "service `k2` is gone"),
+        ("DELETE FROM objects WHERE key = 'k2'", &[(Some(9), Contradicted)], "service `k2` is gone"),
         (
             "INSERT INTO objects VALUES (4, 'planted', 10, x'7b7d')",
             &[(None, Contradicted)],
@@ -231,21 +231,31 @@ async fn tampering_with_the_database_is_found_and_located() {
         ),
         (
             "UPDATE log SET body = x'7b7d' WHERE revision = 5 AND key = 'twin'",
-            &[(Some(5), Contradicted)],
+            &[(Some(6), Contradicted)],
             "the log has another service `twin` under revision 5",
         ),
-        ("UPDATE commits SET author = 'mallory' WHERE revision = 6", &[(Some(6), Contradicted)], "another author"),
+        ("UPDATE commits SET author = 'mallory' WHERE revision = 6", &[(Some(7), Contradicted)], "another author"),
         (
             "UPDATE operators SET token_sha256 = zeroblob(32) WHERE name = 'bob'",
-            &[(Some(12), Contradicted)],
-            "operator `bob` is not as record 12",
+            &[(Some(13), Contradicted)],
+            "operator `bob` is not as record 13",
         ),
         (
             "INSERT INTO operators VALUES ('eve', zeroblob(32), 0, 'system', NULL, NULL, 'person')",
             &[(None, Contradicted)],
             "no record made operator `eve`",
         ),
-        ("DELETE FROM operators WHERE name = 'bob'", &[(Some(12), Contradicted)], "operator `bob` is gone"),
+        ("DELETE FROM operators WHERE name = 'bob'", &[(Some(13), Contradicted)], "operator `bob` is gone"),
+        (
+            "DELETE FROM log WHERE revision = 5 AND seq = 1",
+            &[(Some(6), Contradicted)],
+            "the log has 1 of the 2 changes of revision 5",
+        ),
+        (
+            "UPDATE audit_base SET revision = 10; INSERT INTO objects VALUES (4, 'planted', 10, x'7b7d'); INSERT INTO operators VALUES ('eve', zeroblob(32), 0, 'system', NULL, NULL, 'person')",
+            &[(Some(1), Contradicted), (None, Contradicted), (None, Contradicted)],
+            "record 1 says that the trail begins after revision 0, and not after 10",
+        ),
     ];
     for (damage, wanted, detail) in cases {
         let (directory, tip) = database().await;
@@ -256,9 +266,74 @@ async fn tampering_with_the_database_is_found_and_located() {
         assert!(wanted.is_empty() || said(&verdict), "{damage}: {verdict:?}");
         if wanted.is_empty() {
             let verdict = verify(directory.path(), vec![tip]).await;
-            assert_eq!(found(&verdict), [(Some(13), What::Truncated)], "{damage}");
+            assert_eq!(found(&verdict), [(Some(14), What::Truncated)], "{damage}");
         }
     }
+}
+
+/// The same database as one that is older than its audit trail, or than the record of its beginning.
+async fn aged() -> TempDir {
+    let (directory, _) = database().await;
+    let options = SqliteConnectOptions::new().filename(directory.path().join("control.db"));
+    let mut connection = options.connect().await.unwrap();
+    for undone in ["DROP TABLE audit", "DROP TABLE audit_base", "DELETE FROM _sqlx_migrations WHERE version = 6"] {
+        query(undone).execute(&mut connection).await.unwrap();
+    }
+    connection.close().await.unwrap();
+    directory
+}
+
+#[tokio::test]
+async fn what_is_older_than_the_trail_is_sealed_when_the_database_is_opened() {
+    let directory = aged().await;
+    let store = SqliteStore::open(directory.path(), NOW).await.unwrap();
+    assert_eq!(store.audit_tip().await.unwrap().seq, 1);
+    assert_eq!(store.load().await.unwrap().floor, Revision(10), "the log of before is not vouched for");
+    store.commit(&[unit(vec![put("k9", Expect::Any)])], NOW).await.unwrap()[0].as_ref().unwrap();
+    store.close().await;
+    SqliteStore::open(directory.path(), NOW).await.unwrap().close().await;
+    let verdict = verify(directory.path(), Vec::new()).await;
+    assert!(verdict.is_whole() && verdict.records == 2, "sealed once: {verdict:?}");
+
+    let cases: &[(&str, &[Place], &str)] = &[
+        ("INSERT INTO objects VALUES (4, 'planted', 3, x'7b7d')", &[(None, What::Contradicted)], "no record wrote"),
+        ("UPDATE objects SET body = x'7b7d' WHERE key = 'k2'", &[(Some(1), What::Contradicted)], "`k2` is not as"),
+        ("DELETE FROM operators WHERE name = 'bob'", &[(Some(1), What::Contradicted)], "`bob` is gone"),
+        (
+            "INSERT INTO log VALUES (4, 0, 4, 'planted', x'7b7d', NULL, NULL)",
+            &[(None, What::Contradicted)],
+            "which is older than the trail",
+        ),
+        ("UPDATE audit_base SET revision = 11", &[(Some(1), What::Contradicted)], "begins after revision 10"),
+    ];
+    let file = |directory: &Path| directory.join("control.db");
+    for (damage, wanted, detail) in cases {
+        let copy = TempDir::new().unwrap();
+        std::fs::copy(file(directory.path()), file(copy.path())).unwrap();
+        tamper(copy.path(), damage).await;
+        let verdict = verify(copy.path(), Vec::new()).await;
+        assert_eq!(found(&verdict), *wanted, "{damage}: {verdict:?}");
+        assert!(verdict.findings[0].detail.contains(detail), "{damage}: {verdict:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_says_it_is_older_than_its_trail_is_found_and_refused() {
+    let (directory, _) = database().await;
+    tamper(directory.path(), "UPDATE audit_base SET revision = 10").await;
+    let error = SqliteStore::open(directory.path(), NOW).await.unwrap_err().to_string();
+    assert!(error.contains("control.db") && error.contains("revisions from 1 on, it should have 11"), "{error}");
+
+    // With no record of a revision left, only the record of the beginning says otherwise.
+    tamper(directory.path(), "DELETE FROM audit WHERE seq > 1").await;
+    let error = SqliteStore::open(directory.path(), NOW).await.unwrap_err().to_string();
+    assert!(error.contains("does not begin after revision 10"), "{error}");
+
+    // And with none at all, that there is no such record.
+    tamper(directory.path(), "DELETE FROM audit").await;
+    let verdict = verify(directory.path(), Vec::new()).await;
+    assert_eq!(found(&verdict), [(None, What::Missing)], "{verdict:?}");
+    assert!(verdict.findings[0].detail.contains("revisions up to 10 have no record"), "{verdict:?}");
 }
 
 /// Everything made anew from a place on, so that it agrees with itself: only a checkpoint shows it.
@@ -268,17 +343,17 @@ async fn a_suffix_made_anew_is_found_by_a_checkpoint() {
     let mut reader = AuditReader::open(directory.path()).await.unwrap();
     let rows = reader.since(0, 100).await.unwrap();
     drop(reader);
-    let mut last = Tip { seq: 12, hash: rows[11].sealed.hash };
+    let mut last = Tip { seq: 13, hash: rows[12].sealed.hash };
     let anew = Sealed::after(&mut last, refusal(77), NOW).unwrap();
     let options = SqliteConnectOptions::new().filename(directory.path().join("control.db"));
     let mut connection = options.connect().await.unwrap();
     query("DROP TRIGGER audit_is_not_changed").execute(&mut connection).await.unwrap();
-    let update = query("UPDATE audit SET record = ?, hash = ? WHERE seq = 13");
+    let update = query("UPDATE audit SET record = ?, hash = ? WHERE seq = 14");
     update.bind(anew.text).bind(anew.hash.as_bytes().as_slice()).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     assert!(verify(directory.path(), Vec::new()).await.is_whole());
     let verdict = verify(directory.path(), vec![tip]).await;
-    assert_eq!(found(&verdict), [(Some(13), What::Rewritten)], "{verdict:?}");
+    assert_eq!(found(&verdict), [(Some(14), What::Rewritten)], "{verdict:?}");
 }
 
 /// What nobody waits for is written soon, what somebody waits for before the answer, what does not fit is counted.
@@ -288,7 +363,7 @@ async fn the_recorder_is_bounded_and_says_what_it_lost() {
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(directory.path(), NOW).await.unwrap());
     let recorder = Recorder::start(Arc::clone(&store), Arc::new(crate::clock::ManualClock::new(NOW)));
     recorder.record(event(0)).await.unwrap();
-    assert_eq!(store.audit_tip().await.unwrap().seq, 1, "durable when answered");
+    assert_eq!(store.audit_tip().await.unwrap().seq, 2, "durable when answered");
     // Without a turn for the task that writes, the queue fills.
     (0..5000).for_each(|n| recorder.note(event(n)));
     recorder.close().await;
@@ -300,7 +375,32 @@ async fn the_recorder_is_bounded_and_says_what_it_lost() {
         .collect();
     assert_eq!(lost.len(), 1);
     let count: usize = lost[0].object.split(' ').next().unwrap().parse().unwrap();
-    assert_eq!(count + rows.len() - 2, 5000, "each is a record or counted");
+    assert_eq!(count + rows.len() - 3, 5000, "each is a record or counted");
     assert!(recorder.record(event(1)).await.is_err(), "nothing is taken any more");
+    store.close().await;
+}
+
+/// What was left out becomes a record, also when nothing is noted after it, and at the end.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_out_is_owned_up_to_without_another_record() {
+    let directory = TempDir::new().unwrap();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(directory.path(), NOW).await.unwrap());
+    let recorder = Recorder::start(Arc::clone(&store), Arc::new(crate::clock::ManualClock::new(NOW)));
+    let lost = async || {
+        let rows = store.audit_since(1, usize::MAX).await.unwrap();
+        let records = rows.iter().map(|row| serde_json::from_str::<Record>(&row.sealed.text).unwrap());
+        records.map(|record| (record.action.into_owned(), record.object)).collect::<Vec<_>>()
+    };
+    (0..3).for_each(|_| recorder.omit());
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while lost().await.is_empty() {
+        assert!(tokio::time::Instant::now() < until, "never owned up to");
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    let said = |n: u64| ("audit.lost".to_owned(), format!("{n} records"));
+    assert_eq!(lost().await, [said(3)]);
+    recorder.omit();
+    recorder.close().await;
+    assert_eq!(lost().await, [said(3), said(1)]);
     store.close().await;
 }

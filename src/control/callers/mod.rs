@@ -25,8 +25,8 @@ use super::keys::Keys;
 use super::operators::{Operators, is_operator_token};
 use super::principal::{Principal, PrincipalKind, Via};
 use super::token_review::TokenReviewSettings;
-use super::workload_identity::{Evidence, Vouchers, WorkloadIdentity};
-use crate::clock::SharedClock;
+use super::workload_identity::{Evidence, Identified, Vouchers, WorkloadIdentity};
+use crate::clock::{SharedClock, Timestamp};
 
 /// Who else than operators with tokens may call, and how often.
 #[derive(Debug, Clone, Default)]
@@ -69,6 +69,22 @@ pub struct Callers {
     _keepers: Vec<AbortOnDropHandle<()>>,
 }
 
+/// What a caller was known by, for who has to look again later whether that still counts. Holds no token.
+#[derive(Debug, Clone)]
+pub struct Standing(Basis);
+
+#[derive(Debug, Clone)]
+enum Basis {
+    /// An operator's own token.
+    Operator,
+    /// A certificate of one.
+    Certificate(Arc<PeerCertificate>),
+    /// A provider's token, until it ends.
+    Person(Timestamp),
+    /// A workload's token.
+    Workload(Arc<Identified>),
+}
+
 /// Why a caller is nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unknown {
@@ -103,11 +119,15 @@ impl Callers {
         }
     }
 
-    /// Who calls, by the one credential that came.
-    pub async fn authenticate(&self, headers: &HeaderMap, peer: Option<&Peer>) -> Result<Principal, Unknown> {
+    /// Who calls, by the one credential that came, and what that rests on.
+    pub async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<(Principal, Standing), Unknown> {
         let refused = |detail| Err(Unknown { presented: true, detail });
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        let certificate = peer.and_then(|peer| peer.certificate.as_deref());
+        let certificate = peer.and_then(|peer| peer.certificate.as_ref());
         match (values.next(), certificate) {
             _ if values.next().is_some() => refused("there are two credentials"),
             (Some(_), Some(_)) => refused("there is a token beside a client certificate"),
@@ -126,21 +146,30 @@ impl Callers {
         }
     }
 
-    fn holder(&self, certificate: &PeerCertificate) -> Result<Principal, &'static str> {
+    fn holder(&self, certificate: &Arc<PeerCertificate>) -> Result<(Principal, Standing), &'static str> {
+        let operator = self.operator_of(certificate)?;
+        let principal = self.operators.named(operator, Via::Certificate);
+        let principal = principal.ok_or("the certificate's operator does not exist any more")?;
+        Ok((principal, Standing(Basis::Certificate(Arc::clone(certificate)))))
+    }
+
+    fn operator_of(&self, certificate: &PeerCertificate) -> Result<&str, &'static str> {
         let operator = certificate.operator(&self.certificates, self.clock.now().wall);
         let operator = operator.ok_or("the client certificate is not that of one operator, or not now")?;
         if self.identity.is_revoked_certificate(&certificate.serial) {
             return Err("the client certificate was revoked");
         }
-        self.operators.named(operator, Via::Certificate).ok_or("the certificate's operator does not exist any more")
+        Ok(operator)
     }
 
-    async fn bearer(&self, token: &str) -> Result<Principal, &'static str> {
+    async fn bearer(&self, token: &str) -> Result<(Principal, Standing), &'static str> {
         if is_operator_token(token) {
-            return self.operators.authenticate(token).ok_or("the token is not that of an operator");
+            let principal = self.operators.authenticate(token).ok_or("the token is not that of an operator")?;
+            return Ok((principal, Standing(Basis::Operator)));
         }
         if let Some(people) = self.people.iter().find(|people| people.may_know(token)) {
-            return people.identify(token, self.clock.now().wall);
+            let (principal, until) = people.identify(token, self.clock.now().wall)?;
+            return Ok((principal, Standing(Basis::Person(until))));
         }
         let Some((audience, identity)) = &self.workloads else { return Err("the token is nobody's") };
         let identified = identity.identify(token, &[audience], Evidence::default(), &self.clock).await;
@@ -148,12 +177,40 @@ impl Callers {
         if identified.actor.is_some() {
             return Err("a workload calls for itself, and not with a token that another one acts with");
         }
-        let registered = identity.registered(&identified.workload).map_err(|refusal| refusal.detail)?;
-        if registered.suspended.is_some() {
-            return Err("the workload is suspended");
-        }
+        in_service(identity, &identified)?;
         let name = identified.workload.as_str().to_owned();
-        Ok(Principal::new(name, PrincipalKind::Workload(identified.workload), Via::Workload))
+        let principal = Principal::new(name, PrincipalKind::Workload(identified.workload.clone()), Via::Workload);
+        Ok((principal, Standing(Basis::Workload(Arc::new(identified)))))
+    }
+
+    /// Whether a caller that was known is still who it was: its credential has not ended, nothing of it was revoked, and
+    /// it was neither revoked nor suspended itself. Verifies no signature again.
+    pub fn stands(&self, principal: &Principal, standing: &Standing) -> Result<(), &'static str> {
+        let is_over = |end: Timestamp| self.clock.now().wall >= end;
+        let by_name = |via| self.operators.named(&principal.name, via).map(|_| ()).ok_or("the operator was revoked");
+        match &standing.0 {
+            Basis::Operator => by_name(Via::Token),
+            Basis::Certificate(certificate) => {
+                let operator = self.operator_of(certificate)?;
+                if operator != &*principal.name {
+                    return Err("the client certificate is another operator's now");
+                }
+                by_name(Via::Certificate)
+            }
+            Basis::Person(until) if is_over(*until) => Err("the token has ended"),
+            Basis::Person(_) => Ok(()),
+            Basis::Workload(identified) if is_over(identified.token.expires_at) => Err("the token has ended"),
+            Basis::Workload(identified) => {
+                let (_, identity) = self.workloads.as_ref().ok_or("the token is nobody's")?;
+                identity.still_good(identified).map_err(|refusal| refusal.detail)?;
+                in_service(identity, identified)
+            }
+        }
+    }
+
+    /// Changes whenever an operator was created or revoked.
+    pub fn operators_changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.operators.changed()
     }
 
     /// Takes one call of a principal's; when there are too many, answers for how long to stay away.
@@ -169,4 +226,10 @@ impl Callers {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the workload is registered, and not suspended.
+fn in_service(identity: &WorkloadIdentity, identified: &Identified) -> Result<(), &'static str> {
+    let registered = identity.registered(&identified.workload).map_err(|refusal| refusal.detail)?;
+    if registered.suspended.is_some() { Err("the workload is suspended") } else { Ok(()) }
 }

@@ -89,8 +89,8 @@ impl People {
         issuer_of(token, &self.provider.keys()).is_some()
     }
 
-    /// Whose token it is.
-    pub(super) fn identify(&self, token: &str, now: Timestamp) -> Result<Principal, &'static str> {
+    /// Whose token it is, and when it ends.
+    pub(super) fn identify(&self, token: &str, now: Timestamp) -> Result<(Principal, Timestamp), &'static str> {
         let verified = verify_for(token, &self.provider.keys(), &[&self.config.audience], now).map_err(|e| {
             if matches!(e.reason, CredentialReason::KidUnknown | CredentialReason::IssuerUntrusted) {
                 self.provider.key_is_missing();
@@ -101,7 +101,7 @@ impl People {
             return Err("the token is bound to a key, and there is no proof of it");
         }
         let claims = verified.claims.as_deref().ok_or("the token has no claims that could be read")?;
-        self.person(claims)
+        Ok((self.person(claims)?, verified.expires_at))
     }
 
     fn person(&self, claims: &Value) -> Result<Principal, &'static str> {

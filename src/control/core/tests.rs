@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::*;
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::control::audit::{Event, Tip};
-use crate::control::desk::Desk;
+use crate::control::desk::{Desk, Limits};
 use crate::control::operators::Operators;
 use crate::control::store::AuditRow;
 use crate::control::store::conformance::{put, unit};
@@ -308,7 +308,7 @@ fn state(core: &Core, grant: &Grant) -> Option<GrantState> {
 async fn sweep_all(core: &Core, directory: &TempDir) -> Result<usize, CommitError> {
     let (store, clock) = (Arc::clone(core.store()), Arc::clone(core.clock()));
     let operators = Operators::open(store, clock, &directory.path().join("bootstrap-token")).await.unwrap();
-    sweep::sweep(core, &Desk::new(operators)).await
+    sweep::sweep(core, &Desk::new(operators, Limits::of(core, 0))).await
 }
 
 #[tokio::test]

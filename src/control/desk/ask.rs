@@ -10,7 +10,7 @@ use crate::control::index::Index;
 use crate::control::rules;
 use crate::control::store::{Expect, Write};
 use crate::grant;
-use crate::object::{FieldError, Grant, GrantState, Kind, Object, PartyKind, Review};
+use crate::object::{FieldError, Grant, GrantState, Kind, Object, PartyKind, ResourceName, Review};
 use crate::wire::Revision;
 
 /// How many requests of one workload may wait for approval: an agent that asks in a loop is told so.
@@ -40,7 +40,7 @@ impl Desk {
             return Err(FieldError::new("renews", format!("there is no grant `{id}` any more; ask anew")).into());
         }
         let ground = self.ground(index, asked)?;
-        let held = index.grants_of(&asked.workload);
+        let held = index.live_grants_of(&asked.workload);
         let grants = || held.iter().filter_map(|stored| Some((rules::as_grant(stored)?, stored.revision)));
         if reuse && let Some((active, revision)) = grants().find(|(held, _)| grant::serves(held, asked, now)) {
             return Ok(Plan::new(Asked::Reused(active.clone(), revision)));
@@ -51,6 +51,18 @@ impl Desk {
                 let message = format!("`{}` has {MAX_WAITING} requests that wait for approval", asked.requested_by);
                 return Err(Refusal::Conflict(message));
             }
+        }
+        // Each of them is a question to policy for every request, so their number is bounded. An emergency is not kept out.
+        let most = self.limits.per_resource;
+        let full = |resource: &&ResourceName| grants().filter(|(held, _)| touches(held, resource)).count() >= most;
+        if !asked.break_glass
+            && let Some(resource) = asked.resources.iter().find(full)
+        {
+            let message = format!(
+                "`{}` has {most} grants and requests on `{resource}` already; one of them has to end first",
+                asked.workload
+            );
+            return Err(Refusal::Conflict(message));
         }
         let at_once = ground.needs.as_ref().is_some_and(|needs| needs.auto);
         let mut grant = grant::needing(asked.clone(), ground.needs)?;
@@ -63,6 +75,15 @@ impl Desk {
         }
         Ok(plan.write(Write::put(&Object::Grant(Box::new(grant)), Expect::Absent)))
     }
+}
+
+/// Whether a live grant counts against the number of those on a resource.
+fn touches(held: &Grant, resource: &ResourceName) -> bool {
+    let overlaps = |other: &ResourceName| {
+        other.service == resource.service
+            && (other.route.is_none() || resource.route.is_none() || other.route == resource.route)
+    };
+    !held.state.is_terminal() && held.resources.iter().any(overlaps)
 }
 
 /// The review that a break-glass grant calls for.

@@ -12,16 +12,19 @@ mod refusal;
 mod vote;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::policies::{InForce, PolicyCache};
+use super::core::Core;
 use super::index::{Index, Stored};
 use super::operators::Operators;
 use super::principal::{Principal, PrincipalKind};
 use super::rules;
 use super::store::{Expect, Guard};
-use crate::grant::policy::{Ask, Requester};
+use crate::grant::policy::{self, Ask, Requester};
 use crate::grant::{self, RuleError};
-use crate::object::{ApprovalStep, FieldError, Grant, Kind, Needs, Party, PartyKind, Vote, Workload};
+use crate::object::{ApprovalStep, FieldError, Grant, Kind, Needs, Party, PartyKind, Vote, Workload, WorkloadPattern};
+use crate::wire::Revision;
 
 pub(super) use self::ask::Asked;
 pub(super) use self::refusal::Refusal;
@@ -32,6 +35,16 @@ pub(super) use self::vote::Approval;
 pub(super) struct Desk {
     operators: Arc<Operators>,
     policies: PolicyCache,
+    limits: Limits,
+}
+
+/// What the configuration says of all requests.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// How long a request waits for its approval.
+    pending: Duration,
+    /// How many live grants and requests a workload has on one resource at most.
+    per_resource: usize,
 }
 
 /// What a request rests on, as it stands now.
@@ -48,17 +61,39 @@ struct Ground {
     guards: Vec<Guard>,
 }
 
+/// Why a workload may not ask for another. INVARIANT: it is the same whether that other one exists or not, in whatever
+/// state, and whichever policies speak against it: who may not ask learns nothing of others.
+fn not_for_others(policies: Option<&InForce>) -> Refusal {
+    match policies {
+        None => Refusal::Forbidden("without grant policies a workload asks only for itself".to_owned()),
+        Some(_) => Refusal::Policy(policy::Refusal::NoMatch),
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// With what the core keeps of requests that wait.
+    pub(super) fn of(core: &Core, per_resource: usize) -> Self {
+        Self { pending: core.agenda().retention().pending, per_resource }
+    }
+}
+
 // === impl Desk ===
 
 impl Desk {
-    pub(super) fn new(operators: Arc<Operators>) -> Self {
-        Self { operators, policies: PolicyCache::default() }
+    pub(super) fn new(operators: Arc<Operators>, limits: Limits) -> Self {
+        Self { operators, policies: PolicyCache::default(), limits }
+    }
+
+    /// To be called before plans are made, so that none of them has to compile anything.
+    pub(super) async fn ready(&self, index: &Index) {
+        self.policies.ready(index).await;
     }
 
     /// Whether this request may be made, or be put in force, as things are now; and what that rests on.
     fn ground(&self, index: &Index, grant: &Grant) -> Result<Ground, Refusal> {
         let since = index.position().revision;
-        let workload = rules::in_service(index, &grant.workload)?;
         let requester = match grant.requester.kind {
             PartyKind::Workload => Some(asking(index, &grant.requested_by)?),
             PartyKind::Person | PartyKind::Automation if self.operators.has_left(&grant.requested_by) => {
@@ -66,9 +101,17 @@ impl Desk {
             }
             PartyKind::Person | PartyKind::Automation => None,
         };
+        // Before the workload is looked at: what is wrong with these is told whether there is such a workload or not.
         let services = rules::grantable(index, grant)?;
         let renewed = renewed(index, grant)?;
         let policies = self.policies.in_force(index)?;
+        let workload = rules::in_service(index, &grant.workload);
+        // Once it has been made, a request is no way to find out any more.
+        let hides = grant.needs.is_none() && requester.as_ref().is_some_and(|r| *r.key != *grant.workload.as_str());
+        let workload = match workload {
+            Err(_) if hides => return Err(not_for_others(policies.as_ref())),
+            found => found?,
+        };
         let mut guards: Vec<Guard> = [&workload]
             .into_iter()
             .chain(&requester)
@@ -79,17 +122,16 @@ impl Desk {
         // Who asks for itself is one object, and is guarded once.
         guards.dedup();
         guards.push(PolicyCache::guard(policies.as_ref()));
-        let subject = as_workload(&workload)?;
-        let delegators: Vec<Arc<Stored>> = if subject.delegators.is_empty() {
-            Vec::new()
-        } else {
-            guards.push(Guard::KindUnchanged { kind: Kind::Workload, since });
-            let mut all = index.list(Kind::Workload);
-            all.retain(|stored| subject.delegators.iter().any(|pattern| pattern.matches(&stored.key)));
-            all
-        };
+        // A workload is revoked without being written.
+        guards.push(Guard::KindUnchanged { kind: Kind::Revocation, since });
+        let delegators = delegators(index, as_workload(&workload)?, since, &mut guards);
         let mut ground = Ground { workload, requester, delegators, policies, needs: None, guards };
-        ground.needs = ground.asked_of_policies(grant)?;
+        ground.needs = match ground.asked_of_policies(grant) {
+            Err(Refusal::Policy(_) | Refusal::Forbidden(_)) if hides => {
+                return Err(not_for_others(ground.policies.as_ref()));
+            }
+            needs => needs?,
+        };
         Ok(ground)
     }
 
@@ -114,8 +156,7 @@ impl Ground {
                 return Err(Refusal::Forbidden(message.to_owned()));
             }
             if grant.requester.kind == PartyKind::Workload && *grant.requested_by != *grant.workload.as_str() {
-                let message = "without grant policies a workload asks only for itself";
-                return Err(Refusal::Forbidden(message.to_owned()));
+                return Err(not_for_others(None));
             }
             return Ok(None);
         };
@@ -169,6 +210,25 @@ impl Principal {
         };
         Party { kind, groups: self.groups.iter().map(|group| group.to_string()).collect() }
     }
+}
+
+/// The registered workloads that `workload` may act for, and what that rests on: of each that it names, that one; of those
+/// below a name, that no workload has changed.
+fn delegators(index: &Index, workload: &Workload, since: Revision, guards: &mut Vec<Guard>) -> Vec<Arc<Stored>> {
+    let (below, named): (Vec<_>, Vec<_>) = workload.delegators.iter().partition(|pattern| pattern.is_below());
+    let mut found = Vec::new();
+    if !below.is_empty() {
+        guards.push(Guard::KindUnchanged { kind: Kind::Workload, since });
+        found = index.list(Kind::Workload);
+        found.retain(|stored| below.iter().any(|pattern| pattern.matches(&stored.key)));
+    }
+    for WorkloadPattern(id) in named {
+        let stored = index.get(Kind::Workload, id);
+        let expect = stored.as_ref().map_or(Expect::Absent, |stored| Expect::Revision(stored.revision));
+        guards.push(Guard::Object { kind: Kind::Workload, key: id.clone(), expect });
+        found.extend(stored);
+    }
+    found
 }
 
 /// The workload that asks, if it can get anything new now.

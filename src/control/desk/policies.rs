@@ -2,10 +2,11 @@
 //!
 //! Plane: control. Fails closed: a set that this version cannot compile refuses every request until another is published.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::refusal::Refusal;
-use crate::control::index::Index;
+use crate::control::compiled::Compiled;
+use crate::control::index::{Index, Stored};
 use crate::control::store::{Expect, Guard};
 use crate::grant::policy::GrantPolicies;
 use crate::object::{GrantPolicySet, Kind, Object};
@@ -13,7 +14,7 @@ use crate::wire::Revision;
 
 /// The last set that was compiled.
 #[derive(Debug, Default)]
-pub(super) struct PolicyCache(Mutex<Option<(Revision, Option<Arc<GrantPolicies>>)>>);
+pub(super) struct PolicyCache(Compiled<GrantPolicies>);
 
 /// Compiled policies, and the revision that published them.
 #[derive(Debug)]
@@ -25,26 +26,21 @@ pub(super) struct InForce {
 // === impl PolicyCache ===
 
 impl PolicyCache {
+    /// Sees to it that the policies in force are compiled.
+    pub(super) async fn ready(&self, index: &Index) {
+        if let Some(stored) = index.get(Kind::GrantPolicySet, GrantPolicySet::KEY)
+            && self.0.known(stored.revision).is_none()
+        {
+            let revision = stored.revision;
+            let _compiled = self.0.of(revision, move || compile(&stored)).await;
+        }
+    }
+
     /// The policies in force; `None` when there have never been any.
     pub(super) fn in_force(&self, index: &Index) -> Result<Option<InForce>, Refusal> {
         let Some(stored) = index.get(Kind::GrantPolicySet, GrantPolicySet::KEY) else { return Ok(None) };
         let revision = stored.revision;
-        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let rules = match cache.as_ref() {
-            Some((of, rules)) if *of == revision => rules.clone(),
-            _ => {
-                let rules = match &stored.object {
-                    Some(Object::GrantPolicySet(set)) => GrantPolicies::compile(&set.text)
-                        .inspect_err(|errors| tracing::error!(%revision, %errors, "grant policies do not compile"))
-                        .ok()
-                        .map(Arc::new),
-                    _ => None,
-                };
-                *cache = Some((revision, rules.clone()));
-                rules
-            }
-        };
-        let rules = rules.ok_or(Refusal::Unreadable)?;
+        let rules = self.0.of_now(revision, || compile(&stored)).ok_or(Refusal::Unreadable)?;
         Ok(Some(InForce { rules, revision }))
     }
 
@@ -53,4 +49,12 @@ impl PolicyCache {
         let expect = found.map_or(Expect::Absent, |policies| Expect::Revision(policies.revision));
         Guard::Object { kind: Kind::GrantPolicySet, key: GrantPolicySet::KEY.to_owned(), expect }
     }
+}
+
+fn compile(stored: &Stored) -> Option<GrantPolicies> {
+    let Some(Object::GrantPolicySet(set)) = &stored.object else { return None };
+    let revision = stored.revision;
+    GrantPolicies::compile(&set.text)
+        .inspect_err(|errors| tracing::error!(%revision, %errors, "grant policies do not compile"))
+        .ok()
 }

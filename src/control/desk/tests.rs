@@ -19,6 +19,7 @@ use crate::object::{GrantPolicySet, GrantState, Object};
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 const AGENT: &str = "spiffe://test.example/agent";
+const PER_RESOURCE: usize = 40;
 const OTHER: &str = "spiffe://test.example/other";
 
 /// Two steps for people, none for an agent that asks for itself for a short time, and break-glass for those on call.
@@ -68,7 +69,8 @@ impl Site {
         let core = Core::open(store, Arc::clone(&shared), CoreConfig::default()).await.unwrap();
         let file = directory.path().join("bootstrap-token");
         let operators = Operators::open(Arc::clone(core.store()), shared, &file).await.unwrap();
-        let site = Self { directory, clock, core, desk: Desk::new(Arc::clone(&operators)), operators };
+        let desk = Desk::new(Arc::clone(&operators), Limits::of(&core, PER_RESOURCE));
+        let site = Self { directory, clock, core, desk, operators };
         for (id, owner) in [(AGENT, "olga"), (OTHER, "otto")] {
             site.put(Kind::Workload, Self::agent(id, owner)).await;
         }
@@ -405,4 +407,105 @@ async fn policies_that_this_version_cannot_read_refuse_everything() {
     let site = Site::new(None).await;
     site.publish("this is not Cedar").await;
     assert!(matches!(site.ask(&person("idp:alice", &[]), refunds(|_| {})).await, Err(Refusal::Unreadable)));
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_old_is_not_approved_however_late_the_sweeper_is() {
+    let site = Site::new(None).await;
+    let grant = site.new_grant(&person("idp:alice", &[]), refunds(|_| {})).await;
+    site.clock.advance(Duration::from_secs(86_399));
+    let in_time = site.new_grant(&person("idp:alice", &[]), refunds(|_| {})).await;
+    site.clock.advance(Duration::from_secs(1));
+    let refused = site.approve(&person("idp:bob", &[]), &grant, None).await;
+    assert!(why(refused).contains("it waited for its approval until 2023-11-15T22:13:20"), "expired");
+    assert_eq!(site.approve(&person("idp:bob", &[]), &in_time, None).await.unwrap().state, GrantState::Active);
+}
+
+/// Nobody learns from a refusal whether another workload exists, how it is, or which policies are about it.
+#[tokio::test]
+async fn a_workload_that_may_not_ask_for_others_learns_nothing_of_them() {
+    let named = r#"@id("no-other") forbid(principal, action == Action::"request", resource) when { context.workload.owner == "otto" };"#;
+    for (policies, told) in [
+        (None, "without grant policies a workload asks only for itself"),
+        (Some(POLICIES.to_owned()), "no grant policy permits it"),
+        (Some(format!("{POLICIES}{named}")), "no grant policy permits it"),
+    ] {
+        let site = Site::new(policies.as_deref()).await;
+        let mut suspended = Site::agent("spiffe://test.example/suspended", "olga");
+        suspended["suspended"] = json!({ "revocation": uuid::Uuid::nil(), "by": "olga", "at": NOW });
+        site.put(Kind::Workload, suspended).await;
+        for other in [OTHER, "spiffe://test.example/suspended", "spiffe://test.example/nobody"] {
+            let ask = |change: fn(&mut NewGrantRequest)| {
+                refunds(|r| {
+                    r.workload = other.parse().unwrap();
+                    change(r);
+                })
+            };
+            assert_eq!(why(site.ask(&workload(AGENT), ask(|_| {})).await), told, "{other}");
+            // What is wrong with the rest is told in any case.
+            let nothing = site.ask(&workload(AGENT), ask(|r| r.actions = vec!["fly".to_owned()])).await;
+            assert!(why(nothing).contains("`fly` is no action"), "{other}");
+        }
+        // Operators are told.
+        let nobody = refunds(|r| r.workload = "spiffe://test.example/nobody".parse().unwrap());
+        assert!(why(site.ask(&person("idp:alice", &[]), nobody).await).contains("is not registered"));
+    }
+}
+
+/// What a plan rests on and what has nothing to do with it.
+#[tokio::test]
+async fn a_plan_is_void_when_the_workload_is_revoked_and_not_for_other_workloads() {
+    let revocation = |id: &str| {
+        let target = json!({ "kind": "workload", "workload": id });
+        json!({ "id": uuid::Uuid::new_v4(), "target": target, "reason": "", "created_by": "x", "created_at": NOW })
+    };
+    let mut named = Site::agent(AGENT, "olga");
+    named["delegators"] = json!([OTHER, "spiffe://test.example/not/yet"]);
+    let mut below = Site::agent(AGENT, "olga");
+    below["delegators"] = json!(["spiffe://test.example/people/*"]);
+    let stranger = || (Kind::Workload, Site::agent("spiffe://test.example/stranger", "x"));
+    let cases = [
+        (&named, (Kind::Revocation, revocation(AGENT)), true),
+        (&named, stranger(), false),
+        (&named, (Kind::Workload, Site::agent(OTHER, "idp:bob")), true),
+        (&named, (Kind::Workload, Site::agent("spiffe://test.example/not/yet", "idp:bob")), true),
+        (&below, (Kind::Workload, Site::agent("spiffe://test.example/people/bob", "idp:bob")), true),
+    ];
+    for (agent, (kind, document), is_void) in cases {
+        let site = Site::new(None).await;
+        site.put(Kind::Workload, agent.clone()).await;
+        let new = refunds(|_| {});
+        let asked = grant::new_request_by(new, "idp:alice", person("idp:alice", &[]).party(), NOW).unwrap();
+        let plan = site.desk.ask(site.core.index(), &asked, true, NOW).unwrap();
+        site.put(kind, document.clone()).await;
+        let unit = Unit { guards: plan.guards, changes: plan.changes, ..Unit::new("test", "test", "") };
+        assert_eq!(site.core.commit(unit).await.is_err(), is_void, "{document}");
+    }
+}
+
+#[tokio::test]
+async fn so_many_grants_of_a_workload_on_a_resource_and_no_more() {
+    let site = Site::new(Some(POLICIES)).await;
+    let alice = person("idp:alice", &["on-call"]);
+    let one = || refunds(|r| r.reuse = false);
+    let mut grants = Vec::new();
+    for _ in 0..PER_RESOURCE {
+        grants.push(site.new_grant(&alice, one()).await);
+    }
+    let refused = site.ask(&alice, one()).await;
+    assert!(matches!(refused, Err(Refusal::Conflict(_))), "{refused:?}");
+    let told = why(refused);
+    assert!(told.contains(AGENT) && told.contains("has 40 grants and requests on `payments/refunds`"), "{told}");
+    // A grant on the whole service would be one more; on another of its routes, or for another workload, it is not.
+    let on = |resource: &str| refunds(|r| (r.reuse, r.resources) = (false, vec![resource.parse().unwrap()]));
+    assert!(why(site.ask(&alice, on("payments")).await).contains("on `payments`"));
+    site.new_grant(&alice, on("payments/reports")).await;
+    site.new_grant(&alice, refunds(|r| (r.reuse, r.workload) = (false, OTHER.parse().unwrap()))).await;
+    // An emergency is not kept out, and what has ended makes room.
+    site.new_grant(&alice, refunds(|r| r.break_glass = true)).await;
+    for grant in grants.iter().take(2) {
+        let ended = grant::withdraw(grant, "idp:alice", NOW).unwrap();
+        site.put(Kind::Grant, serde_json::to_value(ended).unwrap()).await;
+    }
+    site.new_grant(&alice, one()).await;
 }

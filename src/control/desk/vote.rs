@@ -42,6 +42,7 @@ impl Desk {
         let ballot = |step| Ballot { approver, party: party.clone(), vote: VoteKind::Approve, digest, step };
         // What needs no look at anything else comes first.
         grant::cast(grant, ballot(*step), now)?;
+        grant::may_wait(grant, self.limits.pending, now)?;
         let ground = self.ground(index, grant)?;
         if let Some(barred) = ground.barred(approver, party)? {
             return Err(barred.into());

@@ -45,6 +45,13 @@ pub(super) fn choose<'a>(grants: impl IntoIterator<Item = &'a Grant>, wanted: Wa
     best.ok_or(lack)
 }
 
+impl Lack {
+    /// The one of two that tells more.
+    pub(super) fn more_telling(self, other: Self) -> Self {
+        if rank(other.reason) > rank(self.reason) { other } else { self }
+    }
+}
+
 impl Wanted<'_> {
     /// Why a grant does not give what is wanted, if so.
     fn judge(&self, grant: &Grant) -> Option<Reason> {

@@ -48,6 +48,8 @@ use crate::offload::offload;
 pub const PATH: &str = "/v1/token";
 /// How many proofs of possession are verified at a time.
 const VERIFYING: usize = 4;
+/// How many ended grants are looked through for the reason of a refusal.
+const LOOKED_AT: usize = 1000;
 
 /// Settings of the exchange.
 #[derive(Debug, Clone)]
@@ -169,7 +171,8 @@ impl Exchange {
 
         let service = self.service(&asked.destination)?;
         let now = clock.now().wall;
-        let grants = self.core.index().grants_of(&subject.workload);
+        let index = self.core.index();
+        let grants = index.live_grants_of(&subject.workload);
         let wanted = Wanted {
             service: &service.name,
             scope: &asked.scope,
@@ -177,7 +180,17 @@ impl Exchange {
             environment: &workload.environment,
             now,
         };
-        let grant = choose(grants.iter().filter_map(|s| as_grant(s)), wanted).map_err(|lack| match lack.grant {
+        let chosen = choose(grants.iter().filter_map(|s| as_grant(s)), wanted).map_err(|lack| {
+            // What has ended gives nothing, and may tell more: the one that is asked for, or some of them.
+            let ended = match asked.grant {
+                Some(id) => index.get(Kind::Grant, &id.to_string()).into_iter().collect(),
+                None => index.ended_grants_of(&subject.workload, LOOKED_AT),
+            };
+            let ended = ended.iter().filter_map(|s| as_grant(s)).filter(|grant| grant.workload == subject.workload);
+            let ended = ended.filter(|grant| grant.state.is_terminal());
+            choose(ended, wanted).err().map_or(lack, |other| lack.more_telling(other))
+        });
+        let grant = chosen.map_err(|lack| match lack.grant {
             Some(grant) if lack.reason == Reason::EntitlementGrantPending => Refused::pending(grant),
             grant => {
                 let request =

@@ -1,4 +1,5 @@
-//! Which grants each workload has, by key: one workload's are found without a walk over everybody's.
+//! Which grants each workload has, by key: one workload's are found without a walk over everybody's, and those that
+//! are live without a walk over those that have ended.
 //!
 //! Plane: control. Holds keys; the grants themselves are in the index, in the same step.
 
@@ -7,32 +8,52 @@ use std::sync::Arc;
 
 use super::Stored;
 use crate::credential::SpiffeId;
-use crate::object::Object;
+use crate::object::{Grant, Object};
 
-/// Keys of live grants, by workload.
+/// Keys of grants, by workload.
 #[derive(Debug, Default)]
-pub(super) struct ByWorkload(HashMap<SpiffeId, BTreeSet<Arc<str>>>);
+pub(super) struct ByWorkload(HashMap<SpiffeId, Keys>);
+
+#[derive(Debug, Default)]
+struct Keys {
+    live: BTreeSet<Arc<str>>,
+    ended: BTreeSet<Arc<str>>,
+}
 
 impl ByWorkload {
     pub(super) fn add(&mut self, stored: &Stored) {
         let Some(Object::Grant(grant)) = &stored.object else { return };
-        match self.0.get_mut(&grant.workload) {
-            Some(keys) => drop(keys.insert(Arc::clone(&stored.key))),
-            None => drop(self.0.insert(grant.workload.clone(), BTreeSet::from([Arc::clone(&stored.key)]))),
+        if !self.0.contains_key(&grant.workload) {
+            self.0.insert(grant.workload.clone(), Keys::default());
+        }
+        if let Some(keys) = self.0.get_mut(&grant.workload) {
+            keys.of(grant).insert(Arc::clone(&stored.key));
         }
     }
 
     pub(super) fn remove(&mut self, old: &Stored) {
         let Some(Object::Grant(grant)) = &old.object else { return };
         if let Some(keys) = self.0.get_mut(&grant.workload) {
-            keys.remove(&old.key);
-            if keys.is_empty() {
+            keys.of(grant).remove(&old.key);
+            if keys.live.is_empty() && keys.ended.is_empty() {
                 self.0.remove(&grant.workload);
             }
         }
     }
 
-    pub(super) fn of(&self, workload: &SpiffeId) -> impl Iterator<Item = &Arc<str>> {
-        self.0.get(workload).into_iter().flatten()
+    /// Those that have not ended.
+    pub(super) fn live(&self, workload: &SpiffeId) -> impl Iterator<Item = &Arc<str>> {
+        self.0.get(workload).into_iter().flat_map(|keys| &keys.live)
+    }
+
+    /// Those that have.
+    pub(super) fn ended(&self, workload: &SpiffeId) -> impl Iterator<Item = &Arc<str>> {
+        self.0.get(workload).into_iter().flat_map(|keys| &keys.ended)
+    }
+}
+
+impl Keys {
+    fn of(&mut self, grant: &Grant) -> &mut BTreeSet<Arc<str>> {
+        if grant.state.is_terminal() { &mut self.ended } else { &mut self.live }
     }
 }

@@ -4,15 +4,10 @@ use super::*;
 
 fn commit(revision: u64, key: &str, body: &'static [u8]) -> Arc<Commit> {
     let object = (!body.is_empty()).then(|| Object::parse(Kind::Service, body).unwrap());
-    let stored = Stored {
-        kind: Kind::Service,
-        key: Arc::from(key),
-        revision: Revision(revision),
-        body: Bytes::from_static(body),
-        object,
-    };
+    let (key, revision) = (Arc::from(key), Revision(revision));
+    let stored = Stored::new(Kind::Service, key, revision, Bytes::from_static(body), object);
     Arc::new(Commit {
-        revision: Revision(revision),
+        revision,
         at: Timestamp::from_secs(1),
         author: Arc::from("test"),
         changes: vec![Arc::new(stored)],
@@ -52,7 +47,7 @@ fn what_concerns_a_sidecar_is_what_a_walk_over_everything_finds() {
         let stored = |c: crate::authz::Change| {
             let object = c.body.as_ref().map(|b| Object::parse(c.kind, b).unwrap());
             let (key, body) = (Arc::from(c.key), c.body.unwrap_or_default());
-            Arc::new(Stored { kind: c.kind, key, revision, body, object })
+            Arc::new(Stored::new(c.kind, key, revision, body, object))
         };
         let changes = changes.into_iter().map(stored).collect();
         let (at, author) = (Timestamp::from_secs(1), Arc::from("test"));

@@ -8,6 +8,7 @@ mod audit;
 mod check;
 mod read;
 mod reader;
+mod seal;
 mod verify;
 mod write;
 
@@ -73,6 +74,7 @@ impl SqliteStore {
         })?;
         let epoch = read::epoch(&mut connection, &place, epoch, now).await?;
         check::contents(&mut connection, &place).await?;
+        seal::ensure(&mut connection, &place, epoch, now).await?;
         Ok(Self { place, epoch, open: Mutex::new(Some(Open { connection, lock })) })
     }
 

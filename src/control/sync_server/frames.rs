@@ -11,8 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use crate::control::index::{Logged, Stored};
-use crate::grant::CompactGrant;
-use crate::object::{Kind, Object};
+use crate::object::Kind;
 use crate::wire::proto::{self, payload::Body};
 use crate::wire::{Epoch, Revision, ScopeId, SigningKey, seal};
 
@@ -103,11 +102,7 @@ pub(super) fn chunk_end(objects: &[Arc<Stored>], from: usize) -> usize {
 
 /// About what an object takes.
 pub(super) fn size(stored: &Stored) -> usize {
-    let body = match &stored.object {
-        Some(Object::Grant(grant)) => CompactGrant::usual_len(grant),
-        _ => stored.body.len(),
-    };
-    body + stored.key.len() + OVERHEAD
+    stored.compact_grant().unwrap_or(&stored.body).len() + stored.key.len() + OVERHEAD
 }
 
 pub(super) fn object(stored: &Stored) -> proto::Object {
@@ -115,10 +110,7 @@ pub(super) fn object(stored: &Stored) -> proto::Object {
         kind: i32::from(stored.kind as u8),
         key: stored.key.to_string(),
         revision: stored.revision.0,
-        body: match &stored.object {
-            Some(Object::Grant(grant)) => CompactGrant::encode(grant).into(),
-            _ => stored.body.clone(),
-        },
+        body: stored.compact_grant().map_or_else(|| stored.body.clone(), Bytes::copy_from_slice),
         deleted: false,
     }
 }

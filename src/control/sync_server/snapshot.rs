@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::frames::{Sealer, chunk_end, object, size};
 use crate::control::index::Stored;
 use crate::grant::compact;
-use crate::object::{Kind, Object};
+use crate::object::Kind;
 use crate::wire::Revision;
 use crate::wire::proto::{self, payload::Body};
 
@@ -38,10 +38,7 @@ impl Snapshot {
         // Grants come last. In this order a sidecar is done with one part of them after the other.
         let grants = objects.partition_point(|stored| stored.kind != Kind::Grant);
         if let Some(grants) = objects.get_mut(grants..) {
-            grants.sort_by_cached_key(|stored| match &stored.object {
-                Some(Object::Grant(grant)) => compact::place(grant),
-                _ => 0,
-            });
+            grants.sort_by_cached_key(|stored| compact::place(stored.compact_grant().unwrap_or_default()));
         }
         let mut chunks = Vec::new();
         let mut from = 0;
@@ -94,9 +91,9 @@ impl Snapshot {
     fn encode(&self, sequence: usize, all: &[Arc<Stored>]) -> proto::SnapshotChunk {
         let (mut objects, mut grants) = (Vec::new(), Vec::new());
         for stored in all {
-            match &stored.object {
-                Some(Object::Grant(grant)) => compact::join(&mut grants, grant),
-                _ => objects.push(object(stored)),
+            match stored.compact_grant() {
+                Some(form) => compact::join(&mut grants, form),
+                None => objects.push(object(stored)),
             }
         }
         proto::SnapshotChunk { id: self.id.clone(), sequence: sequence as u64, objects, grants: grants.into() }

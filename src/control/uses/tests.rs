@@ -26,6 +26,10 @@ fn opening(account: u128) -> UseReport {
     UseReport { account: Uuid::from_u128(account), granted: 0, spent: 0, returned: 0, wanted: 1 }
 }
 
+fn metrics() -> Arc<ControlMetrics> {
+    Arc::new(ControlMetrics::new().unwrap())
+}
+
 async fn open(directory: &TempDir, clock: &Arc<ManualClock>) -> Arc<Core> {
     let store = Arc::new(SqliteStore::open(directory.path(), NOW).await.unwrap());
     Core::open(store, Arc::clone(clock) as SharedClock, CoreConfig::default()).await.unwrap()
@@ -51,7 +55,7 @@ fn state(core: &Core, id: GrantId) -> GrantState {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_at_a_time_get_no_more_than_there_is() {
     let (_directory, _clock, core, id) = site(10).await;
-    let uses = Uses::new(Arc::clone(&core), LEASE);
+    let uses = Uses::new(Arc::clone(&core), LEASE, metrics());
     let payments = services(&["payments"]);
     let asked: Vec<_> = (0..200)
         .map(|n| {
@@ -75,7 +79,7 @@ async fn many_at_a_time_get_no_more_than_there_is() {
 async fn a_book_outlives_its_control_plane_and_repetition_changes_nothing() {
     let (directory, clock, core, id) = site(2).await;
     let payments = services(&["payments"]);
-    let uses = Uses::new(Arc::clone(&core), LEASE);
+    let uses = Uses::new(Arc::clone(&core), LEASE, metrics());
     for _ in 0..3 {
         let answer = uses.report(&holder(1), Arc::clone(&payments), id, opening(1)).await;
         assert_eq!(answer, Some(UseAnswer::Given(1)), "the same request, repeated");
@@ -84,7 +88,7 @@ async fn a_book_outlives_its_control_plane_and_repetition_changes_nothing() {
     drop((uses, core));
 
     let core = open(&directory, &clock).await;
-    let uses = Uses::new(Arc::clone(&core), LEASE);
+    let uses = Uses::new(Arc::clone(&core), LEASE, metrics());
     let ask = |n: u128, report: UseReport| {
         let (uses, payments) = (Arc::clone(&uses), Arc::clone(&payments));
         async move { uses.report(&holder(n as usize), payments, id, report).await.unwrap() }
@@ -106,18 +110,26 @@ async fn a_book_outlives_its_control_plane_and_repetition_changes_nothing() {
 #[tokio::test]
 async fn the_silent_are_closed_also_after_a_restart() {
     let (directory, clock, core, id) = site(1).await;
-    let uses = Uses::new(Arc::clone(&core), LEASE);
+    let uses = Uses::new(Arc::clone(&core), LEASE, metrics());
     let payments = services(&["payments"]);
     assert_eq!(uses.report(&holder(1), Arc::clone(&payments), id, opening(1)).await, Some(UseAnswer::Given(1)));
     core.close().await;
     drop((uses, core));
     let core = open(&directory, &clock).await;
-    let uses = Uses::new(Arc::clone(&core), LEASE);
+    // Away for longer than what was held is leased.
+    clock.advance(100 * LEASE);
+    let metrics = metrics();
+    let uses = Uses::new(Arc::clone(&core), LEASE, Arc::clone(&metrics));
     uses.sweep().await;
-    assert_eq!(state(&core, id), GrantState::Active);
-    clock.advance(2 * LEASE);
+    clock.advance(5 * LEASE);
+    uses.sweep().await;
+    assert_eq!(state(&core, id), GrantState::Active, "whoever has it may still come back");
+    clock.advance(LEASE);
     uses.sweep().await;
     assert_eq!(state(&core, id), GrantState::Exhausted);
+    let counted = metrics.exposition().render();
+    assert!(counted.contains("portcullis_grant_uses_forfeited_total{reason=\"restart\"} 1"), "{counted}");
+    assert!(counted.contains("portcullis_grant_uses_forfeited_total{reason=\"silent\"} 0"), "{counted}");
     // Whoever had it learns that it is closed, whatever it says.
     let back = UseReport { granted: 1, returned: 1, wanted: 0, ..opening(1) };
     assert_eq!(uses.report(&holder(1), payments, id, back).await, Some(UseAnswer::Closed));
@@ -128,7 +140,7 @@ async fn the_silent_are_closed_also_after_a_restart() {
 #[tokio::test]
 async fn uses_of_other_services_grants_are_nobodys_business() {
     let (_directory, _clock, core, id) = site(5).await;
-    let uses = Uses::new(Arc::clone(&core), LEASE);
+    let uses = Uses::new(Arc::clone(&core), LEASE, metrics());
     let catalog = services(&["catalog"]);
     assert_eq!(uses.report(&holder(1), catalog, id, opening(1)).await, Some(UseAnswer::Closed));
     let nobody = GrantId(Uuid::from_u128(1));

@@ -43,7 +43,7 @@ impl Site {
         let stored = |c: Change| {
             let object = c.body.as_ref().map(|b| Object::parse(c.kind, b).unwrap());
             let (key, body) = (Arc::from(c.key), c.body.unwrap_or_default());
-            Arc::new(Stored { kind: c.kind, key, revision, body, object })
+            Arc::new(Stored::new(c.kind, key, revision, body, object))
         };
         let changes = changes.into_iter().map(stored).collect();
         self.index

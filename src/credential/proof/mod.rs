@@ -82,6 +82,11 @@ impl Unverified<'_> {
         }
         Ok(self.proven)
     }
+
+    /// For who has verified the signature of the same bytes before, for the same token.
+    pub fn verified_before(self) -> Proven {
+        self.proven
+    }
 }
 
 // === impl Unproven ===

@@ -105,10 +105,12 @@ fn what_is_not_known_is_refused_and_named() {
 fn a_batch_is_what_was_put_into_it() {
     let (a, b) = (grant(Value::Null), grant(json!({ "id": Uuid::from_u128(8), "path": Value::Null })));
     let mut batch = Vec::new();
-    join(&mut batch, &a);
-    join(&mut batch, &b);
+    let put = [a, b].map(|grant| CompactGrant::encode(&grant));
+    put.iter().for_each(|form| join(&mut batch, form));
     let forms: Vec<&[u8]> = split(&batch).map(Result::unwrap).collect();
-    assert_eq!(forms, [CompactGrant::encode(&a), CompactGrant::encode(&b)]);
+    assert_eq!(forms, put);
+    let shard = |grant: &Grant| Shard::of(&WorkloadKey::of(grant.workload.as_str()).0).number();
+    assert_eq!(place(&CompactGrant::encode(&grant(Value::Null))), shard(&grant(Value::Null)), "where the workload is");
     let cut: Vec<_> = split(&batch[..batch.len() - 1]).collect();
     assert!(cut.len() == 2 && cut[1].is_err(), "the one that is cut off is an error");
     assert_eq!(split(&[0, 0, 0]).map(|f| f.is_err()).collect::<Vec<_>>(), [true]);

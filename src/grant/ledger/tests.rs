@@ -12,6 +12,7 @@ use crate::clock::Monotonic;
 use crate::object::{GrantId, Object};
 
 const LEASE: Duration = Duration::from_secs(5);
+const TERMS: Terms = Terms { lease: LEASE, since: Timestamp::from_secs(0) };
 
 fn grant(uses: u32) -> Grant {
     let mut grant: Grant = serde_json::from_value(json!({
@@ -107,7 +108,7 @@ impl World {
     }
 
     fn tell(&mut self, p: usize) {
-        let messages = self.processes[p].purse.messages(self.mono());
+        let messages = self.processes[p].purse.messages(self.mono(), usize::MAX);
         self.processes[p].to_plane.extend(messages);
     }
 
@@ -128,7 +129,7 @@ impl World {
 
     fn arrive(&mut self, p: usize, message: Message) {
         let report = &message.report;
-        let settled = settle(self.book.as_ref(), &self.grant, &holder(p), report, self.wall(), LEASE);
+        let settled = settle(self.book.as_ref(), &self.grant, &holder(p), report, self.wall(), TERMS);
         let answer = settled.answer;
         self.take(settled);
         self.processes[p].from_plane.push((message, answer));
@@ -165,17 +166,17 @@ impl World {
             }
             Event::LoseTo(p) => self.processes[p].to_plane.clear(),
             Event::LoseFrom(p) => self.processes[p].from_plane.clear(),
-            Event::Reconnect(p) => self.processes[p].purse.reconnected(),
+            Event::Reconnect(p) => self.processes[p].purse.reconnected(self.mono()),
             // What it sent may still arrive, and what is sent to it arrives at the next one.
             Event::Kill(p) => self.processes[p].purse = Purse::default(),
             Event::Drain(p) => {
-                self.processes[p].purse.close();
+                self.processes[p].purse.close(self.mono());
                 self.tell(p);
                 self.processes[p].purse = Purse::default();
             }
             Event::Wait(ms) => self.now += ms,
             Event::Sweep => {
-                if let Some(settled) = self.book.as_ref().and_then(|book| sweep(book, &self.grant, self.wall(), LEASE))
+                if let Some(settled) = self.book.as_ref().and_then(|book| sweep(book, &self.grant, self.wall(), TERMS))
                 {
                     self.take(settled);
                 }
@@ -226,7 +227,7 @@ proptest! {
             }
         }
         for p in 0..PROCESSES {
-            world.processes[p].purse.reconnected();
+            world.processes[p].purse.reconnected(world.mono());
         }
         // One process goes on, and asks for what the others give back.
         for _ in 0..3000 {
@@ -277,6 +278,35 @@ fn what_a_dead_process_had_counts_as_spent() {
     assert_eq!((world.allowed, world.grant.state), (1, GrantState::Exhausted));
 }
 
+/// While the control plane is away nobody can say what became of their uses: they have time for it when it is back.
+#[test]
+fn what_was_held_over_a_restart_is_lost_only_if_nobody_comes_back() {
+    let mut world = World::new(2);
+    world.request(0);
+    world.exchange();
+    let book = world.book.clone().unwrap();
+    // Away for ten minutes, and back.
+    let since = Timestamp::from_millis(world.now + 600_000);
+    let terms = Terms { since, ..TERMS };
+    let at = |secs: u64| since.saturating_add(Duration::from_secs(secs));
+    assert_eq!(sweep(&book, &world.grant, at(29), terms), None);
+    assert_eq!(next_sweep(&book, terms), Some(at(30)));
+    let held = &book.accounts[0];
+    let back = UseReport { account: held.id, granted: 1, spent: 0, returned: 1, wanted: 0 };
+    let settled = settle(Some(&book), &world.grant, &holder(0), &back, at(20), terms);
+    assert_eq!(settled.next.unwrap().available(), 2, "it was not spent, and can be again");
+
+    let lost = sweep(&book, &world.grant, at(30), terms).unwrap();
+    assert_eq!(lost.forfeited, [Forfeit { holder: holder(0), uses: 1, lost: Lost::Restart }]);
+    assert_eq!(sweep(&book, &world.grant, at(30), TERMS).unwrap().forfeited[0].lost, Lost::Silent);
+    // What was reported as spent is not lost, and of a grant that has ended nothing is.
+    let mut spent = book.clone();
+    spent.accounts[0].spent = 1;
+    assert_eq!(sweep(&spent, &world.grant, at(30), terms).unwrap().forfeited, []);
+    let revoked = Grant { state: GrantState::Revoked, ..world.grant.clone() };
+    assert_eq!(sweep(&book, &revoked, at(30), terms).unwrap().forfeited, []);
+}
+
 #[test]
 fn nobody_gives_back_what_another_holds() {
     let mut world = World::new(1);
@@ -284,11 +314,11 @@ fn nobody_gives_back_what_another_holds() {
     world.exchange();
     let account = world.book.as_ref().unwrap().accounts[0].id;
     let report = UseReport { account, granted: 1, spent: 0, returned: 1, wanted: 0 };
-    let settled = settle(world.book.as_ref(), &world.grant, &holder(1), &report, world.wall(), LEASE);
+    let settled = settle(world.book.as_ref(), &world.grant, &holder(1), &report, world.wall(), TERMS);
     assert_eq!((settled.next, settled.answer), (None, UseAnswer::Closed));
     // And what it says it gave back beyond what it had is not there.
     let report = UseReport { returned: 100, ..report };
-    let settled = settle(world.book.as_ref(), &world.grant, &holder(0), &report, world.wall(), LEASE);
+    let settled = settle(world.book.as_ref(), &world.grant, &holder(0), &report, world.wall(), TERMS);
     assert_eq!(settled.next.unwrap().available(), 1);
 }
 
@@ -296,7 +326,7 @@ fn nobody_gives_back_what_another_holds() {
 fn a_grant_that_is_not_in_force_gives_nothing() {
     let world = World::new(3);
     let report = UseReport { account: Uuid::from_u128(1), granted: 0, spent: 0, returned: 0, wanted: 1 };
-    let ask = |grant: &Grant, at: u64| settle(None, grant, &holder(0), &report, Timestamp::from_secs(at), LEASE);
+    let ask = |grant: &Grant, at: u64| settle(None, grant, &holder(0), &report, Timestamp::from_secs(at), TERMS);
     assert_eq!(ask(&world.grant, 2).answer, UseAnswer::Given(1));
     assert_eq!(ask(&world.grant, 0).answer, UseAnswer::Given(0));
     assert_eq!(ask(&world.grant, 100_001).answer, UseAnswer::Given(0));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::line::Line;
 use super::{ASK_AGAIN, DRY_FOR, MAX_APPETITE, WANTED_FOR};
 use crate::clock::Monotonic;
 use crate::grant::ledger::{UseAnswer, UseReport};
@@ -21,7 +22,11 @@ pub(super) struct Account {
     /// When what is left is given back.
     until: Monotonic,
     /// Checks that wait for a use.
-    pub(super) waiting: u32,
+    pub(super) line: Line,
+    /// Whether some of them could take a use of another grant.
+    pub(super) has_rivals: bool,
+    /// When it is on the agenda of the purse.
+    pub(super) planned: Option<Monotonic>,
     /// When a check last found none, or few.
     pub(super) wanted: Option<Monotonic>,
     /// How many are asked for beyond what checks wait for: more each time that all were spent.
@@ -55,7 +60,9 @@ impl Account {
             spent: 0,
             returned: 0,
             until: now,
-            waiting: 0,
+            line: Line::default(),
+            has_rivals: false,
+            planned: None,
             wanted: None,
             appetite: 1,
             exhausted: false,
@@ -70,8 +77,25 @@ impl Account {
         if now < self.until { self.left() } else { 0 }
     }
 
-    pub(super) const fn is_dry(&self) -> bool {
-        self.dry.is_some()
+    /// Since when there is nothing to be had.
+    pub(super) const fn dry_since(&self) -> Option<Monotonic> {
+        self.dry
+    }
+
+    /// Calls whoever can do something: as many as there are uses; everybody when there will be none.
+    pub(super) fn call(&mut self, now: Monotonic) {
+        if self.exhausted {
+            self.line.call_all();
+        } else {
+            let held = self.held(now);
+            self.line.call(held);
+        }
+    }
+
+    /// What is known of it.
+    pub(super) const fn report(&self) -> UseReport {
+        let Self { id: account, granted, spent, returned, .. } = *self;
+        UseReport { account, granted, spent, returned, wanted: 0 }
     }
 
     /// Spends one, and tells whether that is news.
@@ -98,7 +122,7 @@ impl Account {
             return None;
         }
         let before = self.said.map_or(0, |said| said.wanted);
-        let more = self.waiting.max(self.left().saturating_add(self.appetite));
+        let more = self.line.len().max(self.left().saturating_add(self.appetite));
         let target = if wants { self.spent.saturating_add(self.returned).saturating_add(more) } else { 0 };
         let wanted = if closed { 0 } else { target.max(before) };
         self.tell = false;
@@ -106,8 +130,7 @@ impl Account {
             self.wanted = None;
         }
         self.said = Some(Said { number, wanted, first: self.said.map_or(now, |said| said.first), last: now });
-        let Self { id: account, granted, spent, returned, .. } = *self;
-        Some(UseReport { account, granted, spent, returned, wanted })
+        Some(UseReport { wanted, ..self.report() })
     }
 
     /// Takes an answer in, and tells how many more were given.
@@ -125,13 +148,17 @@ impl Account {
         if more > 0 {
             self.granted = granted;
             self.appetite = self.appetite.saturating_mul(2).min(MAX_APPETITE);
-            let lease = u64::try_from(lease.as_nanos()).unwrap_or(0);
             let began = self.said.map_or(now, |said| said.first);
-            self.until = self.until.max(Monotonic::from_nanos(began.as_nanos().saturating_add(lease)));
+            self.until = self.until.max(began.after(lease));
         }
         if let Some(said) = self.said.filter(|said| said.number == number) {
             self.dry = (said.wanted > granted && more == 0).then_some(now);
             self.said = None;
+            if self.dry.is_some() && self.has_rivals {
+                // Those who can take a use of another grant try that one.
+                self.line.call_all();
+                self.has_rivals = false;
+            }
         }
         more
     }
@@ -151,7 +178,7 @@ impl Account {
     /// Whether there is nothing to remember. That a grant is exhausted is known from the state a moment later.
     pub(super) fn is_done(&self, now: Monotonic) -> bool {
         let over = now.since(self.until) >= ASK_AGAIN;
-        over && self.left() == 0 && self.waiting == 0 && !self.is_wanted(now) && !self.tell && self.said.is_none()
+        over && self.left() == 0 && self.line.len() == 0 && !self.is_wanted(now) && !self.tell && self.said.is_none()
     }
 
     /// When there is something to say, or to forget.
@@ -176,7 +203,7 @@ impl Account {
 
     fn is_wanted(&self, now: Monotonic) -> bool {
         let lately = self.wanted.is_some_and(|at| now.since(at) < WANTED_FOR);
-        (lately || self.waiting > self.left()) && !self.exhausted
+        (lately || self.line.len() > self.left()) && !self.exhausted
     }
 
     /// Whether a request for more is under way.
@@ -192,7 +219,8 @@ impl Account {
 
     /// What it held is lost; whoever waits goes on waiting.
     fn begin_anew(&mut self, now: Monotonic) {
-        let (waiting, exhausted) = (self.waiting, self.exhausted);
-        *self = Self { waiting, exhausted, dry: Some(now), ..Self::new(now) };
+        let (line, planned) = (std::mem::take(&mut self.line), self.planned);
+        let (exhausted, has_rivals) = (self.exhausted, self.has_rivals);
+        *self = Self { line, planned, exhausted, has_rivals, dry: Some(now), ..Self::new(now) };
     }
 }

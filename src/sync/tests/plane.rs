@@ -202,5 +202,5 @@ pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
 fn stored(change: Change, revision: Revision) -> Stored {
     let object = change.body.as_ref().map(|b| Object::parse(change.kind, b).unwrap());
     let body = change.body.unwrap_or_default();
-    Stored { kind: change.kind, key: Arc::from(change.key), revision, body, object }
+    Stored::new(change.kind, Arc::from(change.key), revision, body, object)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use prometheus::{Error, Histogram, IntCounter, IntCounterVec, IntGauge, Opts};
 
 use super::{APPLY_BUCKETS, Exposition};
+use crate::grant::ledger::Lost;
 use crate::object::KeySource;
 
 /// The metrics of the control plane.
@@ -20,6 +21,8 @@ pub struct ControlMetrics {
     fanout: Histogram,
     /// By number of the source, then of the result.
     key_fetches: Box<[Box<[IntCounter]>]>,
+    /// By reason.
+    forfeited: [IntCounter; 2],
 }
 
 /// What an attempt to bring an issuer's keys up to date came to.
@@ -103,7 +106,16 @@ impl ControlMetrics {
         };
         let key_fetches = KeySource::NAMES.iter().map(of_source).collect();
         exposition.register(fetches)?;
-        Ok(Self { exposition, streams, open_reviews, break_glass, fanout, key_fetches })
+        let lost = IntCounterVec::new(
+            Opts::new(
+                "portcullis_grant_uses_forfeited_total",
+                "Uses of grants whose holder never said what became of them.",
+            ),
+            &["reason"],
+        )?;
+        let forfeited = ["silent", "restart"].map(|reason| lost.with_label_values(&[reason]));
+        exposition.register(lost)?;
+        Ok(Self { exposition, streams, open_reviews, break_glass, fanout, key_fetches, forfeited })
     }
 
     /// Sidecars connected.
@@ -115,6 +127,16 @@ impl ControlMetrics {
     pub fn emergencies(&self, open_reviews: usize, in_force: usize) {
         self.open_reviews.set(i64::try_from(open_reviews).unwrap_or(i64::MAX));
         self.break_glass.set(i64::try_from(in_force).unwrap_or(i64::MAX));
+    }
+
+    /// So many uses of a grant were lost.
+    pub fn uses_forfeited(&self, lost: Lost, uses: u32) {
+        let [silent, restart] = &self.forfeited;
+        let counter = match lost {
+            Lost::Silent => silent,
+            Lost::Restart => restart,
+        };
+        counter.inc_by(u64::from(uses));
     }
 
     /// An issuer's keys were asked for.

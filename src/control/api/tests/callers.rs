@@ -14,7 +14,7 @@ use crate::credential::TokenSigner;
 
 const RATE: Rate = Rate { calls: 1, per: Duration::from_secs(1000), burst: 3 };
 
-fn with_workloads() -> CallersConfig {
+pub(super) fn with_workloads() -> CallersConfig {
     let reviews = TokenReviewSettings::default();
     let workloads = WorkloadCallers { audience: "api".to_owned(), vouchers: Vouchers::All, reviews };
     CallersConfig { workloads: Some(workloads), ..CallersConfig::default() }

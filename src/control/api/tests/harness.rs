@@ -14,7 +14,7 @@ use tower::ServiceExt;
 use crate::clock::{ManualClock, SharedClock, Timestamp};
 use crate::control::api::{ApiConfig, router};
 use crate::control::callers::CallersConfig;
-use crate::control::desk::Desk;
+use crate::control::desk::{Desk, Limits};
 use crate::control::fleet::{Fleet, FleetConfig, PointConfig};
 use crate::control::keys::{Keys, KeysConfig};
 use crate::control::operators::Operators;
@@ -86,7 +86,7 @@ impl Site {
         let config = ApiConfig { points, max_body_bytes: 64 << 10, callers, ..ApiConfig::default() };
         let metrics = Arc::new(ControlMetrics::new().unwrap());
         let keys = Keys::new(Arc::clone(&core), metrics, KeysConfig::default());
-        let desk = Desk::new(Arc::clone(&operators));
+        let desk = Desk::new(Arc::clone(&operators), Limits::of(&core, 0));
         let router = router(Arc::clone(&core), Arc::clone(&fleet), operators, keys, config);
         let token = std::fs::read_to_string(file).unwrap().trim().to_owned();
         Self { directory, clock, core, fleet, desk, router, token }

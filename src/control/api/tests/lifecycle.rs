@@ -170,6 +170,12 @@ async fn what_is_retired_stays_so() {
     site.call("POST", &format!("{path}/suspend"), Value::Null).await.expect(409);
     site.call("POST", &format!("{path}/resume"), json!({ "reason": "x" })).await.expect(409);
     site.call("PUT", &path, workload(STOREFRONT)).await.expect(409);
+    // To revoke it once more is to find that it has been retired, and by what.
+    let revoke = json!({ "target": { "kind": "workload", "workload": STOREFRONT }, "reason": "once more" });
+    let found = site.call("POST", "/v1/revocations?wait=1s", revoke).await.expect(200).body;
+    assert_eq!((&found["position"], &found["object"]["reason"]), (&retired.body["position"], &json!("retired")));
+    let again = site.call("DELETE", &format!("{path}?wait=1s"), Value::Null).await.expect(200);
+    assert_eq!(again.body["position"], retired.body["position"]);
     let revocations = site.core.index().revocations_of(STOREFRONT);
     assert_eq!(revocations.len(), 2, "the suspension's and the retirement's");
     for revocation in revocations {

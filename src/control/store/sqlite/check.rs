@@ -26,7 +26,9 @@ pub(super) async fn contents(c: &mut SqliteConnection, place: &str) -> Result<()
             (SELECT coalesce(max(revision), 0) FROM commits),
             (SELECT coalesce(max(revision), 0) FROM objects),
             (SELECT coalesce(max(revision), 0) FROM audit_base),
-            (SELECT coalesce(max(revision), 0) FROM audit)
+            (SELECT coalesce(max(revision), 0) FROM audit),
+            (SELECT coalesce(min(revision), 0) FROM audit WHERE revision IS NOT NULL),
+            (SELECT count(*) FROM audit WHERE revision IS NOT NULL)
          FROM counter WHERE id = 1",
     )
     .fetch_optional(&mut *c)
@@ -53,6 +55,13 @@ pub(super) async fn contents(c: &mut SqliteConnection, place: &str) -> Result<()
     let (base, audited) = (n(8)?, n(9)?);
     if audited != revision && (base != revision || audited != 0) {
         return gap(format!("the audit trail ends with revision {audited}, the counter says {revision}"));
+    }
+    let (first_audited, records) = (n(10)?, n(11)?);
+    if records != revision.saturating_sub(base) || (records > 0 && first_audited != base.saturating_add(1)) {
+        return gap(format!(
+            "the audit trail has {records} revisions from {first_audited} on, it should have {} to {revision}",
+            base.saturating_add(1)
+        ));
     }
     Ok(())
 }

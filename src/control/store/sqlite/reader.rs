@@ -20,9 +20,21 @@ pub struct AuditReader {
     place: String,
     connection: SqliteConnection,
     pub(super) epoch: Epoch,
-    /// The latest revision when it was opened, and the last one that has no record.
-    pub(super) revisions: (Revision, Revision),
+    pub(super) revisions: Revisions,
 }
+
+/// The revisions of a database when it was opened, as it says itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Revisions {
+    /// The latest.
+    pub(super) latest: Revision,
+    /// The last one that the log no longer holds.
+    pub(super) floor: Revision,
+    /// The last one that is older than the trail.
+    pub(super) base: Revision,
+}
+
+// === impl AuditReader ===
 
 impl AuditReader {
     /// Opens the database in a data directory.
@@ -34,7 +46,7 @@ impl AuditReader {
         let mut connection = options.disable_statement_logging().connect().await.map_err(failed)?;
         // One moment of it, for as long as this is open.
         query("BEGIN").execute(&mut connection).await.map_err(failed)?;
-        let row = query("SELECT m.epoch, c.revision, b.revision FROM meta m, counter c, audit_base b")
+        let row = query("SELECT m.epoch, c.revision, c.floor, b.revision FROM meta m, counter c, audit_base b")
             .fetch_optional(&mut connection)
             .await
             .map_err(failed)?
@@ -42,7 +54,7 @@ impl AuditReader {
         let epoch: String = row.try_get(0).map_err(failed)?;
         let epoch = Epoch::parse(&epoch).map_err(|e| StoreError::corrupt(&place, format!("its epoch: {e}")))?;
         let revision = |i| super::read::revision(&row, i).map_err(failed);
-        let revisions = (revision(1)?, revision(2)?);
+        let revisions = Revisions { latest: revision(1)?, floor: revision(2)?, base: revision(3)? };
         Ok(Self { place, connection, epoch, revisions })
     }
 

@@ -59,7 +59,7 @@ impl Setup {
         let revision = self.index.position().revision.next();
         let object = change.body.as_ref().map(|b| Object::parse(change.kind, b).unwrap());
         let (key, body) = (Arc::from(change.key), change.body.unwrap_or_default());
-        let stored = Arc::new(Stored { kind: change.kind, key, revision, body, object });
+        let stored = Arc::new(Stored::new(change.kind, key, revision, body, object));
         let (at, author) = (self.clock.now().wall, Arc::from("test"));
         self.index.apply(Arc::new(Commit { revision, at, author, changes: vec![stored] })).unwrap();
         revision
