@@ -63,6 +63,16 @@ mod replay {
     }
 
     #[test]
+    fn forward_auth() {
+        replay("forward_auth", |data| {
+            shim::forward_auth(data);
+        });
+        for (name, question) in corpus("forward_auth") {
+            assert_eq!(shim::forward_auth(&question), name.starts_with("reads-"), "{name}");
+        }
+    }
+
+    #[test]
     fn xfcc() {
         replay("xfcc", |data| {
             shim::xfcc(data);

@@ -230,6 +230,7 @@ fn forward_auth_door(config: &SidecarConfig) -> forward_auth::Config {
         max_connections: limits.max_connections as usize,
         read_timeout: own.read_timeout,
         idle_timeout: own.idle_timeout,
+        ..forward_auth::Config::default()
     }
 }
 

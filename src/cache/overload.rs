@@ -5,6 +5,7 @@
 //! queue that stands, and a burst or a pause of the machine is none. Checks that take a verification are shed first: their
 //! limit follows a shorter delay. A warm check is answered for little more than a refusal costs, so it is refused only when
 //! answers would come too late to count. INVARIANT: a limit never leaves its bounds; whoever finds no place is denied.
+//! Long because the model that the limits are tested against is here.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //!
 //! Fails closed: without TLS it only starts on loopback, and only when that is asked for. Which enforcement points
 //! there are, and what each may receive, is written here and nowhere else: never taken from a claim of a client.
+//! Long because each part is there twice, as it is written and as it is used.
 
 use std::collections::HashSet;
 use std::path::PathBuf;

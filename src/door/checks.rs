@@ -2,7 +2,7 @@
 //!
 //! Plane: hot path. INVARIANT: every way out is an allow that the engine made or a denial; each check takes a place among
 //! those under way and has one outcome, also when it panics or is dropped before its end. A request that the caches and the
-//! policies decide on alone is decided on the caller's thread, without a wait.
+//! policies decide on alone is decided on the caller's thread, without a wait but for the few that measure one.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -72,9 +72,14 @@ impl Checks {
             let detail = "the request has more headers than the limit allows".into();
             return self.refused(request, &mut outcome, &Refused { reason: Reason::InputMalformed, detail });
         }
-        let at_once = at_once(desk, &request, &mut outcome);
-        desk.observe(arrived, Some(arrived.elapsed()), place.at_once);
-        match at_once {
+        if desk.is_sampled() {
+            // When this task is here, a thread has it already. How long it waits to have one again is what the limits
+            // follow; the time since its arrival would tell them of slow bodies, or of nothing.
+            let since = Instant::now();
+            tokio::task::yield_now().await;
+            desk.observe(since, Some(since.elapsed()), place.at_once);
+        }
+        match at_once(desk, &request, &mut outcome) {
             Ok(Ok(decision)) => self.decided(decision, request, &mut outcome),
             Ok(Err(later)) => Box::pin(self.check_later(request, later, arrived, &mut outcome)).await,
             Err(refused) => self.refused(request, &mut outcome, &refused),

@@ -4,12 +4,16 @@
 //! more of the machine than is meant for checks. Holds no request.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Config, Decide};
 use crate::authz::{Decision, DecisionId, Reason};
 use crate::cache::{Admission, AdmissionLimits, VerificationPool};
 use crate::telemetry::Telemetry;
+
+/// One check in so many measures how long a thread has to be waited for.
+const SAMPLED: u64 = 16;
 
 /// Shared by every door.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub(crate) struct Desk {
     pub(crate) admission: Admission,
     /// What the times of the admission are counted from.
     since: Instant,
+    /// Checks that might have measured the wait.
+    unsampled: AtomicU64,
     pub(crate) grant_request_url: Option<Arc<str>>,
 }
 
@@ -48,6 +54,7 @@ impl Desk {
             telemetry,
             admission: Admission::new(limits),
             since: Instant::now(),
+            unsampled: AtomicU64::new(0),
             grant_request_url: config.grant_request_url.as_deref().map(Arc::from),
         }
     }
@@ -59,6 +66,11 @@ impl Desk {
         if let Some(limits) = self.admission.observe(now, took, at_once) {
             self.telemetry.metrics().limits_set(limits);
         }
+    }
+
+    /// Whether this check is to measure the wait for a thread.
+    pub(super) fn is_sampled(&self) -> bool {
+        self.unsampled.fetch_add(1, Ordering::Relaxed) % SAMPLED == SAMPLED - 1
     }
 
     /// A denial that no engine was asked for.

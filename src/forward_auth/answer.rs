@@ -143,10 +143,9 @@ mod tests {
             assert_eq!((response.status().as_u16(), response.body().len()), (200, 0), "{dialect:?}");
             assert_eq!(header(&response, "x-portcullis-workload"), Some("spiffe://td/w"));
             assert!(header(&response, "x-portcullis-decision-id").is_some());
-            assert_eq!(
-                (header(&response, "x-portcullis-actor"), header(&response, "x-portcullis-reason")),
-                (None, None)
-            );
+            assert_eq!(header(&response, "x-portcullis-actor"), None);
+            let reason = (dialect == Dialect::Envoy).then_some("allow.policy");
+            assert_eq!(header(&response, "x-portcullis-reason"), reason, "for Envoy's log alone");
             let removed = header(&response, "x-envoy-auth-headers-to-remove");
             assert_eq!(removed.is_some(), dialect == Dialect::Envoy);
             for name in removed.iter().flat_map(|names| names.split(',')).filter(|name| *name != "x-portcullis-reason")

@@ -38,6 +38,8 @@ pub struct Config {
     pub dialects: Vec<Dialect>,
     /// The largest body that a proxy may send along.
     pub max_body_bytes: usize,
+    /// All bodies that are being read or asked about, together; more are answered `system.overload`.
+    pub max_buffered_bytes: usize,
     /// Headers of a request; a checked request may have a few less, for the proxy adds its own.
     pub max_headers: usize,
     /// Bytes of the request line and the headers.
@@ -82,6 +84,7 @@ impl Default for Config {
             trusted_peers: Vec::new(),
             dialects: Dialect::ALL.to_vec(),
             max_body_bytes: 1 << 20,
+            max_buffered_bytes: 64 << 20,
             max_headers: 256,
             max_head_bytes: (1 << 16) + (1 << 14),
             max_connections: 1024,

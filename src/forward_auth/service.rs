@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -27,7 +28,15 @@ pub(super) struct Service {
     checks: Checks,
     mounts: Vec<Mount>,
     pub(super) config: Config,
+    /// Bytes of the bodies that are being read or asked about.
+    buffered: AtomicUsize,
     drain: drain::Signal,
+}
+
+/// A share of the room for bodies, given back when it is dropped.
+struct Room<'a> {
+    buffered: &'a AtomicUsize,
+    taken: usize,
 }
 
 /// Why there is no body.
@@ -37,7 +46,7 @@ type BadBody = (Reason, &'static str);
 
 impl Service {
     pub(super) const fn new(checks: Checks, mounts: Vec<Mount>, config: Config, drain: drain::Signal) -> Self {
-        Self { checks, mounts, config, drain }
+        Self { checks, mounts, config, buffered: AtomicUsize::new(0), drain }
     }
 
     /// Whether proxies ask from there.
@@ -93,6 +102,10 @@ impl Service {
             return refuse((Reason::InputMalformed, "the question's target is no path"));
         }
         let (head, body) = request.into_parts();
+        // Until the answer is there.
+        let Some(_room) = self.room_for(&body) else {
+            return refuse((Reason::SystemOverload, "too many large bodies are under way"));
+        };
         let body = match self.read(body).await {
             Ok(body) => body,
             Err(bad) => return refuse(bad),
@@ -101,6 +114,15 @@ impl Service {
             Ok(asked) => self.checks.check_since(arrived, asked).await,
             Err(refusal) => refuse(refusal),
         }
+    }
+
+    /// Room for as much as the body may have, if there is so much.
+    fn room_for(&self, body: &Incoming) -> Option<Room<'_>> {
+        let most = self.config.max_body_bytes;
+        let taken = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(most).min(most);
+        let room = Room { buffered: &self.buffered, taken };
+        let before = self.buffered.fetch_add(taken, Ordering::Relaxed);
+        (taken == 0 || before.saturating_add(taken) <= self.config.max_buffered_bytes).then_some(room)
     }
 
     /// The body that came along, if one did.
@@ -117,6 +139,14 @@ impl Service {
             Ok(Err(_broken)) => Err((Reason::InputMalformed, "the body was cut short")),
             Err(_elapsed) => Err((Reason::SystemOverload, "the body did not arrive in time")),
         }
+    }
+}
+
+// === impl Room ===
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.buffered.fetch_sub(self.taken, Ordering::Relaxed);
     }
 }
 

@@ -224,6 +224,31 @@ async fn large_and_slow_questions_are_refused_and_the_door_goes_on() {
 }
 
 #[tokio::test]
+async fn bodies_have_so_much_room_together_and_give_it_back() {
+    let running = start(Config { max_buffered_bytes: 8, ..loopback() }).await;
+    let post = |body: &str| {
+        let head = "GET /envoy/ok HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n";
+        format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())
+    };
+    for _ in 0..3 {
+        assert_eq!(running.send(&post("12345")).await.status, 200);
+        assert_eq!(running.send(&post("123456789")).await.status, 429);
+    }
+    // One that is still on its way holds what it may need.
+    let mut slow = running.connect().await;
+    slow.write_all(post("12345").trim_end_matches('5').as_bytes()).await.unwrap();
+    let refused = async {
+        while running.send(&post("12345")).await.status == 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), refused).await.expect("its room is taken");
+    slow.write_all(b"5").await.unwrap();
+    assert_eq!(read(&mut slow).await.status, 200);
+    assert_eq!(running.send(&post("12345")).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_connection_rests_between_questions_and_ends_with_the_drain() {
     let running = start(Config { read_timeout: Duration::from_millis(100), ..loopback() }).await;
     let mut kept = running.connect().await;

@@ -13,6 +13,7 @@ use portcullis::credential::{
     Dpop, IssuerSet, Unproven, X509Svid, certificate_from_client_cert, certificate_from_pem, check_dpop,
     last_forwarded_certificate, token_digest, verify,
 };
+use portcullis::forward_auth::{Dialect, read_question};
 use portcullis::object::{Issuer, Jwks, Kind, Object};
 use portcullis::testing::Estate;
 use portcullis::wire::{Position, VerifyKey};
@@ -91,6 +92,40 @@ pub(crate) fn jwt(data: &[u8]) -> bool {
             false
         }
     }
+}
+
+/// A question of forward-auth: the number of a dialect and, for Envoy's, the client's own target; then header lines. Tells
+/// whether it reads.
+pub(crate) fn forward_auth(data: &[u8]) -> bool {
+    let mut lines = data.split(|b| *b == b'\n');
+    let Some(Ok(first)) = lines.next().map(std::str::from_utf8) else { return false };
+    let Some((number, own)) = first.split_at_checked(1) else { return false };
+    let Some(&dialect) = number.parse().ok().and_then(|n: usize| Dialect::ALL.get(n)) else { return false };
+    let mut head = http::Request::new(()).into_parts().0;
+    for line in lines {
+        let (name, value) = line.split_at(line.iter().position(|b| *b == b':').unwrap_or(line.len()));
+        let value = value.strip_prefix(b": ").unwrap_or(value);
+        if let (Ok(name), Ok(value)) = (http::HeaderName::from_bytes(name), http::HeaderValue::from_bytes(value)) {
+            head.headers.append(name, value);
+        }
+    }
+    let headers = head.headers.clone();
+    let Ok(asked) = read_question(dialect, own, head, None) else { return false };
+    let family = if dialect == Dialect::Nginx { "x-original" } else { "x-forwarded" };
+    let said = |name: &str| {
+        let is_it = |sent: &http::HeaderName| sent.as_str().replace('_', "-") == format!("{family}-{name}");
+        headers.iter().filter(|(sent, _)| is_it(sent)).map(|(_, value)| value.as_bytes()).collect::<Vec<_>>()
+    };
+    // What is asked about is what one header says, and no other could be taken for that one.
+    for (name, read) in [("method", &asked.method), ("uri", &asked.path), ("host", &asked.host)] {
+        let said = said(name);
+        assert!(said.len() <= 1, "`{name}` twice");
+        assert!(dialect == Dialect::Envoy || said == [read.as_bytes()], "`{name}` is `{read}`");
+    }
+    assert!(dialect != Dialect::Envoy || asked.path == own);
+    assert_eq!(asked.peer.address.is_some(), !said("for").is_empty());
+    assert!(["", "http", "https"].contains(&&*asked.scheme));
+    true
 }
 
 /// An `x-forwarded-client-cert` header, as a client may send it to a proxy that appends to it. Tells whether it reads.

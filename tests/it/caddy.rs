@@ -16,7 +16,8 @@ async fn caddy_asks_and_does_as_it_is_told() {
         let files = [("Caddyfile", file)];
         let args = ["run", "--config", "Caddyfile"];
         let caddy = Proxy::start(&binary("caddy"), &files, &args, address.parse().unwrap());
-        let traits = Traits { unavailable: 503, silent: &[502, 503, 504], passes_min_revision: false };
+        let traits =
+            Traits { unavailable: 503, silent: &[502, 503, 504], passes_forwarded: false, passes_min_revision: false };
         tell(&door, caddy.address, &traits);
     });
     told.await.unwrap();

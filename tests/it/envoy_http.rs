@@ -18,7 +18,7 @@ async fn envoy_asks_over_http_and_does_as_it_is_told() {
     let (door, service) = (Door::open().await, echo_service().await);
     let told = tokio::task::spawn_blocking(move || {
         let envoy = Envoy::start(&configuration(door.address, service));
-        let traits = Traits { unavailable: 503, silent: &[503], passes_min_revision: true };
+        let traits = Traits { unavailable: 503, silent: &[503], passes_forwarded: true, passes_min_revision: true };
         tell(&door, envoy.address, &traits);
         // The access log joins the records; Envoy writes it a little later.
         let deadline = Instant::now() + Duration::from_secs(20);

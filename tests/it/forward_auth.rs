@@ -43,6 +43,8 @@ pub(crate) struct Traits {
     pub(crate) unavailable: u16,
     /// The statuses when nobody answers.
     pub(crate) silent: &'static [u16],
+    /// Whether what a client says of the path, beside it, reaches the service, which is then the one to not believe it.
+    pub(crate) passes_forwarded: bool,
     /// Whether a client's demand for a state as fresh as one it has seen reaches the sidecar.
     pub(crate) passes_min_revision: bool,
 }
@@ -289,6 +291,20 @@ fn clients_cannot_speak_for_themselves(door: &Door, at: SocketAddr, traits: &Tra
         assert!(!answer.body.contains("POST /refunds/7"), "{header}: {}", answer.body);
         let (reason, _) = door.last();
         assert!(!reason.starts_with("allow"), "{header}: {reason}");
+    }
+    // What it says about an allowed request is not the service's to hear from the client.
+    for header in [
+        "X-Forwarded-Uri: /forged",
+        "X-Forwarded-Method: FORGED",
+        "X-Original-URI: /forged",
+        "x_forwarded_uri: /forged",
+    ] {
+        let answer = ask(at, "GET", "/catalog/1", &[&storefront, header], "");
+        let heard = answer.body.to_lowercase().contains("forged");
+        assert!(
+            answer.status == 400 || answer.status == 200 && (!heard || traits.passes_forwarded),
+            "{header}: {answer:?}"
+        );
     }
     // Of two credentials neither counts.
     let other = door.bearer("agent");

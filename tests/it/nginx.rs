@@ -24,7 +24,7 @@ async fn nginx_asks_and_does_as_it_is_told() {
         // Relative names in the file are relative to the prefix.
         let args = ["-p", ".", "-c", "nginx.conf"];
         let nginx = Proxy::start(&binary("nginx"), &files, &args, address.parse().unwrap());
-        let traits = Traits { unavailable: 503, silent: &[503], passes_min_revision: true };
+        let traits = Traits { unavailable: 503, silent: &[503], passes_forwarded: false, passes_min_revision: true };
         tell(&door, nginx.address, &traits);
         // The access log has the decision that each line was.
         let log = nginx.log();

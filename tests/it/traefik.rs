@@ -26,7 +26,8 @@ async fn traefik_asks_and_does_as_it_is_told() {
             assert!(Instant::now() < deadline, "{}", traefik.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        let traits = Traits { unavailable: 503, silent: &[500, 502, 503], passes_min_revision: true };
+        let traits =
+            Traits { unavailable: 503, silent: &[500, 502, 503], passes_forwarded: false, passes_min_revision: true };
         tell(&door, traefik.address, &traits);
     });
     told.await.unwrap();

@@ -313,7 +313,7 @@ fn submit(out: &mut Out<'_>, api: &ApiArgs, body: &Value) -> Outcome {
     if state == "pending" {
         out.line(format!("next: portcullis grant approve {id}  (as another operator)"))?;
     } else if grant.get("break_glass") == Some(&Value::Bool(true)) {
-        out.line(format!("next: portcullis review close {id} --note …  (as somebody else, once it is over)"))?;
+        out.line(format!("next: portcullis review close {id} --note …\n  (as somebody else, once it is over)"))?;
     }
     Ok(Answer::Yes)
 }

@@ -123,7 +123,7 @@ fn given(request: &Request) -> Result<Option<(Arc<str>, String)>, Problem> {
         return Err(refused("is given twice"));
     }
     let text = value.to_str().unwrap_or_default();
-    if text.is_empty() || text.len() > 255 {
+    if text.is_empty() || text.len() > 255 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(refused("must be 1 to 255 characters of visible ASCII, best a new UUID"));
     }
     let caller = request.extensions().get::<Caller>().ok_or_else(|| Problem::unauthenticated(false))?;

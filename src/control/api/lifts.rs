@@ -21,7 +21,7 @@ use crate::control::core::Plan;
 use crate::control::index::{Index, Stored};
 use crate::control::rules;
 use crate::control::store::{Expect, Guard, Write};
-use crate::object::{Kind, Lift, Object, Target};
+use crate::object::{FieldError, Kind, Lift, Object, Target, check_text};
 
 /// Why a revocation is lifted.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -49,6 +49,11 @@ pub(super) async fn create(
     Document(LiftBody { reason }): Document<LiftBody>,
 ) -> Result<Response, Problem> {
     let wait = query.duration()?;
+    // Whether it is well asked does not depend on whether there is something left to do.
+    check_text("reason", &reason, 1000)?;
+    if reason.trim().is_empty() {
+        return Err(FieldError::new("reason", "a revocation is lifted for a reason").into());
+    }
     let (committed, (lift, before)) = api
         .core
         .transact(&caller.intent("revocation.lift"), |index| {

@@ -1,4 +1,5 @@
 //! The chain by itself, and a database that somebody has been at: each change is found, and found where it is.
+//! Long because each way to be at it is tried.
 
 use std::path::Path;
 

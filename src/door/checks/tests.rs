@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue};
 
 use super::*;
 use crate::authz::{DecisionId, Deferred, Door};
-use crate::cache::{CacheSizes, VerificationLimits};
+use crate::cache::{AdaptiveLimits, CacheSizes, VerificationLimits};
 use crate::clock::{Clock as _, SystemClock};
 use crate::door::OwnedPeer;
 use crate::grant::ledger::UseAnswer;
@@ -128,6 +128,37 @@ async fn a_panic_a_full_house_and_too_many_headers_are_denials_with_one_outcome_
     assert_eq!(full.check(asked("GET", "/ok", None)).await.decision.reason, Reason::SystemOverload);
     assert_eq!(told.telemetry.metrics().shed(Shed::All).get(), 1);
     assert_eq!(told.outcomes(), [outcome("proxy", "system.overload")]);
+}
+
+/// The limits follow how long tasks wait for their turn: here a task beside each check keeps the only thread for a while.
+#[tokio::test]
+async fn the_wait_for_a_thread_is_measured_and_narrows_the_limits() {
+    let delay = Duration::from_millis(1);
+    let adaptive = Some(AdaptiveLimits { min: 2, delay, cold_delay: delay });
+    let (checks, told) = by(&Config { max_concurrent_checks: 1000, adaptive, ..Config::default() }, |_| {
+        Decision::for_test(Reason::AllowPolicy, DecisionId::new(crate::clock::Timestamp::from_secs(1)))
+    });
+    let hog = tokio::spawn(async {
+        loop {
+            std::thread::sleep(Duration::from_millis(5));
+            tokio::task::yield_now().await;
+        }
+    });
+    let limit = || {
+        let text = told.telemetry.metrics().exposition().render();
+        let line =
+            text.lines().find(|line| line.starts_with("portcullis_overload_limit{class=\"all\"}")).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
+    };
+    let narrowed = async {
+        while !(1..1000).contains(&limit()) {
+            for _ in 0..32 {
+                assert!(checks.check(asked("GET", "/ok", None)).await.decision.permit().is_some());
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), narrowed).await.expect("the limit follows");
+    hog.abort();
 }
 
 /// The one thread of the pool is held, so that what waits, waits for certain.

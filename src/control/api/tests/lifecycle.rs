@@ -245,6 +245,7 @@ async fn lifting_a_revocation_leaves_a_record() {
         // Who lost the answer asks again.
         let again = site.call("POST", &lift, json!({ "reason": "other" })).await.expect(200);
         assert_eq!((&again.body["object"], &again.body["position"]), (record, &lifted.body["position"]));
+        site.call("POST", &lift, json!({ "reason": "" })).await.expect(422).names("reason", "for a reason");
     }
     assert_eq!(site.get("/v1/revocations").await.body["items"], json!([]));
     let before = site.get("/v1/lifts").await.body["items"].clone();

@@ -144,7 +144,9 @@ impl Model {
         now: Timestamp,
     ) -> bool {
         let life = &self.lives[grant];
-        if !life.takes_vote(by) || !same_digest || !self.supported(life) || self.barred(by, life.workload) {
+        let is_too_old = now >= life.asked.saturating_add(KEPT);
+        if is_too_old || !life.takes_vote(by) || !same_digest || !self.supported(life) || self.barred(by, life.workload)
+        {
             return false;
         }
         let open = self.open(life);
