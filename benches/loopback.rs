@@ -37,6 +37,8 @@ use self::floor::{StaticAllow, check_request};
 mod flood;
 #[path = "floor.rs"]
 mod floor;
+#[path = "in_line.rs"]
+mod in_line;
 #[path = "open_loop.rs"]
 mod open_loop;
 #[path = "overload.rs"]
@@ -67,7 +69,7 @@ fn main() {
             (_, Some((kind, n))) => (kind, 1, n.parse().expect("a number")),
             _ => (&*kind, 1, 0),
         };
-        return serve(kind, grants, (threads, workers), flag("--key"));
+        return serve(kind, grants, (threads, workers), flag("--key"), flag("--to"));
     }
     let number = |name: &str, default: u64| flag(name).and_then(|n| n.parse().ok()).unwrap_or(default);
     if let (Some(address), Some(token)) = (flag("--attack"), flag("--token")) {
@@ -88,6 +90,9 @@ fn main() {
     }
     if is_set("--runtimes") {
         return saturated::runtimes(&grants, rounds, seconds);
+    }
+    if is_set("--proxy") {
+        return in_line::run(&grants, rounds, seconds);
     }
     if is_set("--envoy") {
         let plan = through_envoy::Plan { rounds, seconds, rates: flag("--rate").map_or(vec![500, 1_000], rates) };
@@ -169,7 +174,7 @@ fn cpu_seconds(pid: u32) -> f64 {
 // === the servers ===
 
 /// On a runtime with so many threads or, with `workers`, on as many runtimes with a single thread.
-fn serve(kind: &str, grants: usize, (threads, workers): (usize, usize), key: Option<String>) {
+fn serve(kind: &str, grants: usize, (threads, workers): (usize, usize), key: Option<String>, to: Option<String>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
     let workers: Vec<_> = (0..workers)
@@ -201,6 +206,9 @@ fn serve(kind: &str, grants: usize, (threads, workers): (usize, usize), key: Opt
         if kind == "upstream" {
             return through_envoy::upstream(listener).await;
         }
+        if let (Some(to), "plain-proxy") = (&to, kind) {
+            return in_line::plain(listener, to.clone()).await;
+        }
         let clock: Arc<SystemClock> = Arc::new(SystemClock::new());
         let mut estate = Estate::sized_at(clock.now().wall, Size { grants, policies: 100, workloads: 1_000 });
         if let Some(key) = key {
@@ -230,6 +238,9 @@ fn serve(kind: &str, grants: usize, (threads, workers): (usize, usize), key: Opt
         let telemetry = Telemetry::new(metrics, records.expect("records"), None, clock);
         let key = URL_SAFE_NO_PAD.encode(estate.signer.pkcs8_pem().expect("a key").as_bytes());
         println!("{address}\n{}\n{key}", estate.token("storefront"));
+        if let Some(to) = to {
+            return in_line::serve(listener, Arc::new(gate), telemetry, to).await;
+        }
         let (_drain, signal) = drain::channel();
         let listeners = ext_authz::Listeners { tcp: Some(listener), unix: None, workers };
         let config = overload::config(kind);

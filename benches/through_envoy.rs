@@ -15,7 +15,7 @@ use super::saturated::{defaults, measure, ratio, warm};
 
 #[path = "../tests/it/envoy.rs"]
 #[allow(dead_code, reason = "the tests' Envoy can more than is needed here")]
-mod envoy;
+pub(crate) mod envoy;
 
 /// What is asked for.
 pub(crate) struct Plan {
@@ -28,17 +28,7 @@ pub(crate) struct Plan {
 pub(crate) fn run(grants: &str, plan: &Plan) {
     let upstream = Server::start("upstream", grants);
     let servers = [Server::start("static-allow", grants), Server::start("portcullis", grants)];
-    let port = |address: &str| address.rsplit_once(':').expect("a port").1.to_owned();
-    let envoys = servers.each_ref().map(|server| {
-        let configuration = std::fs::read_to_string(envoy::root().join("envoy/sidecar-grpc-tcp.yaml"));
-        let configuration = configuration
-            .expect("the example")
-            .replace("port_value: 10000", "port_value: 0")
-            .replace("port_value: 9901", "port_value: 0")
-            .replace("port_value: 9190", &format!("port_value: {}", port(&upstream.address)))
-            .replace("port_value: 9191", &format!("port_value: {}", port(&server.address)));
-        Envoy::start(&configuration)
-    });
+    let envoys = servers.each_ref().map(|server| Envoy::start(&configuration(&upstream, server)));
     let mix = warm(&servers[1].token);
     let targets = servers.iter().zip(&envoys);
     let targets = targets.map(|(server, envoy)| format!("{}=http://{}", server.name, envoy.address).parse::<Target>());
@@ -65,6 +55,18 @@ pub(crate) fn run(grants: &str, plan: &Plan) {
             println!("median    B4: {name} at {rate}/s through Envoy, against static-allow  {}", ratio(of));
         }
     }
+}
+
+/// Envoy's configuration, with `server` behind it and `upstream` to forward to.
+pub(crate) fn configuration(upstream: &Server, server: &Server) -> String {
+    let port = |address: &str| address.rsplit_once(':').expect("a port").1.to_owned();
+    let configuration = std::fs::read_to_string(envoy::root().join("envoy/sidecar-grpc-tcp.yaml"));
+    configuration
+        .expect("the example")
+        .replace("port_value: 10000", "port_value: 0")
+        .replace("port_value: 9901", "port_value: 0")
+        .replace("port_value: 9190", &format!("port_value: {}", port(&upstream.address)))
+        .replace("port_value: 9191", &format!("port_value: {}", port(&server.address)))
 }
 
 /// What Envoy forwards to.

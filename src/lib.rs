@@ -18,6 +18,7 @@
 //! | [`door`] | hot path | What doors share: the way from a request to its one outcome, and what HTTP is answered |
 //! | [`ext_authz`] | hot path | Envoy's `envoy.service.auth.v3` door |
 //! | [`forward_auth`] | hot path | The HTTP door of Envoy's HTTP service, Traefik, Caddy and nginx |
+//! | [`proxy`] | hot path | The reverse proxy: enforcement in line, where there is no Envoy |
 //! | [`sync`] | sync | Client of the control plane: ordered apply, last-known-good on disk, backoff |
 //! | [`control`] | control | Store, revision log, index, REST API, sync server |
 //! | [`admin`], [`telemetry`], [`tls`], [`drain`], [`readiness`], [`offload`] | cross-cutting | Health, metrics, logs, traces, decision records, shutdown |
@@ -49,6 +50,7 @@ pub mod grant;
 pub mod object;
 pub mod offload;
 pub mod policy;
+pub mod proxy;
 pub mod readiness;
 pub mod state;
 pub mod sync;

@@ -9,6 +9,7 @@ mod admin;
 pub mod control;
 pub mod descriptors;
 pub mod files;
+mod in_line;
 mod keys;
 mod listen;
 mod pinned;
@@ -78,6 +79,9 @@ pub enum BuildError {
     /// Certificates or keys.
     #[error(transparent)]
     Tls(#[from] crate::tls::TlsError),
+    /// The reverse proxy's certificates.
+    #[error(transparent)]
+    Proxy(#[from] crate::proxy::StartError),
     /// The control plane's store.
     #[error(transparent)]
     Store(#[from] crate::control::store::StoreError),

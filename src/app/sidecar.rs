@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::Admin;
+use super::in_line::{self, InLine};
 use super::pinned::Pinned;
 use super::{BuildError, Deps, RunError, listen};
 use crate::admin;
@@ -24,6 +25,7 @@ use crate::door::{self, Checks};
 use crate::drain::Signal;
 use crate::ext_authz::{self, Listeners, UnixSocket};
 use crate::forward_auth;
+use crate::proxy;
 use crate::readiness::{Blocker, Readiness};
 use crate::state::State;
 use crate::sync::{self, BackoffConfig, SyncClient, SyncClientConfig};
@@ -43,6 +45,7 @@ pub struct Bound {
     checks: Checks,
     door: Door,
     forward_auth: Option<ForwardAuth>,
+    proxy: Option<InLine>,
     client: SyncClient,
     admin: Admin,
     common: admin::Common,
@@ -118,6 +121,7 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         }
         None => None,
     };
+    let proxy = in_line::bind(&config, deps)?;
     let admin = Admin::bind(deps, config.listeners.admin, config.listeners.probes)?;
 
     let grant_request_url = config.control_plane.grant_request_url.clone();
@@ -133,7 +137,21 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
     let checks = Checks::new(gate, Arc::clone(&telemetry), &shared).map_err(BuildError::VerificationThreads)?;
     let door = Door { listeners, tcp, unix, config: ext_authz_door(&config, &shared), pinned };
     let deps = deps.clone();
-    Ok(Bound { deps, checks, door, forward_auth, client, admin, common, router, telemetry, state, readiness, blockers })
+    Ok(Bound {
+        deps,
+        checks,
+        door,
+        forward_auth,
+        proxy,
+        client,
+        admin,
+        common,
+        router,
+        telemetry,
+        state,
+        readiness,
+        blockers,
+    })
 }
 
 fn records(config: &RecordSettings, metrics: &SidecarMetrics) -> Result<Records, BuildError> {
@@ -252,6 +270,11 @@ impl Bound {
         self.forward_auth.as_ref().map(|door| door.address)
     }
 
+    /// Where the reverse proxy is served.
+    pub fn proxy(&self) -> Option<SocketAddr> {
+        self.proxy.as_ref().map(|(_, address)| *address)
+    }
+
     /// Where admin is served.
     pub const fn admin(&self) -> SocketAddr {
         self.admin.address
@@ -269,26 +292,16 @@ impl Bound {
 
     /// Serves until drained.
     pub async fn run(self, drain: Signal) -> Result<(), RunError> {
-        let Self {
-            deps,
-            checks,
-            door,
-            forward_auth,
-            client,
-            admin,
-            common,
-            router,
-            telemetry,
-            state,
-            readiness,
-            blockers,
-        } = self;
+        let Self { deps, checks, door, forward_auth, proxy, client, admin, common, router, telemetry, state, .. } =
+            self;
+        let (readiness, blockers) = (self.readiness, self.blockers);
         let stop = CancellationToken::new();
         let _also_when_dropped = stop.clone().drop_guard();
         tracing::info!(
             ext_authz = door.tcp.map(tracing::field::display),
             unix = door.unix.as_deref().map(|p| tracing::field::display(p.display())),
             forward_auth = forward_auth.as_ref().map(|door| tracing::field::display(door.address)),
+            proxy = proxy.as_ref().map(|(_, address)| tracing::field::display(*address)),
             admin = %admin.address,
             probes = admin.probes().map(tracing::field::display),
             "sidecar is listening"
@@ -312,6 +325,11 @@ impl Bound {
                     .await
                     .map_err(|error| ("forward_auth", error))
             };
+            doors.spawn_on(serve, &deps.hot);
+        }
+        if let Some((bound, _)) = proxy {
+            let (checks, drain) = (checks.clone(), drain.clone());
+            let serve = async move { proxy::serve(bound, checks, drain).await.map_err(|error| ("proxy", error)) };
             doors.spawn_on(serve, &deps.hot);
         }
         // Whoever waits for the drain waits for the doors, not for this.

@@ -136,6 +136,12 @@ pub fn decide_again_deferred(request: &Request<'_>, inputs: Inputs<'_>, memo: &i
     run(request, inputs, memo, (Mode::Again, None), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
+/// Decides on a request that was let through before and is still being answered. Its proof of possession was shown then, and
+/// its use of a grant spent.
+pub fn decide_open(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
+    run(request, inputs, memo, (Mode::Open, None), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+}
+
 /// Decides without any memo, and tells each step. Uses no proof up, and spends nothing.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
@@ -155,6 +161,8 @@ pub(super) enum Mode {
     Again,
     /// Nothing. The proof was this very request's to use up, and it did.
     Lists,
+    /// Nothing, of a request that has been let through: its use is spent, and its proof, whose time may be over, was shown.
+    Open,
 }
 
 fn undecided(inputs: Inputs<'_>) -> Decision {
@@ -267,8 +275,9 @@ fn steps(
         origins,
         proving: inputs.proofs,
         // INVARIANT: only who has decided on this very request decides on it again, and only after its proof held.
-        verified: matches!(mode, Mode::Again | Mode::Lists),
+        verified: mode == Mode::Again,
         now: now.wall,
+        was_shown: matches!(mode, Mode::Open | Mode::Lists),
     };
     let mut asked = (parts.challenge, None);
     let proven = proof::prove(&claim, &caller, certificate, memo, &mut asked);

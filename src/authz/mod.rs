@@ -39,8 +39,8 @@ pub use self::authenticate::KnownToken;
 pub use self::change::{Change, Prepared};
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
 pub use self::engine::{
-    Deferred, Inputs, Memo, NoMemo, allowed_tools, decide, decide_again, decide_again_deferred, decide_unless_costly,
-    explain,
+    Deferred, Inputs, Memo, NoMemo, allowed_tools, decide, decide_again, decide_again_deferred, decide_open,
+    decide_unless_costly, explain,
 };
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};

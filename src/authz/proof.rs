@@ -89,6 +89,8 @@ pub(super) struct Claim<'a> {
     /// Whether the signature of this very proof has been verified before.
     pub(super) verified: bool,
     pub(super) now: Timestamp,
+    /// The proof was shown before, when the request was let through. What needs none, a certificate, is still asked for.
+    pub(super) was_shown: bool,
 }
 
 /// Checks what the caller's token is bound to. `certificate` finds the thumbprint of the client's, if it showed one; what
@@ -100,7 +102,7 @@ pub(super) fn prove(
     memo: &impl Memo,
     asked: &mut (Challenge, Option<String>),
 ) -> Result<Outcome, Halt> {
-    let Claim { method, scheme, authority, intake, origins, proving, verified, now } = *claim;
+    let Claim { method, scheme, authority, intake, origins, proving, verified, now, was_shown } = *claim;
     let (Some(token), Some(presented)) = (caller.token(), caller.presented()) else { return Ok(Outcome::default()) };
     if token.is_wit != (presented.scheme == Scheme::Wpt) {
         return match token.is_wit {
@@ -124,6 +126,9 @@ pub(super) fn prove(
             }
             Some(_) => {}
         }
+    }
+    if was_shown {
+        return Ok(Outcome::default());
     }
     let target = Target { origins, scheme, authority, path: &intake.path };
     let is_target = |uri: &str| target.is(uri);

@@ -41,6 +41,8 @@ pub(super) fn spend(
             let lacking = grants.iter().filter_map(|grants| purse.look(grants).err());
             lacking.into_iter().find(|lacking| matches!(lacking, Lacking::Exhausted(_)))
         }
+        // Does not get here: its use has been spent.
+        Mode::Open => None,
         Mode::Decides | Mode::Again => match purse.spend(&grants, inputs.now.mono) {
             Ok(spent) => {
                 trace.step("uses", || format!("a use was spent of {spent:?}"));

@@ -107,6 +107,12 @@ impl Gate {
         authz::decide_again_deferred(request, self.inputs(&world), &self.memo.view_again())
     }
 
+    /// Decides on a request that was let through and whose answer is still open: see [`authz::decide_open`].
+    pub fn check_open(&self, request: &Request<'_>) -> Decision {
+        let world = self.state.load();
+        authz::decide_open(request, self.inputs(&world), &self.memo.view_again())
+    }
+
     /// Has the control plane told which issuer seems to have a new key. Not for what is allowed.
     fn note_missing_key(&self, request: &Request<'_>, world: &World, decision: &Decision) {
         if decision.reason == Reason::CredentialKidUnknown {

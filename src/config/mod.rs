@@ -29,9 +29,10 @@ pub use self::operators::{OperatorsConfig, RawOperators, RawWorkloadCallers};
 pub use self::shared::{LogFormat, LogLevel, RawTelemetry, Telemetry};
 pub use self::sidecar::{
     Cache, CertificateHeader, ControlPlane, Credential, ForwardAuth, Limits, Overload, OverloadMode, RawCache,
-    RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawLimits, RawOverload, RawProof, RawRecords,
-    RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput, Records, Scope, SidecarConfig,
-    SidecarListeners, StateDirectory, Transport,
+    RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawHealth, RawLimits, RawOverload, RawProof,
+    RawProtocol, RawProxy, RawProxyTls, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState,
+    RawTrustedProxy, RawUpstream, RawUpstreamTls, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners,
+    StateDirectory, Transport,
 };
 pub use self::token_review::RawTokenReview;
 pub use self::tokens::{RawTokens, TokensConfig};

@@ -64,6 +64,15 @@ impl Decide {
         self.gate().and_then(|gate| gate.resource_metadata(request.method, request.host, request.path))
     }
 
+    /// Decides on a request that was let through and whose answer is still open.
+    pub(super) fn check_open(&self, request: &Request<'_>) -> Decision {
+        match self {
+            Self::Gate(gate) => gate.check_open(request),
+            #[cfg(test)]
+            Self::Test(decide, _) => decide(request),
+        }
+    }
+
     /// The uses of grants that it may spend, if it counts any.
     pub(super) fn purse(&self) -> Option<&Purse> {
         match self {

@@ -12,6 +12,7 @@ mod decide;
 mod desk;
 mod identity;
 mod later;
+mod recheck;
 mod uses;
 
 use crate::cache::{AdaptiveLimits, VerificationLimits};

@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Guard};
 
 pub use self::missing::MissingKeys;
 use crate::authz::{Lease, Snapshot};
+use crate::grant::Signal;
 use crate::grant::purse::Purse;
 
 /// What checks are answered from.
@@ -28,6 +29,7 @@ pub struct State {
     world: ArcSwap<World>,
     missing_keys: MissingKeys,
     purse: Purse,
+    changes: Signal,
 }
 
 /// A world that has been replaced, perhaps still in use by checks under way.
@@ -57,15 +59,24 @@ impl State {
         &self.purse
     }
 
+    /// Rings after a snapshot has been put in force.
+    pub const fn changes(&self) -> &Signal {
+        &self.changes
+    }
+
     /// Puts a snapshot in force, under the current lease.
     pub fn publish(&self, snapshot: Arc<Snapshot>) -> Retired {
         let lease = self.world.load().lease;
-        Retired(self.world.swap(Arc::new(World { snapshot: Some(snapshot), lease })))
+        let retired = Retired(self.world.swap(Arc::new(World { snapshot: Some(snapshot), lease })));
+        self.changes.ring();
+        retired
     }
 
     /// Puts a snapshot in force together with its lease, as read from disk.
     pub fn restore(&self, snapshot: Arc<Snapshot>, lease: Lease) -> Retired {
-        Retired(self.world.swap(Arc::new(World { snapshot: Some(snapshot), lease: Some(lease) })))
+        let retired = Retired(self.world.swap(Arc::new(World { snapshot: Some(snapshot), lease: Some(lease) })));
+        self.changes.ring();
+        retired
     }
 
     /// Renews the lease.

@@ -30,6 +30,7 @@ use crate::certificates;
 use crate::check_door::CheckDoor;
 use crate::envoy::Answer;
 use crate::http_door::{HttpDoor, Question};
+use crate::reverse_proxy_decisions::ProxyDoor;
 
 const FILES: [&str; 16] = [
     "certificate",
@@ -229,6 +230,16 @@ struct Peered {
 
 fn default_host() -> String {
     "shop.example".to_owned()
+}
+
+impl Step {
+    /// The service that it adds.
+    fn service(&self) -> Option<String> {
+        match self {
+            Self::Put { kind: Kind::Service, document } => document["name"].as_str().map(str::to_owned),
+            _ => None,
+        }
+    }
 }
 
 impl GrantStep {
@@ -560,7 +571,8 @@ fn check_answer(name: &str, case: &Case, answer: &CheckAnswer) {
 async fn every_case_gets_its_decision_at_every_door() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decisions");
     let mut families = std::collections::BTreeSet::new();
-    let (mut checked, mut over_http) = (0, 0);
+    let (mut checked, mut over_http, mut proxied) = (0, 0, 0);
+    let behind = crate::reverse_proxy_upstream::Service::start().await;
     let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     assert_eq!(files.len(), FILES.len(), "a file is missing from, or new to, the list");
@@ -575,6 +587,8 @@ async fn every_case_gets_its_decision_at_every_door() {
         let gate = Arc::new(gate);
         let (mut client, drain) = grpc(&gate).await;
         let (check_door, http_door) = (CheckDoor::of(&gate), HttpDoor::of(&gate).await);
+        let services = file.setup.iter().filter_map(Step::service).chain(["catalog", "payments"].map(str::to_owned));
+        let proxy = ProxyDoor::of(&gate, services.collect(), &behind).await;
         let client_key = KeyHolder::new();
         for case in &file.cases {
             let name = format!("{}: {}", path.file_name().unwrap().to_string_lossy(), case.name);
@@ -611,6 +625,11 @@ async fn every_case_gets_its_decision_at_every_door() {
             let response =
                 client.check(check_request(case, &headers, &peered)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
             check_wire(&name, case, response.get_ref());
+            if peered.certificate.is_none() && case.dpop.is_none() && case.body.is_none() && !partial {
+                let line = (case.method.as_str(), case.path.as_str(), case.host.as_str());
+                proxy.check(&name, line, &headers, peered.address, case.reason).await;
+                proxied += 1;
+            }
             // No certificate of its client's is a proxy's to tell over HTTP, but in a header of its own.
             if peered.certificate.is_none() && peered.principal.is_none() {
                 // A proof is used up by now: another.
@@ -632,6 +651,7 @@ async fn every_case_gets_its_decision_at_every_door() {
     let expected = ["allow", "credential", "entitlement", "input", "policy", "revoked", "system"];
     assert!(checked >= 150, "only {checked} cases");
     assert!(over_http >= 120, "only {over_http} cases over HTTP");
+    assert!(proxied >= 100, "only {proxied} through the reverse proxy");
     assert_eq!(families.into_iter().collect::<Vec<_>>(), expected, "every family of reasons is hit");
 }
 

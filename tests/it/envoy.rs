@@ -77,6 +77,12 @@ impl Envoy {
         envoy
     }
 
+    /// Its process, for what it costs.
+    #[allow(dead_code, reason = "a bench alone asks")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has written so far: access log, warnings.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()

@@ -7,6 +7,7 @@
 mod seed;
 mod tell;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,8 +21,9 @@ use super::output::Out;
 use crate::app::{self, Binder, Deps, RunError, SystemBinder, control, process, sidecar, upstream};
 use crate::config::{
     Address, HttpUrl, Identity, LogFormat, LogLevel, RawControl, RawControlListeners, RawControlPlane, RawDrain,
-    RawEnforcementPoint, RawExtAuthz, RawGrants, RawKeys, RawOperators, RawRecords, RawScope, RawSidecar,
-    RawSidecarListeners, RawState, RawSync, RawTelemetry, RawTokens, RawWorkloadCallers, RecordOutput, Span,
+    RawEnforcementPoint, RawExtAuthz, RawGrants, RawKeys, RawOperators, RawProxy, RawRecords, RawScope, RawSidecar,
+    RawSidecarListeners, RawState, RawSync, RawTelemetry, RawTokens, RawUpstream, RawWorkloadCallers, RecordOutput,
+    Span,
 };
 use crate::drain::{self, Signal};
 use crate::readiness::Readiness;
@@ -138,7 +140,7 @@ impl DevArgs {
         wait_until(&control_ready).await?;
 
         let seed = Seed::plant(directory, &format!("http://{api}"), &directory.join("control")).await?;
-        let raw = self.sidecar(directory, telemetry, (api, sync))?;
+        let raw = self.sidecar(directory, telemetry, (api, sync, upstream_at))?;
         let sidecar = sidecar::build(raw.validate()?, &deps).map_err(|e| not_built(&e))?;
         let readiness = sidecar.readiness().clone();
         let running = Running {
@@ -150,6 +152,7 @@ impl DevArgs {
             ext_authz: sidecar.ext_authz_tcp(),
             ext_authz_unix: sidecar.ext_authz_unix().map(Path::to_path_buf),
             forward_auth: sidecar.forward_auth(),
+            proxy: sidecar.proxy(),
             upstream: upstream_at,
         };
         let sidecar = sidecar.run(signal.clone());
@@ -204,7 +207,7 @@ impl DevArgs {
         &self,
         directory: &Path,
         telemetry: RawTelemetry,
-        (api, sync): (std::net::SocketAddr, std::net::SocketAddr),
+        (api, sync, upstream): (SocketAddr, SocketAddr, SocketAddr),
     ) -> Result<RawSidecar, Failure> {
         let url = |text: String| text.parse::<HttpUrl>().map_err(Failure::error);
         let socket = directory.join("ext_authz.sock");
@@ -217,6 +220,7 @@ impl DevArgs {
                     ..RawExtAuthz::default()
                 },
                 forward_auth: Some(self.address(9192)?),
+                proxy: Some(self.address(9194)?),
                 admin: self.address(9193)?,
                 probes: None,
             },
@@ -227,6 +231,10 @@ impl DevArgs {
                 verify_key_file: Some(directory.join("control").join("verify-key")),
                 grant_request_url: Some(url(format!("http://{api}/v1/grant-requests"))?),
                 ..RawControlPlane::default()
+            },
+            proxy: RawProxy {
+                upstreams: services().into_iter().map(|s| to(s, upstream)).collect(),
+                ..RawProxy::default()
             },
             scope: RawScope { identity: Some(Identity(sidecar_identity()?)), services: services() },
             state: RawState { directory: directory.join("sidecar"), ..RawState::default() },
@@ -250,6 +258,11 @@ fn sidecar_identity() -> Result<SpiffeId, Failure> {
 
 fn services() -> Vec<String> {
     ["catalog", "payments"].map(str::to_owned).to_vec()
+}
+
+/// Requests for a service go to the demo upstream.
+fn to(service: String, upstream: SocketAddr) -> RawUpstream {
+    RawUpstream { service: Some(service), addresses: vec![upstream.to_string()], ..RawUpstream::default() }
 }
 
 fn failed(e: &dyn std::error::Error) -> Failure {

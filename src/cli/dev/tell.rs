@@ -22,6 +22,7 @@ pub(super) struct Running {
     pub(super) ext_authz: Option<SocketAddr>,
     pub(super) ext_authz_unix: Option<PathBuf>,
     pub(super) forward_auth: Option<SocketAddr>,
+    pub(super) proxy: Option<SocketAddr>,
     pub(super) upstream: SocketAddr,
 }
 
@@ -37,6 +38,7 @@ impl Running {
                 "ext_authz": self.ext_authz.map(|a| a.to_string()),
                 "ext_authz_unix": self.ext_authz_unix,
                 "forward_auth": self.forward_auth.map(|a| format!("http://{a}")),
+                "proxy": self.proxy.map(|a| format!("http://{a}")),
                 "upstream": format!("http://{}", self.upstream),
             }))?;
         } else {
@@ -52,6 +54,7 @@ impl Running {
         let unix = self.ext_authz_unix.as_ref().map(|p| format!("\n                        unix:{}", p.display()));
         let unix = unix.unwrap_or_default();
         let forward_auth = self.forward_auth.map(|a| format!("http://{a}")).unwrap_or_default();
+        let proxy = self.proxy.map(|a| format!("http://{a}")).unwrap_or_default();
         let (api, sync, upstream) = (self.api, self.sync, self.upstream);
         let (sidecar_admin, control_admin) = (self.sidecar_admin, self.control_admin);
         format!(
@@ -62,6 +65,7 @@ impl Running {
   control plane, admin  http://{control_admin}/metrics
   sidecar, ext_authz    {tcp}{unix}
   sidecar, forward-auth {forward_auth}
+  sidecar, proxy        {proxy}
   sidecar, admin        http://{sidecar_admin}/metrics
   demo upstream         http://{upstream}
   decision records      {d}/decisions.jsonl
@@ -89,6 +93,9 @@ To try, in another terminal:
 
   # as a proxy asks over HTTP (docs/forward-auth.md)
   curl -i -H "authorization: Bearer $(cat storefront.jwt)" {forward_auth}/envoy/catalog/1
+
+  # through the reverse proxy, to the demo upstream (docs/reverse-proxy.md)
+  curl -i -H "authorization: Bearer $(cat storefront.jwt)" {proxy}/catalog/1
 
   # with Envoy in front (envoy/sidecar-grpc-tcp.yaml)
   curl -i -H "authorization: Bearer $(cat storefront.jwt)" http://127.0.0.1:10000/catalog/1

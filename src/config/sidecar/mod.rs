@@ -5,6 +5,7 @@
 //! Long because every section is validated here, in the order of the file.
 
 mod forward_auth;
+mod proxy;
 mod raw;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 pub use self::forward_auth::{ForwardAuth, RawDialect, RawForwardAuth};
+pub use self::proxy::{RawHealth, RawProtocol, RawProxy, RawProxyTls, RawUpstream, RawUpstreamTls};
 pub use self::raw::{
     CertificateHeader, OverloadMode, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawOverload,
     RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
@@ -40,6 +42,8 @@ pub struct SidecarConfig {
     pub trusted_proxies: Vec<TrustedProxy>,
     /// Proxies that ask over HTTP.
     pub forward_auth: ForwardAuth,
+    /// The reverse proxy.
+    pub proxy: crate::proxy::Config,
     /// What it keeps on disk.
     pub state: StateDirectory,
     /// Sizes of its caches.
@@ -71,6 +75,8 @@ pub struct SidecarListeners {
     pub ext_authz_pinned_threads: u16,
     /// Forward-auth over HTTP.
     pub forward_auth: Option<Address>,
+    /// The reverse proxy.
+    pub proxy: Option<Address>,
     /// Admin.
     pub admin: Address,
     /// What of it may be seen from outside.
@@ -224,12 +230,18 @@ impl RawSidecar {
 
     /// Turns it into the runtime form. Reads the key files that it names.
     pub fn validate(self) -> Result<SidecarConfig, ConfigError> {
+        let listeners = self.listeners.validate()?;
+        let control_plane = self.control_plane.validate()?;
+        let scope = self.scope.validate()?;
+        let limits = (self.limits.max_headers, self.limits.max_header_bytes);
+        let proxy = self.proxy.validate(listeners.proxy.is_some(), &scope.services, limits)?;
         Ok(SidecarConfig {
-            listeners: self.listeners.validate()?,
-            control_plane: self.control_plane.validate()?,
-            scope: self.scope.validate()?,
+            listeners,
+            control_plane,
+            scope,
             trusted_proxies: trusted_proxies(self.trusted_proxies)?,
             forward_auth: self.forward_auth.validate()?,
+            proxy,
             state: self.state.validate()?,
             cache: self.cache.validate()?,
             nonces: self.proof.validate()?,
@@ -244,8 +256,9 @@ impl RawSidecar {
 
 impl RawSidecarListeners {
     fn validate(self) -> Result<SidecarListeners, ConfigError> {
-        if self.ext_authz.tcp.is_none() && self.ext_authz.unix.is_none() && self.forward_auth.is_none() {
-            let why = "`tcp` or `unix` is needed, or `listeners.forward_auth`";
+        let other = self.forward_auth.or(self.proxy);
+        if self.ext_authz.tcp.is_none() && self.ext_authz.unix.is_none() && other.is_none() {
+            let why = "`tcp` or `unix` is needed, or `listeners.forward_auth`, or `listeners.proxy`";
             return Err(ConfigError::value("listeners.ext_authz", why));
         }
         if self.ext_authz.unix.as_ref().is_some_and(|p| p.as_os_str().len() > 107) {
@@ -260,6 +273,7 @@ impl RawSidecarListeners {
             ext_authz_unix_mode: self.ext_authz.unix_mode.0,
             ext_authz_pinned_threads: self.ext_authz.pinned_threads,
             forward_auth: self.forward_auth,
+            proxy: self.proxy,
             admin: self.admin,
             probes: self.probes,
         })

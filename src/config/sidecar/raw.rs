@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::forward_auth::RawForwardAuth;
+use super::proxy::RawProxy;
 use crate::config::shared::RawTelemetry;
 use crate::config::values::{Address, Cidr, FileMode, HttpUrl, Identity, Span};
 
@@ -28,6 +29,8 @@ pub struct RawSidecar {
     pub trusted_proxies: Vec<RawTrustedProxy>,
     /// Proxies that ask over HTTP.
     pub forward_auth: RawForwardAuth,
+    /// The reverse proxy.
+    pub proxy: RawProxy,
     /// What it keeps on disk.
     pub state: RawState,
     /// Sizes of its caches.
@@ -55,6 +58,8 @@ pub struct RawSidecarListeners {
     pub ext_authz: RawExtAuthz,
     /// Forward-auth over HTTP, for Envoy's HTTP service, Traefik, Caddy and nginx, as in `127.0.0.1:9192`; or null.
     pub forward_auth: Option<Address>,
+    /// The reverse proxy, for services without an Envoy; or null.
+    pub proxy: Option<Address>,
     /// `/livez`, `/readyz`, `/metrics`, `/snapshot`, `/loglevel`, `/v1/check`. No authentication: keep it private.
     pub admin: Address,
     /// `/livez`, `/readyz`, `/metrics` and nothing else, for probes and scrapes from outside. Default: nowhere.
@@ -273,7 +278,8 @@ pub struct RawDrain {
 
 impl Default for RawSidecarListeners {
     fn default() -> Self {
-        Self { ext_authz: RawExtAuthz::default(), forward_auth: None, admin: Address::loopback(9193), probes: None }
+        let ext_authz = RawExtAuthz::default();
+        Self { ext_authz, forward_auth: None, proxy: None, admin: Address::loopback(9193), probes: None }
     }
 }
 

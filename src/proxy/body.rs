@@ -1,0 +1,231 @@
+//! The bodies that go through: from the client to the upstream, and back.
+//!
+//! Plane: hot path. Nothing is gathered: a piece is passed on before the next is taken, so that memory does not grow with a
+//! body. INVARIANT: once an answer is cut, no piece follows in either direction, and a client never takes a cut answer for
+//! a whole one: gRPC ends with `PERMISSION_DENIED`, everything else is reset. Trailers cannot bring in what headers may not.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::guard::UnderWay;
+use super::live;
+use super::upstream::{Lease, Place};
+use crate::authz::problem;
+use crate::door;
+
+/// Why a body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("the body is larger than the limit")]
+    TooLarge,
+    #[error("the request is not allowed any more")]
+    Cut,
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+/// A client's body on its way upstream.
+#[derive(Debug)]
+pub(super) struct Sent(Option<Sending>);
+
+#[derive(Debug)]
+struct Sending {
+    incoming: Incoming,
+    /// How much more there may be.
+    left: u64,
+    entry: Arc<live::Entry>,
+}
+
+/// An answer to a client.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// Of the proxy itself.
+    Own(Option<Bytes>),
+    /// Of the upstream.
+    Upstream(Box<Streamed>),
+}
+
+/// An upstream's answer on its way to the client, and what is held until it has ended.
+#[derive(Debug)]
+pub(super) struct Streamed {
+    pub(super) incoming: Incoming,
+    pub(super) stream: live::Stream,
+    pub(super) lease: Lease,
+    pub(super) is_grpc: bool,
+    pub(super) is_cut: bool,
+    pub(super) _place: Place,
+    pub(super) _under_way: UnderWay,
+}
+
+// === impl Sent ===
+
+impl Sent {
+    pub(super) fn nothing() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn new(incoming: Incoming, limit: Option<u64>, entry: &Arc<live::Entry>) -> Self {
+        if incoming.is_end_stream() {
+            return Self(None);
+        }
+        Self(Some(Sending { incoming, left: limit.unwrap_or(u64::MAX), entry: Arc::clone(entry) }))
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(sending) = &mut self.0 else { return Poll::Ready(None) };
+        if sending.entry.is_cut() {
+            return Poll::Ready(Some(Err(Broken::Cut)));
+        }
+        let mut frame = match Pin::new(&mut sending.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => return Poll::Pending,
+        };
+        if let Some(data) = frame.data_ref() {
+            match sending.left.checked_sub(data.len() as u64) {
+                Some(left) => sending.left = left,
+                None => return Poll::Ready(Some(Err(Broken::TooLarge))),
+            }
+        }
+        if let Some(trailers) = frame.trailers_mut() {
+            only_trailers(trailers);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|sending| sending.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |sending| sending.incoming.size_hint())
+    }
+}
+
+/// Takes out of trailers what a server that merges them with the headers would take for one (RFC 9110, section 6.5.1).
+fn only_trailers(trailers: &mut HeaderMap) {
+    let is_barred = |name: &HeaderName| {
+        let name = name.as_str();
+        door::is_alias(name.as_bytes())
+            || name.contains('_')
+            || name.starts_with("x-forwarded-")
+            || name.starts_with("content-")
+            || matches!(
+                name,
+                "authorization"
+                    | "connection"
+                    | "cookie"
+                    | "dpop"
+                    | "forwarded"
+                    | "host"
+                    | "te"
+                    | "trailer"
+                    | "transfer-encoding"
+                    | "upgrade"
+                    | "txn-token"
+                    | "workload-identity-token"
+                    | "workload-proof-token"
+            )
+    };
+    let barred: Vec<HeaderName> = trailers.keys().filter(|name| is_barred(name)).cloned().collect();
+    barred.iter().for_each(|name| drop(trailers.remove(name)));
+}
+
+// === impl Reply ===
+
+impl From<Bytes> for Reply {
+    fn from(body: Bytes) -> Self {
+        Self::Own(Some(body).filter(|body| !body.is_empty()))
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            Self::Upstream(streamed) => streamed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_none(),
+            Self::Upstream(streamed) => streamed.is_cut || streamed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            Self::Upstream(streamed) => streamed.incoming.size_hint(),
+        }
+    }
+}
+
+// === impl Streamed ===
+
+impl Streamed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.is_cut {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(decision) = self.stream.poll_cut(cx) {
+            self.is_cut = true;
+            if self.is_grpc {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static("7"));
+                trailers.insert("grpc-message", HeaderValue::from_static(problem::disclosed_reason(decision)));
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            }
+            return Poll::Ready(Some(Err(Broken::Cut)));
+        }
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None)) || (polled.is_ready() && self.incoming.is_end_stream()) {
+            self.lease.give_back();
+        }
+        polled.map(|frame| frame.map(|frame| frame.map_err(Broken::Http)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trailers_bring_in_no_header() {
+        let mut trailers = HeaderMap::new();
+        for name in [
+            "x-portcullis-workload",
+            "x_portcullis_workload",
+            "authorization",
+            "content-length",
+            "host",
+            "grpc-status",
+            "x-sum",
+        ] {
+            trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        only_trailers(&mut trailers);
+        let mut left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["grpc-status", "x-sum"]);
+    }
+}

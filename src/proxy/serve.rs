@@ -1,0 +1,139 @@
+//! Accepts connections and ends them, and keeps what runs beside them.
+//!
+//! Plane: hot path at its edge. While draining, new connections are still accepted, because a load balancer learns late;
+//! each is served what it asks and closed. At the deadline everything is closed. INVARIANT: an accept that fails never ends
+//! the door; what cannot be used of the certificates is an error at start.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
+
+use super::config::{Config, ServerTls};
+use super::connection::connection;
+use super::live::Live;
+use super::reload::Watched;
+use super::service::Proxy;
+use super::upstream::Upstream;
+use crate::door::Checks;
+use crate::drain;
+use crate::tls::{self, ALPN_H2, ALPN_HTTP1, TLS12_UP, TlsError};
+
+/// After an accept that failed, as for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often certificates are looked at.
+const RELOAD: Duration = Duration::from_secs(1);
+
+/// A proxy that is bound, with everything that it needs to serve.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+    upstreams: Vec<(String, Arc<Upstream>)>,
+    tls: Arc<ArcSwapOption<ServerConfig>>,
+    config: Config,
+}
+
+/// Why a proxy cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its own certificate, or what clients' must chain to.
+    #[error("`listeners.proxy.tls`: {0}")]
+    Listener(TlsError),
+    /// What an upstream's certificate must chain to, or what it is shown.
+    #[error("`proxy.upstreams`: `{service}`: {error}")]
+    Upstream {
+        /// Of this service.
+        service: String,
+        /// What.
+        error: TlsError,
+    },
+}
+
+// === impl Bound ===
+
+impl Bound {
+    /// Reads the certificates. Blocks on the disk.
+    pub fn new(listener: TcpListener, config: Config) -> Result<Self, StartError> {
+        let tls = config.listener.tls.as_ref().map(server_config).transpose().map_err(StartError::Listener)?;
+        let upstream = |config: &super::UpstreamConfig| {
+            let service = config.service.clone();
+            match Upstream::new(config.clone()) {
+                Ok(upstream) => Ok((service, upstream)),
+                Err(error) => Err(StartError::Upstream { service, error }),
+            }
+        };
+        let upstreams = config.upstreams.iter().map(upstream).collect::<Result<_, _>>()?;
+        Ok(Self { listener, upstreams, tls: Arc::new(ArcSwapOption::new(tls)), config })
+    }
+}
+
+fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
+    tls::server_config(&tls.files, TLS12_UP, &[ALPN_H2, ALPN_HTTP1])
+}
+
+/// Serves until drained: see the module's documentation.
+pub async fn serve(bound: Bound, checks: Checks, drain: drain::Signal) -> io::Result<()> {
+    let Bound { listener, upstreams, tls, config } = bound;
+    let live = Live::new(checks.clone(), config.limits.live_interval);
+    let mut background = JoinSet::new();
+    background.spawn(Arc::clone(&live).watch());
+    for (_, upstream) in &upstreams {
+        background.spawn(Arc::clone(upstream).tend());
+    }
+    if let Some(files) = config.listener.tls.clone() {
+        background.spawn(reload(files, Arc::clone(&tls)));
+    }
+    let max_connections = config.limits.max_connections.max(1);
+    let tunnels = TaskTracker::new();
+    let drained = drain.clone();
+    let proxy = Arc::new(Proxy { checks, live, upstreams, config, drain, tunnels: tunnels.clone() });
+
+    let mut connections = JoinSet::new();
+    let (mut draining, mut expired) = (pin!(drained.draining()), pin!(drained.expired()));
+    let mut is_draining = false;
+    while !(is_draining && connections.is_empty()) {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < max_connections => match accepted {
+                Ok((stream, from)) => {
+                    connections.spawn(connection(stream, from, tls.load_full(), Arc::clone(&proxy)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            _ended = connections.join_next(), if !connections.is_empty() => {}
+            () = &mut draining, if !is_draining => is_draining = true,
+            () = &mut expired => break,
+        }
+    }
+    drop(listener);
+    connections.shutdown().await;
+    // These end by themselves at the deadline. Until then they are still decided on again.
+    tunnels.close();
+    tunnels.wait().await;
+    background.shutdown().await;
+    Ok(())
+}
+
+/// Follows the files of the listener.
+async fn reload(files: ServerTls, tls: Arc<ArcSwapOption<ServerConfig>>) {
+    let mut watched = Watched::new(files.paths());
+    let mut tick = tokio::time::interval(RELOAD);
+    loop {
+        tick.tick().await;
+        let (files, tls) = (files.clone(), Arc::clone(&tls));
+        watched
+            .reload(move || {
+                tls.store(Some(server_config(&files)?));
+                Ok(())
+            })
+            .await;
+    }
+}

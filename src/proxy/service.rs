@@ -1,0 +1,302 @@
+//! One request: judged, decided on, forwarded, answered.
+//!
+//! Plane: hot path. The order is: take out what is not for the upstream, decide, enter among the open answers, send. So
+//! what is decided on is what is sent. INVARIANT: [`Proxy::forward`] takes a permit; the path, the host and the method that
+//! are sent come from the request that was decided on, and the upstream from the service that it was decided for.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use tokio_util::task::TaskTracker;
+
+use super::body::{Reply, Sent, Streamed};
+use super::config::{Config, Protocol};
+use super::forwarded::Said;
+use super::guard::{Tie, UnderWay};
+use super::hygiene::{self, Target};
+use super::live::{Live, Stream};
+use super::respond;
+use super::tunnel::Tunnel;
+use super::upstream::{Answer, Outgoing, Upstream};
+use crate::authz::{Door, Permit, Reason};
+use crate::door::{Asked, Checked, Checks, OwnedPeer, answer};
+use crate::drain;
+
+const DECISION_ID: HeaderName = HeaderName::from_static("x-portcullis-decision-id");
+const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    pub(super) checks: Checks,
+    pub(super) live: Arc<Live>,
+    pub(super) upstreams: Vec<(String, Arc<Upstream>)>,
+    pub(super) config: Config,
+    pub(super) drain: drain::Signal,
+    /// What has left HTTP and is not over.
+    pub(super) tunnels: TaskTracker,
+}
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) peer: OwnedPeer,
+    pub(super) scheme: &'static str,
+    pub(super) said: Said,
+    pub(super) tie: Arc<Tie>,
+}
+
+/// What a client that asks to leave HTTP is to be told, at the latest when the request has been answered.
+struct Leaving<'a>(Option<&'a Tie>);
+
+/// What is sent, made from what was decided on.
+struct Outbound<'a> {
+    checked: &'a Checked,
+    method: Method,
+    said: &'a Said,
+    upgrade: Option<HeaderValue>,
+    protocol: Protocol,
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// Answers a request.
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        client: Arc<Client>,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Reply>, Infallible> {
+        let under_way = client.tie.begin();
+        let is_http1 = request.version() != Version::HTTP_2;
+        let mut leaving = Leaving(is_http1.then_some(&client.tie));
+        let leaves = (is_http1 && request.headers().contains_key(UPGRADE)).then(|| hyper::upgrade::on(&mut request));
+        let (mut parts, body) = request.into_parts();
+        let method = parts.method.clone();
+        let target = hygiene::take_in(&mut parts);
+        let (target, refusal) = match target {
+            Ok(target) => (target, None),
+            Err(refusal) => (Target::unread(&parts), Some(refusal)),
+        };
+        let asked = Asked {
+            door: Door::Proxy,
+            method: method.as_str().to_owned(),
+            path: target.path,
+            host: target.host,
+            scheme: client.scheme.into(),
+            headers: parts.headers,
+            partial_body: false,
+            body: None,
+            peer: client.peer.clone(),
+        };
+        if let Some(refusal) = refusal {
+            let checked = self.checks.refuse(asked, Reason::InputMalformed, &refusal.to_string());
+            return Ok(respond::denied(&checked, is_http1));
+        }
+        let seen = self.live.seen();
+        let checked = self.checks.check(asked).await;
+        let Some(permit) = checked.decision.permit() else {
+            return Ok(respond::denied(&checked, false));
+        };
+        let is_grpc = answer::is_grpc(&checked.request.headers);
+        let limit = self.config.limits.max_body_bytes;
+        if limit.is_some_and(|limit| length(&checked.request.headers).is_some_and(|length| length > limit)) {
+            return Ok(respond::too_large(is_grpc));
+        }
+        let Some(upstream) = self.upstream(&checked) else { return Ok(respond::nowhere(is_grpc)) };
+        let upgrade = target.upgrade.filter(|wanted| self.may_leave(wanted) && upstream.protocol() == Protocol::Http1);
+        let stream = self.live.enter(checked, seen);
+        let body = Sent::new(body, limit, stream.entry());
+        let outbound = Upgradable { method, upgrade, leaves };
+        let response = self.forward(permit, &client, upstream, stream, body, outbound, under_way).await;
+        leaving.is_known(response.status() == StatusCode::SWITCHING_PROTOCOLS);
+        Ok(response)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is one of the things that a permit is needed for")]
+    async fn forward(
+        &self,
+        permit: Permit,
+        client: &Client,
+        upstream: &Arc<Upstream>,
+        stream: Stream,
+        body: Sent,
+        request: Upgradable,
+        under_way: UnderWay,
+    ) -> Response<Reply> {
+        let Upgradable { method, upgrade, leaves } = request;
+        let entry = Arc::clone(stream.entry());
+        let is_grpc = answer::is_grpc(&entry.checked.request.headers);
+        let place = match upstream.enter() {
+            Ok(place) => place,
+            Err(error) => return respond::failed(&error, is_grpc),
+        };
+        let protocol = upstream.protocol();
+        let outbound = Outbound { checked: &entry.checked, method, said: &client.said, upgrade, protocol };
+        let answer = tokio::select! {
+            biased;
+            answer = place.send(permit, &outbound, body) => answer,
+            denial = stream.cut() => {
+                let request = entry.checked.request.clone();
+                return respond::denied(&entry.checked.instead(denial.clone(), request), true);
+            }
+        };
+        let Answer { mut response, mut lease } = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::debug!(%error, decision = %entry.checked.decision.id, "a request was not answered");
+                return respond::failed(&error, is_grpc);
+            }
+        };
+        let leaves_upstream = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => Some(hyper::upgrade::on(&mut response)),
+            _ => None,
+        };
+        let (mut parts, incoming) = response.into_parts();
+        let agreed = parts.headers.get(UPGRADE).cloned();
+        hygiene::take_back(&mut parts.headers);
+        tell(&entry.checked, &mut parts.headers);
+        let Some(leaves_upstream) = leaves_upstream else {
+            // The one version that it is answered in is the client's.
+            parts.version = Version::default();
+            if incoming.is_end_stream() {
+                lease.give_back();
+            }
+            let is_cut = false;
+            let streamed = Streamed { incoming, stream, lease, is_grpc, is_cut, _place: place, _under_way: under_way };
+            return Response::from_parts(parts, Reply::Upstream(Box::new(streamed)));
+        };
+        let (Some(wanted), Some(agreed), Some(leaves)) = (outbound.upgrade.as_ref(), agreed, leaves) else {
+            return respond::unasked();
+        };
+        if !agreed.as_bytes().eq_ignore_ascii_case(wanted.as_bytes()) {
+            return respond::unasked();
+        }
+        let is_websocket = wanted.as_bytes().eq_ignore_ascii_case(b"websocket");
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(UPGRADE, agreed);
+        let drain = self.drain.clone();
+        let tunnel = Tunnel {
+            client: leaves,
+            upstream: leaves_upstream,
+            is_websocket,
+            stream,
+            drain,
+            _place: place,
+            _under_way: under_way,
+        };
+        self.tunnels.spawn(tunnel.run());
+        Response::from_parts(parts, Reply::Own(None))
+    }
+
+    /// Where the service goes that was decided on.
+    fn upstream(&self, checked: &Checked) -> Option<&Arc<Upstream>> {
+        let service = checked.decision.resource.as_deref()?.split('/').next()?;
+        self.upstreams.iter().find(|(name, _)| name == service).map(|(_, upstream)| upstream)
+    }
+
+    fn may_leave(&self, wanted: &HeaderValue) -> bool {
+        self.config.upgrades.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(wanted.as_bytes()))
+    }
+}
+
+/// What of a request was not decided on, because it is about how it is spoken.
+struct Upgradable {
+    method: Method,
+    upgrade: Option<HeaderValue>,
+    leaves: Option<OnUpgrade>,
+}
+
+/// What the client is told of the decision.
+fn tell(checked: &Checked, headers: &mut HeaderMap) {
+    if let Ok(id) = HeaderValue::from_str(&checked.decision.id.to_string()) {
+        headers.insert(DECISION_ID, id);
+    }
+    if let Some(Ok(nonce)) = checked.decision.dpop_nonce.as_deref().map(HeaderValue::from_str) {
+        headers.insert(DPOP_NONCE, nonce);
+    }
+}
+
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+// === impl Target ===
+
+impl Target {
+    /// For the record of a request that is refused.
+    fn unread(parts: &http::request::Parts) -> Self {
+        Self { path: parts.uri.path().to_owned(), host: String::new(), upgrade: None }
+    }
+}
+
+// === impl Outbound ===
+
+impl Outgoing for Outbound<'_> {
+    fn headers(&self) -> HeaderMap {
+        let request = &self.checked.request;
+        let mut headers = request.headers.clone();
+        // INVARIANT: there is a permit, or nobody would be asking.
+        let _allowed = answer::prepare(self.checked, &mut headers);
+        self.said.write(&mut headers, &request.host);
+        headers.remove(HOST);
+        if self.protocol == Protocol::Http1 {
+            if let Ok(host) = HeaderValue::from_str(&request.host) {
+                headers.insert(HOST, host);
+            }
+            one_cookie(&mut headers);
+        }
+        if let Some(upgrade) = &self.upgrade {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(UPGRADE, upgrade.clone());
+        }
+        headers
+    }
+
+    fn method(&self) -> &Method {
+        &self.method
+    }
+
+    fn uri(&self, protocol: Protocol, tls: bool) -> Result<Uri, http::Error> {
+        let path = self.checked.request.path.as_str();
+        match protocol {
+            Protocol::Http1 => Uri::try_from(path).map_err(Into::into),
+            Protocol::Http2 => {
+                let scheme = if tls { "https" } else { "http" };
+                Uri::builder().scheme(scheme).authority(self.checked.request.host.as_str()).path_and_query(path).build()
+            }
+        }
+    }
+}
+
+/// HTTP/2 may split the cookie; what speaks HTTP/1 expects one (RFC 9113, section 8.2.3).
+fn one_cookie(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+// === impl Leaving ===
+
+impl Leaving<'_> {
+    fn is_known(&mut self, leaves: bool) {
+        if let Some(tie) = self.0.take() {
+            tie.answer(leaves);
+        }
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.is_known(false);
+    }
+}
