@@ -43,10 +43,15 @@ fn request<'a>(method: &'a str, headers: &'a [(&'a str, &'a str)], body: Option<
     }
 }
 
-fn facts(
-    headers: &[(&str, &str)],
-    body: &[u8],
-) -> Result<(McpMessage, String, String, Vec<(String, McpValue<'static>)>), String> {
+/// What a message is, its method, what it names, and its arguments.
+type Seen = (McpMessage, String, String, Vec<(String, McpValue<'static>)>);
+
+/// The code of a refusal.
+fn code(refusal: &str) -> String {
+    refusal.split(':').next().unwrap_or_default().to_owned()
+}
+
+fn facts(headers: &[(&str, &str)], body: &[u8]) -> Result<Seen, String> {
     let terms = terms();
     let request = request("POST", headers, Some(body));
     let facts = read(&request, &terms).map_err(|(reason, detail)| format!("{reason}: {detail}"))?;
@@ -64,7 +69,7 @@ fn facts(
     ))
 }
 
-fn legacy(body: &str) -> Result<(McpMessage, String, String, Vec<(String, McpValue<'static>)>), String> {
+fn legacy(body: &str) -> Result<Seen, String> {
     facts(LEGACY, body.as_bytes())
 }
 
@@ -294,7 +299,7 @@ fn a_body_that_is_not_plain_json_is_not_read() {
     let body = br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
     let read = |headers: &[(&str, &str)]| {
         let version = ("mcp-protocol-version", "2025-11-25");
-        facts(&[&[version], headers].concat(), body).map(|_| ()).map_err(|e| e[.."input.malformed".len()].to_owned())
+        facts(&[&[version], headers].concat(), body).map(|_| ()).map_err(|e| code(&e))
     };
     for good in [
         &[("content-type", "application/json")][..],
