@@ -133,6 +133,16 @@ mod replay {
     }
 
     #[test]
+    fn mcp() {
+        replay("mcp", |data| {
+            shim::mcp(data);
+        });
+        for (name, message) in corpus("mcp") {
+            assert_eq!(shim::mcp(&message), name.starts_with("valid"), "{name}");
+        }
+    }
+
+    #[test]
     fn jwks() {
         replay("jwks", |data| {
             shim::jwks(data);

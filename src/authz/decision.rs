@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::mcp::McpCall;
 use super::proof::Challenge;
 use super::reason::Reason;
 use crate::object::{GrantId, GrantTerms};
@@ -66,6 +67,11 @@ pub struct Decision {
     ///
     /// [`decide_again`]: super::decide_again
     pub awaits: Option<GrantId>,
+    /// Whether the credential is to be taken out of the request before it is forwarded: the headers of
+    /// [`is_credential_header`](super::is_credential_header).
+    pub removes_token: bool,
+    /// What it is about, on a route that speaks the Model Context Protocol.
+    pub mcp: Option<Box<McpCall>>,
 }
 
 /// A grant request that would turn the denial into an allow once approved.
@@ -109,6 +115,8 @@ pub(super) struct Parts {
     pub(super) challenge: Challenge,
     pub(super) dpop_nonce: Option<String>,
     pub(super) awaits: Option<GrantId>,
+    pub(super) removes_token: bool,
+    pub(super) mcp: Option<Box<McpCall>>,
 }
 
 // === impl Decision ===
@@ -139,6 +147,8 @@ impl Decision {
             challenge: p.challenge,
             dpop_nonce: p.dpop_nonce,
             awaits: p.awaits,
+            removes_token: p.removes_token,
+            mcp: p.mcp,
         }
     }
 
@@ -167,6 +177,8 @@ impl Decision {
             challenge: Challenge::default(),
             dpop_nonce: None,
             awaits: None,
+            removes_token: false,
+            mcp: None,
         })
     }
 
@@ -196,6 +208,8 @@ impl Decision {
             challenge: Challenge::default(),
             dpop_nonce: None,
             awaits: None,
+            removes_token: false,
+            mcp: None,
         })
     }
 
@@ -237,6 +251,8 @@ impl Parts {
             challenge: Challenge::default(),
             dpop_nonce: None,
             awaits: None,
+            removes_token: false,
+            mcp: None,
         }
     }
 }

@@ -15,7 +15,8 @@ use super::case::Case;
 use super::decision::{Decision, DecisionId, Parts};
 use super::explain::{Step, Trace};
 use super::freshness::Lease;
-use super::intake::{Intake, intake};
+use super::intake::{Intake, Refusal, intake};
+use super::mcp::{self, MAX_LISTED_TOOLS, McpCall};
 use super::peer::{self, KnownCertificate, Settings};
 use super::proof::{self, Challenge, Proving};
 use super::question::{KnownAnswer, Question, no_policies};
@@ -98,37 +99,55 @@ pub struct Inputs<'a> {
 
 /// Decides. Verifies what has to be verified; a memo that does not admit it gets a denial.
 pub fn decide(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, Mode::of(request), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+    run(request, inputs, memo, (Mode::of(request), None), &mut Trace::off())
+        .unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
 /// Decides, unless that takes a public-key operation: for a thread that others wait for. [`decide`] then gives the
 /// same answer that this would have given.
 pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Result<Decision, Deferred> {
-    run(request, inputs, &Unverifying(memo), Mode::of(request), &mut Trace::off())
+    run(request, inputs, &Unverifying(memo), (Mode::of(request), None), &mut Trace::off())
+}
+
+/// Which of these tools the sender of a request may use, all by one state: what of the answer to its `tools/list` it gets to
+/// see. `request` is that request, allowed already, which has used its proof of possession up. Nothing is spent, and what is
+/// not answered is no.
+pub fn allowed_tools(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, tools: &[&str]) -> Vec<bool> {
+    let tools = tools.get(..MAX_LISTED_TOOLS).unwrap_or(tools);
+    let mut listing = Listing { tools, allowed: Vec::with_capacity(tools.len()) };
+    let _no_decision = run(request, inputs, memo, (Mode::Lists, Some(&mut listing)), &mut Trace::off());
+    listing.allowed
+}
+
+/// Tools, and which of them may be used.
+#[derive(Debug)]
+struct Listing<'a> {
+    tools: &'a [&'a str],
+    allowed: Vec<bool>,
 }
 
 /// Decides again on a request that found no use of its grant. That decision has verified its proof of possession and used
 /// it up; neither is done again. Should something else take a public-key operation by now, it goes to whoever admits one.
 pub fn decide_again(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Result<Decision, Deferred> {
-    run(request, inputs, &Unverifying(memo), Mode::Again, &mut Trace::off())
+    run(request, inputs, &Unverifying(memo), (Mode::Again, None), &mut Trace::off())
 }
 
 /// The same, and verifies what has to be verified.
 pub fn decide_again_deferred(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, Mode::Again, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+    run(request, inputs, memo, (Mode::Again, None), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
 /// Decides on a request that was let through before and is still being answered. Its proof of possession was shown then, and
 /// its use of a grant spent.
 pub fn decide_open(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, Mode::Open, &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+    run(request, inputs, memo, (Mode::Open, None), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
 /// Decides without any memo, and tells each step. Uses no proof up, and spends nothing.
 pub fn explain(request: &Request<'_>, inputs: Inputs<'_>) -> (Decision, Vec<Step>) {
     let mut trace = Trace::on();
     let decision =
-        run(request, inputs, &NoMemo, Mode::Looks, &mut trace).unwrap_or_else(|_: Deferred| undecided(inputs));
+        run(request, inputs, &NoMemo, (Mode::Looks, None), &mut trace).unwrap_or_else(|_: Deferred| undecided(inputs));
     (decision, trace.into_steps())
 }
 
@@ -143,6 +162,8 @@ pub(super) enum Mode {
     Again,
     /// Nothing, and what takes a use is not allowed: an application asks, and may ask as often as it wants.
     Asks,
+    /// Nothing. The proof was this very request's to use up, and it did.
+    Lists,
     /// Nothing, of a request that has been let through: its use is spent, and its proof, whose time may be over, was shown.
     Open,
 }
@@ -155,7 +176,7 @@ fn run(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
-    mode: Mode,
+    (mode, listing): (Mode, Option<&mut Listing<'_>>),
     trace: &mut Trace,
 ) -> Result<Decision, Deferred> {
     let mut parts = Parts {
@@ -180,8 +201,10 @@ fn run(
         challenge: Challenge::default(),
         dpop_nonce: None,
         awaits: None,
+        removes_token: false,
+        mcp: None,
     };
-    let (reason, detail) = match steps(request, inputs, memo, mode, trace, &mut parts) {
+    let (reason, detail) = match steps(request, inputs, memo, (mode, listing), trace, &mut parts) {
         Ok(reason) => (reason, parts.detail.take()),
         Err(Halt::Denied((reason, detail))) => (reason, detail),
         Err(Halt::Deferred(deferred)) => return Err(deferred),
@@ -209,7 +232,7 @@ fn steps(
     request: &Request<'_>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
-    mode: Mode,
+    (mode, listing): (Mode, Option<&mut Listing<'_>>),
     trace: &mut Trace,
     parts: &mut Parts,
 ) -> Result<Reason, Halt> {
@@ -223,12 +246,16 @@ fn steps(
     parts.behind_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
 
     // Normalise, refuse ambiguity.
-    let intake = intake(request).map_err(|(reason, detail)| (reason, Some(Arc::from(detail))))?;
+    let intake = intake(request).map_err(told)?;
     let Intake { path, host, min_revision, .. } = &intake;
     trace.step("normalise", || format!("{} {}", request.method, path.as_str()));
 
     // Authenticate. The route is looked up first, because it says which credentials count.
     let route = snapshot.routes.table.find(host, request.method, path);
+    if let Some(route) = route {
+        parts.removes_token = !route.passes_token;
+        parts.mcp = route.mcp.as_ref().map(|terms| Box::new(McpCall::unread(terms)));
+    }
     parts.challenge = proof::challenge(intake.authorization.map(|a| a.scheme), snapshot.issuers.demands_dpop());
     let caller = authenticate(request.peer, &intake, route.map(|r| r.authentication), inputs, snapshot, memo)?;
     if let (Some(tie), Some(route)) = (caller.tie(), route)
@@ -254,7 +281,7 @@ fn steps(
         // INVARIANT: only who has decided on this very request decides on it again, and only after its proof held.
         verified: mode == Mode::Again,
         now: now.wall,
-        was_shown: mode == Mode::Open,
+        was_shown: matches!(mode, Mode::Open | Mode::Lists),
     };
     let mut asked = (parts.challenge, None);
     let proven = proof::prove(&claim, &caller, certificate, memo, &mut asked);
@@ -286,7 +313,7 @@ fn steps(
     let (workload, key) = registered(caller.workload(), snapshot)?;
     // Only now is a proof used up: what is revoked, stale or nobody's takes no room from others.
     if let Some(unused) = proven.unused {
-        if mode != Mode::Again {
+        if !matches!(mode, Mode::Again | Mode::Lists) {
             unused.use_up(inputs.proofs, now.wall, mode == Mode::Looks)?;
         }
         trace.step("proof", || "the key that the token is bound to was proven".to_owned());
@@ -305,12 +332,48 @@ fn steps(
 
     let (host, now) = (&**host, now.wall);
     let case = Case { actor, caller: &caller, until: good_until.min(caller.until()), inputs, mode };
-    let call = (request.method, request.path);
-    let circumstances = &Circumstances::new(call, &request.headers, request.peer.address, request.body);
-    let path = Some(path);
-    let question =
-        Question { snapshot, workload, key, route, path, host, circumstances, transaction, asked: None, now };
+    let circumstances = || {
+        let call = (request.method, request.path);
+        Circumstances::new(call, &request.headers, request.peer.address, request.body)
+    };
+    let plain = &circumstances();
+    let question = Question {
+        snapshot,
+        workload,
+        key,
+        route,
+        path: Some(path),
+        host,
+        circumstances: plain,
+        transaction,
+        mcp: None,
+        asked: None,
+        now,
+    };
+    let Some(terms) = &route.mcp else { return Ok(case.conclude(question, memo, trace, parts)) };
+    if let Some(listing) = listing {
+        for tool in listing.tools {
+            let message = mcp::listing(request, terms, tool).map_err(told)?;
+            let circumstances = &circumstances().with_tool(Some(tool));
+            let question = Question { circumstances, mcp: Some(&message), ..question };
+            listing.allowed.push(case.conclude(question, memo, trace, parts).is_allow());
+        }
+        return deny(Reason::SystemInternal, "it was asked about tools and not decided on");
+    }
+    // What is asked of an MCP server is in the message. It is read last, because that takes longest: not for those who are
+    // nobody here.
+    let message = Box::new(mcp::read(request, terms).map_err(told)?);
+    if let Some(call) = &mut parts.mcp {
+        call.note(&message);
+    }
+    trace.step("message", || mcp::describe(&message));
+    let circumstances = &circumstances().with_tool(message.tool.as_deref());
+    let question = Question { circumstances, mcp: Some(&message), ..question };
     Ok(case.conclude(question, memo, trace, parts))
+}
+
+fn told((reason, detail): Refusal) -> Denied {
+    (reason, Some(Arc::from(detail)))
 }
 
 /// Who acts for the workload, if somebody does, and may; and that the grant that the token is tied to stands, if it is.

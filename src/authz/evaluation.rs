@@ -187,6 +187,13 @@ fn steps(
     parts.resource = Some(Arc::clone(&route.resource));
     parts.action = Some(Arc::clone(&route.action));
 
+    // INVARIANT: what is asked of an MCP server is in the message, and there is none: policy would not see what it forbids.
+    if route.mcp.is_some() {
+        return deny(
+            Reason::InputMalformed,
+            "what is asked of an MCP server is in its message, and none comes this way",
+        );
+    }
     let case = Case { actor, caller: &caller, until: good_until.min(caller.until()), inputs, mode: Mode::Asks };
     let request = evaluation.call.map_or(("", ""), |call| (call.method, call.path));
     let circumstances = &Circumstances::new(request, &[], None, None);
@@ -200,6 +207,7 @@ fn steps(
         host: call.as_ref().map_or("", |call| &call.host),
         circumstances,
         transaction: None,
+        mcp: None,
         asked: Some(&asked),
         now: now.wall,
     };

@@ -14,6 +14,15 @@ use crate::wire::Position;
 /// The header with which a client demands a state at least as fresh as one it has seen.
 pub const MIN_REVISION_HEADER: &str = "x-portcullis-min-revision";
 
+/// The headers that carry a credential which is checked here, or prove its possession. Not `Txn-Token`, which is made to be
+/// handed on, and not what a proxy says of a certificate.
+pub const CREDENTIAL_HEADERS: [&str; 4] = ["authorization", "dpop", "workload-identity-token", "workload-proof-token"];
+
+/// Whether a header is one of [`CREDENTIAL_HEADERS`], or could pass for it.
+pub fn is_credential_header(name: &[u8]) -> bool {
+    CREDENTIAL_HEADERS.iter().any(|canonical| is_header(name, canonical))
+}
+
 /// What the engine works on.
 #[derive(Debug)]
 pub(super) struct Intake<'a> {
@@ -170,7 +179,7 @@ impl Name {
 }
 
 /// Compares a header name as every server along the way may: case-insensitively, `_` for `-`.
-fn is_header(name: &[u8], canonical: &str) -> bool {
+pub(super) fn is_header(name: &[u8], canonical: &str) -> bool {
     name.len() == canonical.len()
         && name.iter().zip(canonical.as_bytes()).all(|(a, b)| a.eq_ignore_ascii_case(b) || (*a == b'_' && *b == b'-'))
 }

@@ -16,6 +16,7 @@ mod freshness;
 mod identify;
 mod intake;
 mod mapping;
+mod mcp;
 mod missing_key;
 mod owners;
 mod path;
@@ -42,14 +43,18 @@ pub use self::authenticate::KnownToken;
 pub use self::change::{Change, Prepared};
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
 pub use self::engine::{
-    Deferred, Inputs, Memo, NoMemo, decide, decide_again, decide_again_deferred, decide_open, decide_unless_costly,
-    explain,
+    Deferred, Inputs, Memo, NoMemo, allowed_tools, decide, decide_again, decide_again_deferred, decide_open,
+    decide_unless_costly, explain,
 };
 pub use self::evaluation::{About, AboutCall, AboutResource, Evaluation, evaluate, evaluate_unless_costly};
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::identify::{Identity, identify};
-pub use self::intake::MIN_REVISION_HEADER;
+pub use self::intake::{CREDENTIAL_HEADERS, MIN_REVISION_HEADER, is_credential_header};
+pub use self::mcp::{
+    EventFilter, MAX_LISTED_TOOLS, MAX_MCP_BODY, MAX_MCP_NAME, McpCall, McpTerms, TermsError, Unfilterable,
+    filter_tools,
+};
 pub use self::missing_key::issuer_of_token;
 pub use self::owners::Owners;
 pub use self::path::{AmbiguousPath, CanonicalPath, MAX_PATH};

@@ -2,7 +2,8 @@
 //!
 //! Pure rendering; doors send it as it is, so that they cannot disagree. INVARIANT: a caller that was not
 //! authenticated learns the family of the reason and nothing else, by [`disclosed_reason`], which is the only place
-//! that decides this; records and metrics hold the full code. No byte of the client's request is in it.
+//! that decides this; records and metrics hold the full code. No byte of the client's request is in it, but the
+//! name of the MCP tool in what an authenticated caller may ask for.
 
 use std::borrow::Cow;
 
@@ -10,6 +11,7 @@ use serde::Serialize;
 use smallvec::{SmallVec, smallvec};
 
 use super::decision::{Decision, GrantHint};
+use super::mcp::McpCall;
 use super::proof::Challenge;
 use super::reason::Reason;
 use crate::credential::DPOP_ALGORITHMS;
@@ -64,9 +66,10 @@ pub fn headers(decision: &Decision) -> DenyHeaders {
         ("x-portcullis-reason", Cow::Borrowed(disclosed_reason(decision))),
         ("x-portcullis-decision-id", Cow::Owned(decision.id.to_string())),
     ];
-    match decision.reason.http_status() {
-        401 => headers.push(("www-authenticate", challenge(decision))),
-        503 => headers.push(("retry-after", Cow::Borrowed(RETRY_AFTER))),
+    match (decision.reason.http_status(), &decision.mcp) {
+        (401, _) => headers.push(("www-authenticate", challenge(decision))),
+        (403, Some(call)) => headers.push(("www-authenticate", insufficient_scope(call, decision).into())),
+        (503, _) => headers.push(("retry-after", Cow::Borrowed(RETRY_AFTER))),
         _ => {}
     }
     if let Some(nonce) = &decision.dpop_nonce {
@@ -96,21 +99,30 @@ struct GrantRequest<'a> {
     duration_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     uses: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conditions: Option<Conditions<'a>>,
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     submit_to: Option<&'a str>,
 }
 
+/// What the grant is to be limited to: the call that was denied, and none of another tool.
+#[derive(Serialize)]
+struct Conditions<'a> {
+    tools: [&'a str; 1],
+}
+
 // === impl GrantRequest ===
 
 impl<'a> GrantRequest<'a> {
-    fn new(decision: &Decision, hint: &'a GrantHint, submit_to: Option<&'a str>) -> Self {
+    fn new(decision: &'a Decision, hint: &'a GrantHint, submit_to: Option<&'a str>) -> Self {
         let actions: Vec<&str> = hint.actions.iter().map(|a| &**a).collect();
         Self {
             workload: &hint.workload,
             resources: [&hint.resource],
             duration_seconds: hint.terms.max_duration_seconds,
             uses: hint.terms.max_uses,
+            conditions: decision.mcp.as_ref().and_then(|call| call.tool()).map(|tool| Conditions { tools: [tool] }),
             reason: format!("denied {} on {}, decision {}", actions.join(", "), hint.resource, decision.id),
             actions,
             submit_to,
@@ -139,6 +151,11 @@ fn challenge(decision: &Decision) -> Cow<'static, str> {
         (_, Reason::CredentialMissing) => "",
         _ => r#", error="invalid_token""#,
     };
+    let error = &*match &decision.mcp {
+        None => Cow::Borrowed(error),
+        // Before the message has been read, no tool is known.
+        Some(call) => Cow::Owned(format!("{error}{}", guidance(call, None))),
+    };
     match decision.challenge {
         Challenge::Bearer => match error {
             "" => Cow::Borrowed(BEARER),
@@ -149,6 +166,25 @@ fn challenge(decision: &Decision) -> Cow<'static, str> {
         // The draft defines no parameters (draft-ietf-wimse-wpt-02, section 2.1).
         Challenge::Wpt => Cow::Borrowed("WPT"),
     }
+}
+
+/// What a client of an MCP server is told that is known and may not do this: which scopes to come back with, all of them at
+/// once (RFC 6750, section 3.1; MCP, "Scope Challenge Handling").
+fn insufficient_scope(call: &McpCall, decision: &Decision) -> String {
+    let scheme = match decision.challenge {
+        Challenge::Dpop | Challenge::DpopNonce => format!(r#"DPoP realm="portcullis", algs="{DPOP_ALGORITHMS}""#),
+        _ => BEARER.to_owned(),
+    };
+    format!(r#"{scheme}, error="insufficient_scope"{}"#, guidance(call, decision.action.as_deref()))
+}
+
+/// The scopes that are needed, and where the server's metadata is (RFC 9728, section 5.1). None of it is the client's text,
+/// and what routes say stands between quotes as it is.
+fn guidance(call: &McpCall, action: Option<&str>) -> String {
+    let scopes = call.terms.scopes(call.tool(), action);
+    let scope = if scopes.is_empty() { String::new() } else { format!(r#", scope="{scopes}""#) };
+    let metadata = call.terms.metadata_url().map(|url| format!(r#", resource_metadata="{url}""#));
+    scope + &metadata.unwrap_or_default()
 }
 
 fn dpop(error: &str) -> String {

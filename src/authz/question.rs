@@ -21,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::credential::Tie;
 use crate::grant::{Active, Circumstances, Covering, End, Ended, Sought, Standing, Unmet, WorkloadKey};
 use crate::object::GrantId;
-use crate::policy::{AskedFacts, Facts, GrantFacts, Inquiry, Outcome, TransactionFacts};
+use crate::policy::{AskedFacts, Facts, GrantFacts, Inquiry, McpFacts, Outcome, TransactionFacts};
 
 /// What policy and grants said, with the versions that were read before they were asked.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub(super) struct Question<'a> {
     pub(super) transaction: Option<&'a TransactionFacts>,
     /// What an application says that asks by itself.
     pub(super) asked: Option<&'a AskedFacts>,
+    /// The message, on a route that speaks the Model Context Protocol.
+    pub(super) mcp: Option<&'a McpFacts<'a>>,
     pub(super) now: Timestamp,
 }
 
@@ -250,6 +252,9 @@ impl Question<'_> {
                 put(33, &asked.digest());
             }
         }
+        if let Some(mcp) = self.mcp {
+            mcp.encode(reads.mcp, 13, &mut put);
+        }
         key
     }
 
@@ -260,8 +265,9 @@ impl Question<'_> {
     }
 
     fn facts(&self) -> Facts<'_> {
-        let (method, path) = (self.circumstances.method, self.path.map_or("", CanonicalPath::as_str));
-        Facts { method, path, host: self.host, transaction: self.transaction, asked: self.asked }
+        let Self { host, transaction, mcp, asked, .. } = *self;
+        let path = self.path.map_or("", CanonicalPath::as_str);
+        Facts { method: self.circumstances.method, path, host, transaction, asked, mcp }
     }
 
     /// Asks policy: without a grant, then with each that covers the request. `None` when the route has no resource.
@@ -302,13 +308,9 @@ impl Question<'_> {
     /// A denial because the grant that the token is tied to does not cover the request.
     fn outside(&self, grant: GrantId, standing: Standing) -> Answer {
         let (reason, _) = standing.reason();
-        let hint = |resource| {
-            let principal = self.workload.principal()?;
-            let inquiry = self.snapshot.policies.inquire(principal, &self.route.action, resource, self.facts());
-            self.would_help(&inquiry).then(|| self.hint())
-        };
-        let resource = self.snapshot.routes.resource(self.route).filter(|_| reason.is_entitlement());
-        Answer { reason, grant: Some(grant), policies: no_policies(), grant_request: resource.and_then(hint) }
+        let inquiry = reason.is_entitlement().then(|| self.inquiry()).flatten();
+        let grant_request = inquiry.filter(|inquiry| self.would_help(inquiry)).map(|_| self.hint());
+        Answer { reason, grant: Some(grant), policies: no_policies(), grant_request }
     }
 
     /// Whether policy would allow it with a grant.

@@ -1,4 +1,4 @@
-//! Workloads and routes of a snapshot, with what Cedar knows of them.
+//! Workloads and routes of a snapshot, with what Cedar knows of them and what clients may know of MCP servers.
 //!
 //! Pure. What takes long to make is made when it is first asked for, or once for all when routes are compiled. What Cedar
 //! cannot express is `None`, and then nothing is allowed to it or on it.
@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
+use super::mcp::Documents;
 use super::route::{RouteMatch, RouteTable};
 use crate::object::{Service, Workload};
 use crate::policy::{PrincipalEntity, ResourceEntity};
@@ -25,6 +26,7 @@ pub(super) struct Registered {
 pub(super) struct Routes {
     pub(super) table: RouteTable,
     resources: BTreeMap<Arc<str>, ResourceEntity>,
+    pub(super) documents: Documents,
 }
 
 // === impl Registered ===
@@ -58,7 +60,7 @@ impl Routes {
                 }
             }
         }
-        Self { table, resources }
+        Self { table, resources, documents: Documents::of(services.values()) }
     }
 
     pub(super) fn resource(&self, route: &RouteMatch) -> Option<&ResourceEntity> {

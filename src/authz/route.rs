@@ -15,6 +15,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use self::trie::{Node, Terminal};
+use super::mcp::{McpTerms, TermsError};
 use super::path::CanonicalPath;
 use super::template::{Relation, Template, TemplateError};
 use crate::object::{Authentication, Freshness, GrantTerms, Method, Route, Service};
@@ -55,6 +56,10 @@ pub struct RouteMatch {
     pub freshness: Freshness,
     /// What a grant on it may be at most.
     pub grants: GrantTerms,
+    /// Whether the upstream gets the credential.
+    pub passes_token: bool,
+    /// The terms of a route that speaks the Model Context Protocol.
+    pub mcp: Option<Arc<McpTerms>>,
 }
 
 /// Two routes that claim the same request.
@@ -86,6 +91,14 @@ pub enum RouteTableError {
         path: String,
         /// What is wrong with it.
         error: TemplateError,
+    },
+    /// MCP terms that do not compile. Without them, a rule about an argument could be without effect.
+    #[error("route `{route}`: {error}")]
+    Mcp {
+        /// `service/route`
+        route: String,
+        /// What is wrong with them.
+        error: TermsError,
     },
 }
 
@@ -120,7 +133,7 @@ impl RouteTableError {
     pub fn service(&self) -> &str {
         let route = match self {
             Self::Conflict(conflict) => &conflict.first,
-            Self::Template { route, .. } => route,
+            Self::Template { route, .. } | Self::Mcp { route, .. } => route,
         };
         route.split_once('/').map_or(route, |(service, _)| service)
     }
@@ -302,6 +315,8 @@ impl CompiledRoute {
             path: route.path.clone(),
             error,
         })?;
+        let mcp = route.mcp.as_deref().map(|mcp| McpTerms::compile(&shared.service, mcp)).transpose();
+        let mcp = mcp.map_err(|error| RouteTableError::Mcp { route: resource.to_string(), error })?.map(Arc::new);
         let mut names: Vec<&str> = if route.methods.is_empty() {
             route.action.as_deref().map_or_else(|| Route::DEFAULT_ACTIONS.to_vec(), |action| vec![action])
         } else {
@@ -320,6 +335,8 @@ impl CompiledRoute {
                 action: actions.entry(action.to_owned()).or_insert_with(|| Arc::from(action)).clone(),
                 freshness: route.freshness,
                 grants: route.grants,
+                passes_token: route.passes_token(),
+                mcp: mcp.clone(),
             })
             .collect();
         let mut methods = route.methods.clone();

@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
+
 use super::change::{Change, Parsed, Prepared};
 use super::mapping::Mappings;
 use super::ready::{Registered, Routes};
@@ -336,6 +338,12 @@ impl Snapshot {
     /// Whether a grant may be in force here, and its uses are counted.
     pub fn counts_uses_of(&self, grant: GrantId) -> bool {
         self.grants.is_counted(grant) && !self.revocations.is_grant_revoked(grant)
+    }
+
+    /// What a client may know without a credential of the MCP server that it asks about (RFC 9728): the document, if the
+    /// request is for one. Giving it out forwards nothing.
+    pub fn resource_metadata(&self, method: &str, host: &str, path: &str) -> Option<Bytes> {
+        self.routes.documents.find(method, host, path).cloned()
     }
 
     /// Why it denies everything, when it does.

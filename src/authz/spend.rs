@@ -44,6 +44,11 @@ pub(super) fn spend(
     let grants: SmallVec<[&[GrantId]; 2]> = sides.iter().map(|side| &*side.grants).collect();
     let lacking = match mode {
         Mode::Looks | Mode::Asks => grants.iter().find_map(|grants| purse.look(grants).err()),
+        // What is not here yet may come before the call does.
+        Mode::Lists => {
+            let lacking = grants.iter().filter_map(|grants| purse.look(grants).err());
+            lacking.into_iter().find(|lacking| matches!(lacking, Lacking::Exhausted(_)))
+        }
         // Does not get here: its use has been spent.
         Mode::Open => None,
         Mode::Decides | Mode::Again => match purse.spend(&grants, inputs.now.mono) {

@@ -2,4 +2,5 @@
 
 mod delegation;
 mod evaluation;
+mod mcp;
 mod transaction;

@@ -6,6 +6,8 @@ mod held;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 pub use self::held::Held;
 use super::memo::{CacheCounters, CacheSizes, MokaMemo, View};
 use super::replay::ReplayStore;
@@ -88,6 +90,18 @@ impl Gate {
     pub fn check_again(&self, request: &Request<'_>) -> Result<Decision, Deferred> {
         let world = self.state.load();
         authz::decide_again(request, self.inputs(&world), &self.memo.view_again())
+    }
+
+    /// Which of these tools the sender of an allowed `tools/list` may use, all by one state. Spends nothing.
+    pub fn allowed_tools(&self, request: &Request<'_>, tools: &[&str]) -> Vec<bool> {
+        let world = self.state.load();
+        authz::allowed_tools(request, self.inputs(&world), &self.memo.view_again(), tools)
+    }
+
+    /// What anybody may know of an MCP server, if the request asks for that. Forwards nothing.
+    pub fn resource_metadata(&self, method: &str, host: &str, path: &str) -> Option<Bytes> {
+        let world = self.state.load();
+        world.snapshot.as_deref()?.resource_metadata(method, host, path)
     }
 
     /// Decides what [`Self::check_again`] has deferred.

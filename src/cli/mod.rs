@@ -76,7 +76,7 @@ enum Command {
     Control(serve::ControlArgs),
     Check(check::CheckArgs),
     #[command(subcommand)]
-    Grant(grant::GrantCommand),
+    Grant(Box<grant::GrantCommand>),
     #[command(subcommand)]
     GrantPolicy(grant_policy::GrantPolicyCommand),
     #[command(subcommand)]

@@ -12,6 +12,7 @@ use super::api::{ApiArgs, cell};
 use super::failure::{Answer, Outcome};
 use super::output::Out;
 use super::{block_on, files, receipt};
+use crate::object::ArgumentType;
 use crate::policy;
 
 /// The Cedar policy set in force.
@@ -21,13 +22,16 @@ use crate::policy;
 )]
 pub(super) enum PolicyCommand {
     /// Validate a policy set on this machine, without a control plane.
-    #[command(after_help = "Example:\n  portcullis policy check policies.cedar --action ship")]
+    #[command(after_help = "Example:\n  portcullis policy check policies.cedar --action ship --argument amount:long")]
     Check {
         /// Cedar text; `-` reads standard input.
         file: PathBuf,
         /// Name of an action beside `read`, `write` and `delete` that routes use; may be repeated.
         #[arg(long)]
         action: Vec<String>,
+        /// Argument of MCP tools that routes name, and its type: string, long or boolean; may be repeated.
+        #[arg(long, value_name = "NAME:TYPE", value_parser = argument)]
+        argument: Vec<(String, ArgumentType)>,
     },
     /// Put a policy set in force.
     #[command(after_help = "Example:\n  portcullis policy publish policies.cedar --dry-run")]
@@ -51,16 +55,25 @@ pub(super) enum PolicyCommand {
 impl PolicyCommand {
     pub(super) fn run(self, out: &mut Out<'_>) -> Outcome {
         match self {
-            Self::Check { file, action } => check(out, &file, &action),
+            Self::Check { file, action, argument } => {
+                check(out, &file, policy::Names { actions: &action, arguments: &argument.into_iter().collect() })
+            }
             Self::Publish { file, dry_run, api } => publish(out, &api, "policies", &file, dry_run),
             Self::Show { api } => show(out, &api, "policies"),
         }
     }
 }
 
-fn check(out: &mut Out<'_>, file: &Path, actions: &[String]) -> Outcome {
+/// `NAME:TYPE`
+fn argument(text: &str) -> Result<(String, ArgumentType), String> {
+    let (name, kind) = text.split_once(':').ok_or("expected NAME:TYPE")?;
+    let kind = serde_json::from_value(json!(kind));
+    kind.map(|kind| (name.to_owned(), kind)).map_err(|_unknown| "the type is string, long or boolean".to_owned())
+}
+
+fn check(out: &mut Out<'_>, file: &Path, names: policy::Names<'_>) -> Outcome {
     let text = files::read_text(file)?;
-    match policy::validate(&text, actions) {
+    match policy::validate(&text, names) {
         Ok(report) => {
             if out.is_json() {
                 let (ids, reads) = (&report.ids, &report.reads);

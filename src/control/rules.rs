@@ -3,7 +3,7 @@
 //! Plane: control; pure. Each rule reads the index and says which field is wrong. What it rests on is guarded by the
 //! unit that its caller builds, so that a rule that held when it was checked still holds at commit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::fleet::PointConfig;
@@ -11,8 +11,8 @@ use super::index::{Index, Stored};
 use crate::authz::{Relation, RouteTable, RouteTableError, Template};
 use crate::credential::{self, SpiffeId};
 use crate::object::{
-    FieldError, Grant, GrantState, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Revocation, Route, Service,
-    Workload,
+    ArgumentType, FieldError, Grant, GrantState, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Revocation,
+    Route, Service, Workload,
 };
 use crate::policy::BUILTIN_ACTIONS;
 
@@ -134,7 +134,9 @@ pub(super) fn service(index: &Index, points: &[PointConfig], new: &Service) -> R
             others.iter().filter_map(|s| as_service(s)).filter(|s| s.name != new.name && names.contains(&s.name));
         RouteTable::compile(neighbours.chain([new])).map_err(|e| route_error(new, &e))?;
     }
-    Ok(())
+    let others = others.iter().filter_map(|s| as_service(s)).filter(|s| s.name != new.name);
+    // The new one last, so that it is the one at fault.
+    mcp_arguments(others.chain([new])).map(|_types| ())
 }
 
 /// Names the route of `new` that an error is about.
@@ -146,9 +148,10 @@ fn route_error(new: &Service, error: &RouteTableError) -> FieldError {
     let found = match error {
         // The later one of two is the one that was too much.
         RouteTableError::Conflict(c) => position(&c.first).max(position(&c.second)),
-        RouteTableError::Template { route, .. } => position(route),
+        RouteTableError::Template { route, .. } | RouteTableError::Mcp { route, .. } => position(route),
     };
-    let field = found.map_or_else(|| "routes".to_owned(), |i| format!("routes[{i}].path"));
+    let part = if matches!(error, RouteTableError::Mcp { .. }) { "mcp.arguments" } else { "path" };
+    let field = found.map_or_else(|| "routes".to_owned(), |i| format!("routes[{i}].{part}"));
     FieldError::new(field, error.to_string())
 }
 
@@ -162,6 +165,32 @@ pub(super) fn custom_actions(index: &Index) -> Vec<String> {
         .filter(|a| !BUILTIN_ACTIONS.contains(a))
         .collect();
     actions.into_iter().map(str::to_owned).collect()
+}
+
+/// The arguments of MCP tools that stored services name, and their types.
+pub(super) fn arguments_of_tools(index: &Index) -> BTreeMap<String, ArgumentType> {
+    let services = index.list(Kind::Service);
+    // No service is stored that gives a name another type.
+    mcp_arguments(services.iter().filter_map(|s| as_service(s))).unwrap_or_default()
+}
+
+/// The arguments of MCP tools that routes name, and their types; an error when two give one name two types.
+pub(super) fn mcp_arguments<'a>(
+    services: impl IntoIterator<Item = &'a Service>,
+) -> Result<BTreeMap<String, ArgumentType>, FieldError> {
+    let mut types = BTreeMap::new();
+    for service in services {
+        for (i, route) in service.routes.iter().enumerate() {
+            for (name, argument) in route.mcp.iter().flat_map(|mcp| &mcp.arguments) {
+                if *types.entry(name.clone()).or_insert(argument.kind) != argument.kind {
+                    let field = format!("routes[{i}].mcp.arguments.{name}.type");
+                    let message = "is of another type on another route; in policies, a name has one type";
+                    return Err(FieldError::new(field, message));
+                }
+            }
+        }
+    }
+    Ok(types)
 }
 
 /// What a grant asks for exists and may be had for that long. Answers the services that this rests on.
@@ -250,4 +279,24 @@ pub(super) fn ending_with(index: &Index, workload: &SpiffeId) -> Vec<Arc<Stored>
     let mut grants = index.list(Kind::Grant);
     grants.retain(|stored| as_grant(stored).is_some_and(ends));
     grants
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_argument_has_one_type_in_policies() {
+        let service = |name: &str, kind: &str| -> Service {
+            let mcp = json!({"arguments": {"amount": {"type": kind}}});
+            let routes = json!([{"name": "plain", "path": "/x"}, {"name": "mcp", "path": "/mcp", "mcp": mcp}]);
+            serde_json::from_value(json!({"name": name, "routes": routes})).unwrap()
+        };
+        let types = mcp_arguments([&service("a", "long"), &service("b", "long")]).unwrap();
+        assert_eq!(types, BTreeMap::from([("amount".to_owned(), ArgumentType::Long)]));
+        let error = mcp_arguments([&service("a", "long"), &service("b", "string")]).unwrap_err();
+        assert_eq!(error.field, "routes[1].mcp.arguments.amount.type");
+    }
 }

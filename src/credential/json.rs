@@ -2,9 +2,10 @@
 //!
 //! Pure. Two parsers that pick different duplicates read two different tokens (RFC 8725, section 2.6), so duplicates
 //! are refused where RFC 7515 would let the last one win; names are compared after unescaping. Borrows from the
-//! input where it can. Fails closed: whatever is not understood is an error.
+//! input where it can. Fails closed: whatever is not understood is an error. Its own errors tell no text of the input.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -15,21 +16,28 @@ use smallvec::SmallVec;
 pub(super) const MAX_DEPTH: u8 = 16;
 /// How many members an object may have.
 pub(super) const MAX_MEMBERS: usize = 128;
+/// Up to so many members are compared one by one.
+const FEW: usize = 16;
 
 /// A string, borrowed unless it has escapes.
 #[derive(Debug)]
-pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
 
 /// The names of an object's members so far.
-#[derive(Debug, Default)]
-pub(super) struct Members<'a> {
-    seen: SmallVec<[Cow<'a, str>; 16]>,
+#[derive(Debug)]
+pub(crate) struct Members<'a> {
+    seen: SmallVec<[Cow<'a, str>; FEW]>,
+    /// Those beyond [`FEW`], so that a wide object costs no more than its length.
+    more: HashSet<Cow<'a, str>>,
+    last: Option<Cow<'a, str>>,
+    max: usize,
 }
 
 /// Reads any value and forgets it, with the same strictness as what is kept.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Skip {
+pub(crate) struct Skip {
     depth: u8,
+    members: usize,
 }
 
 /// Reads any value and keeps it, with the strictness of [`Skip`].
@@ -64,18 +72,35 @@ impl<'de> Deserialize<'de> for Text<'de> {
 
 // === impl Members ===
 
+impl Default for Members<'_> {
+    fn default() -> Self {
+        Self::at_most(MAX_MEMBERS)
+    }
+}
+
 impl<'de> Members<'de> {
+    /// Of an object that may have so many.
+    pub(crate) fn at_most(max: usize) -> Self {
+        Self { seen: SmallVec::new(), more: HashSet::new(), last: None, max }
+    }
+
     /// The name of the next member, if there is one and it is new.
-    pub(super) fn next<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<Option<&str>, A::Error> {
+    pub(crate) fn next<A: MapAccess<'de>>(&mut self, map: &mut A) -> Result<Option<&str>, A::Error> {
         let Some(Text(name)) = map.next_key()? else { return Ok(None) };
-        if self.seen.contains(&name) {
+        if let Some(last) = self.last.take() {
+            self.more.insert(last);
+        }
+        if self.seen.contains(&name) || self.more.contains(&name) {
             return Err(A::Error::custom("duplicate member"));
         }
-        if self.seen.len() == MAX_MEMBERS {
+        if self.seen.len() + self.more.len() >= self.max {
             return Err(A::Error::custom("too many members"));
         }
-        self.seen.push(name);
-        Ok(self.seen.last().map(|name| &**name))
+        if self.seen.len() < FEW {
+            self.seen.push(name);
+            return Ok(self.seen.last().map(|name| &**name));
+        }
+        Ok(Some(&**self.last.insert(name)))
     }
 }
 
@@ -84,12 +109,23 @@ impl<'de> Members<'de> {
 impl Skip {
     /// Skips the value of a member of the outermost object.
     pub(super) const fn member() -> Self {
-        Self { depth: MAX_DEPTH }
+        Self::within(MAX_DEPTH, MAX_MEMBERS)
     }
 
-    fn deeper<E: Error>(self) -> Result<Self, E> {
+    /// Skips a value that nests no deeper, and whose objects are no wider.
+    pub(crate) const fn within(depth: u8, members: usize) -> Self {
+        Self { depth, members }
+    }
+
+    /// How many members an object may have.
+    pub(crate) const fn members(self) -> usize {
+        self.members
+    }
+
+    /// What is left for the values in an object or array; an error when nothing is.
+    pub(crate) fn deeper<E: Error>(self) -> Result<Self, E> {
         match self.depth.checked_sub(1) {
-            Some(depth) => Ok(Self { depth }),
+            Some(depth) => Ok(Self { depth, ..self }),
             None => Err(E::custom("nested too deep")),
         }
     }
@@ -142,7 +178,7 @@ impl<'de> Visitor<'de> for Skip {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let inner = self.deeper()?;
-        let mut members = Members::default();
+        let mut members = Members::at_most(self.members);
         while members.next(&mut map)?.is_some() {
             map.next_value_seed(inner)?;
         }
@@ -161,7 +197,7 @@ impl StrictValue {
     /// Reads a whole document.
     pub(super) fn parse(json: &[u8]) -> Result<Value, serde_json::Error> {
         let mut de = serde_json::Deserializer::from_slice(json);
-        let value = Self(Skip { depth: MAX_DEPTH + 1 }).deserialize(&mut de)?;
+        let value = Self(Skip::within(MAX_DEPTH + 1, MAX_MEMBERS)).deserialize(&mut de)?;
         de.end().map(|()| value)
     }
 }
@@ -216,7 +252,7 @@ impl<'de> Visitor<'de> for StrictValue {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let inner = Self(self.0.deeper()?);
-        let mut members = Members::default();
+        let mut members = Members::at_most(self.0.members);
         let mut object = Map::new();
         while let Some(name) = members.next(&mut map)?.map(str::to_owned) {
             object.insert(name, map.next_value_seed(inner)?);

@@ -28,6 +28,7 @@ mod tests;
 
 pub use self::client_cert::certificate_from_client_cert;
 pub use self::issuers::{IssuerSet, check_issuer, same_tokens};
+pub(crate) use self::json::{Members, Skip, Text};
 pub use self::key_set::{parse_key_set, strict_json};
 pub use self::profile::{Actor, Tie};
 pub use self::proof::{

@@ -5,12 +5,12 @@
 //! is every spelling of one that was sent.
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use uuid::fmt::Hyphenated;
 
 use super::{Checked, IDENTITY, NOT_FOR_UPSTREAM, identity, is_alias};
-use crate::authz::{Decision, GrpcStatus, Permit, problem};
+use crate::authz::{CREDENTIAL_HEADERS, Decision, GrpcStatus, Permit, is_credential_header, problem};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -50,6 +50,14 @@ pub fn grpc_denial(checked: &Checked) -> Response<Bytes> {
     response
 }
 
+/// The metadata of an MCP server, in place of a denial: nothing is forwarded.
+pub fn document(document: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(document);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("max-age=60"));
+    response
+}
+
 /// The body of a denial.
 pub fn problem(checked: &Checked) -> Bytes {
     problem::body(&checked.decision, checked.grant_request_url.as_deref()).into()
@@ -65,8 +73,12 @@ pub fn upstream(checked: &Checked) -> Option<Upstream> {
 pub fn prepare(checked: &Checked, headers: &mut HeaderMap) -> bool {
     let Some(upstream) = upstream(checked) else { return false };
     // What is in these headers counts, should it be another set than the one that was asked about.
-    let aliases: Vec<HeaderName> = headers.keys().filter(|name| is_alias(name.as_str().as_bytes())).cloned().collect();
-    for name in aliases {
+    let goes = |name: &&HeaderName| {
+        let name = name.as_str().as_bytes();
+        is_alias(name) || (checked.decision.removes_token && is_credential_header(name))
+    };
+    let going: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
+    for name in going {
         headers.remove(name);
     }
     for (name, value) in upstream.set {
@@ -130,6 +142,11 @@ fn of_permit(_permit: Permit, checked: &Checked) -> Upstream {
     let aliases =
         checked.request.headers.keys().filter(|name| is_alias(name.as_str().as_bytes()) && !ours(name.as_str()));
     remove.extend(aliases.cloned());
+    if checked.decision.removes_token {
+        remove.extend(CREDENTIAL_HEADERS.map(HeaderName::from_static));
+        let sent = checked.request.headers.keys().filter(|name| is_credential_header(name.as_str().as_bytes()));
+        remove.extend(sent.filter(|name| !CREDENTIAL_HEADERS.contains(&name.as_str())).cloned());
+    }
     Upstream { set, remove }
 }
 

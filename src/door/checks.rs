@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::desk::Place;
 use super::{Asked, Config, Decide, Decided, Desk, Later, Question, Refused};
 use crate::authz::{Decision, Reason, Request};
@@ -100,6 +102,22 @@ impl Checks {
     pub fn refuse(&self, request: Asked, reason: Reason, detail: &str) -> Checked {
         let mut outcome = self.desk.telemetry.begin(request.door);
         self.refused(request, &mut outcome, &Refused { reason, detail: detail.to_owned().into() })
+    }
+
+    /// What anybody may know of an MCP server, if a request that was denied asks for that: [`answer::document`] makes the
+    /// response. Not for a door whose proxy takes a 200 for an allow.
+    ///
+    /// [`answer::document`]: super::answer::document
+    pub fn resource_metadata(&self, method: &str, host: &str, path: &str) -> Option<Bytes> {
+        self.gate()?.resource_metadata(method, host, path)
+    }
+
+    /// Which of these tools the sender of an allowed `tools/list` may use, all by one state; as long as what was asked about
+    /// at most ([`MAX_LISTED_TOOLS`](crate::authz::MAX_LISTED_TOOLS)). A panic is no tool at all.
+    pub fn allowed_tools(&self, request: &Asked, tools: &[&str]) -> Vec<bool> {
+        let asked =
+            catch_unwind(AssertUnwindSafe(|| self.gate().map(|gate| gate.allowed_tools(&request.lend(), tools))));
+        asked.ok().flatten().unwrap_or_default()
     }
 
     /// What counts the checks and records them.

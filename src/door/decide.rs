@@ -5,6 +5,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::authz::{Decision, Deferred, Request};
 use crate::cache::Gate;
 use crate::clock::Now;
@@ -55,6 +57,11 @@ impl Decide {
             #[cfg(test)]
             Self::Test(decide, _) => decide(request),
         }
+    }
+
+    /// What anybody may know of an MCP server, if a request that was denied asks for that.
+    pub(crate) fn resource_metadata(&self, request: &Request<'_>) -> Option<Bytes> {
+        self.gate().and_then(|gate| gate.resource_metadata(request.method, request.host, request.path))
     }
 
     /// Decides on a request that was let through and whose answer is still open.

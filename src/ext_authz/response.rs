@@ -11,7 +11,7 @@ use bytes::Bytes;
 use uuid::fmt::Hyphenated;
 
 use super::wire::{put_bytes, put_message, put_varint};
-use crate::authz::{Decision, Permit, Request, problem};
+use crate::authz::{CREDENTIAL_HEADERS, Decision, GrpcStatus, Permit, Request, is_credential_header, problem};
 use crate::door::answer::{grpc_code, is_grpc_type, statuses};
 use crate::door::{DECISION_ID, IDENTITY, NOT_FOR_UPSTREAM, identity, is_alias};
 
@@ -24,13 +24,21 @@ const USUAL_LEN: usize = 1024;
 
 /// A length-prefixed `CheckResponse`. `request` is absent when it could not be read.
 pub(super) fn encode(decision: &Decision, request: Option<&Request<'_>>, grant_request_url: Option<&str>) -> Bytes {
+    framed(|out| {
+        match (decision.permit(), request) {
+            (Some(permit), Some(request)) => allow(permit, decision, request, out),
+            _ => deny(decision, request, grant_request_url, out),
+        }
+        metadata(decision, out);
+    })
+}
+
+/// A message with the length prefix of gRPC.
+#[inline]
+fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(USUAL_LEN);
     out.extend_from_slice(&[0; PREFIX_LEN]);
-    match (decision.permit(), request) {
-        (Some(permit), Some(request)) => allow(permit, decision, request, &mut out),
-        _ => deny(decision, request, grant_request_url, &mut out),
-    }
-    metadata(decision, &mut out);
+    write(&mut out);
     let len = u32::try_from(out.len() - PREFIX_LEN).unwrap_or(u32::MAX).to_be_bytes();
     if let Some(prefix) = out.get_mut(1..PREFIX_LEN) {
         prefix.copy_from_slice(&len);
@@ -51,6 +59,9 @@ fn allow(_permit: Permit, decision: &Decision, request: &Request<'_>, out: &mut 
         for name in NOT_FOR_UPSTREAM {
             put_bytes(ok, 5, name.as_bytes());
         }
+        if decision.removes_token {
+            remove_credential(ok, request);
+        }
         for sent in &request.headers {
             if is_alias(sent.name)
                 && !IDENTITY.iter().chain(&NOT_FOR_UPSTREAM).any(|n| n.as_bytes().eq_ignore_ascii_case(sent.name))
@@ -63,6 +74,36 @@ fn allow(_permit: Permit, decision: &Decision, request: &Request<'_>, out: &mut 
             header(ok, 6, "dpop-nonce", nonce);
         }
     });
+}
+
+/// The headers that the credential came in, and what could pass for them.
+fn remove_credential(ok: &mut Vec<u8>, request: &Request<'_>) {
+    for name in CREDENTIAL_HEADERS {
+        put_bytes(ok, 5, name.as_bytes());
+    }
+    for sent in &request.headers {
+        if is_credential_header(sent.name)
+            && !CREDENTIAL_HEADERS.iter().any(|n| n.as_bytes().eq_ignore_ascii_case(sent.name))
+        {
+            put_bytes(ok, 5, sent.name);
+        }
+    }
+}
+
+/// An answer that is not about the request but about the server that it asks after: its metadata. To Envoy it is a denial
+/// like any other, with a status that happens to be 200: nothing is forwarded.
+pub(super) fn encode_document(decision: &Decision, document: &[u8]) -> Bytes {
+    framed(|out| {
+        put_message(out, 1, |status| put_varint(status, 1, GrpcStatus::PermissionDenied as u64));
+        put_message(out, 2, |denied| {
+            put_message(denied, 1, |status| put_varint(status, 1, 200));
+            for (name, value) in [("content-type", "application/json"), ("cache-control", "max-age=60")] {
+                header(denied, 2, name, value);
+            }
+            put_bytes(denied, 3, document);
+        });
+        metadata(decision, out);
+    })
 }
 
 fn deny(decision: &Decision, request: Option<&Request<'_>>, grant_request_url: Option<&str>, out: &mut Vec<u8>) {
@@ -89,6 +130,11 @@ fn metadata(decision: &Decision, out: &mut Vec<u8>) {
         text_field(fields, "reason", decision.reason.code());
         if let Some(workload) = &decision.workload {
             text_field(fields, "workload", workload);
+        }
+        if let Some(call) = &decision.mcp {
+            for (name, value) in call.fields() {
+                text_field(fields, name, value);
+            }
         }
         if let Some(grant) = decision.grant {
             let mut id = [0; Hyphenated::LENGTH];

@@ -26,7 +26,7 @@ use super::request::{self, HeaderLimits};
 use super::{Config, response};
 use crate::authz::{self, Decision, Reason};
 use crate::cache::Source;
-use crate::door::{Decided, Desk, Later, Question, Refused};
+use crate::door::{Decide, Decided, Desk, Later, Question, Refused};
 use crate::telemetry::{Outcome, Shed};
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
@@ -46,6 +46,7 @@ pub(super) struct Door {
 /// How a message becomes a request, on whatever thread, and a decision an answer.
 #[derive(Debug)]
 struct Reads {
+    decide: Arc<Decide>,
     limits: HeaderLimits,
     grant_request_url: Option<Arc<str>>,
 }
@@ -85,7 +86,11 @@ impl Door {
     pub(super) fn new(desk: Arc<Desk>, config: Config, health: HealthServer<HealthService>) -> Self {
         let buffered = Budget::new(config.max_buffered_bytes);
         let limits = HeaderLimits { count: config.max_headers, bytes: config.max_header_bytes };
-        let reads = Arc::new(Reads { limits, grant_request_url: desk.grant_request_url.clone() });
+        let reads = Arc::new(Reads {
+            decide: Arc::clone(&desk.decide),
+            limits,
+            grant_request_url: desk.grant_request_url.clone(),
+        });
         Self { desk, reads, config, connections: AtomicU64::new(0), buffered, health }
     }
 
@@ -242,6 +247,11 @@ fn grpc(body: Reply) -> Response<Reply> {
 
 impl Reads {
     fn encode(&self, decision: &Decision, request: &authz::Request<'_>) -> Bytes {
+        if decision.permit().is_none()
+            && let Some(document) = self.decide.resource_metadata(request)
+        {
+            return response::encode_document(decision, &document);
+        }
         response::encode(decision, Some(request), self.grant_request_url.as_deref())
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
@@ -18,6 +18,7 @@ use hyper::body::{Body as _, Incoming};
 use super::dialect::Dialect;
 use super::{Config, Mount, answer, read};
 use crate::authz::Reason;
+use crate::door::answer::document;
 use crate::door::{Checked, Checks};
 use crate::drain;
 
@@ -78,8 +79,16 @@ impl Service {
                 let own = own.to_owned();
                 answer::answer(dialect, &self.check(dialect, &own, request, peer).await)
             }
-            None => nothing_here(),
+            None => self.metadata(&request).unwrap_or_else(nothing_here),
         }
+    }
+
+    /// The metadata of an MCP server, for a proxy that sends its clients' requests for that here. It is public, and no
+    /// answer to a question of a dialect: to most proxies, a 200 would be an allow.
+    fn metadata(&self, request: &Request<Incoming>) -> Option<Response<Bytes>> {
+        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()))?;
+        self.checks.resource_metadata(request.method().as_str(), host, request.uri().path()).map(document)
     }
 
     async fn check(&self, dialect: Dialect, own: &str, request: Request<Incoming>, peer: IpAddr) -> Checked {

@@ -20,6 +20,8 @@ pub(super) struct Limits {
     environments: Texts,
     headers: Box<[(Box<str>, Texts)]>,
     windows: Box<[Window]>,
+    /// MCP tools.
+    tools: Texts,
     call: Option<Call>,
     uses: Option<u32>,
 }
@@ -40,6 +42,8 @@ pub struct Circumstances<'a> {
     pub target: &'a str,
     /// The body, as bytes, if the check carried it.
     pub body: Option<&'a [u8]>,
+    /// The MCP tool that it calls, if it does.
+    pub tool: Option<&'a str>,
     /// SHA-256 of the body, once somebody asked.
     digest: OnceCell<Option<[u8; 32]>>,
 }
@@ -79,13 +83,14 @@ const DAY: u64 = 24 * 60 * MINUTE;
 impl Limits {
     /// Those of a grant; `None` if one of them cannot be understood.
     pub(super) fn of(grant: &CompactGrant<'_>) -> Option<Self> {
-        let GrantConditions { source_networks, environments, headers, windows } = &grant.conditions;
+        let GrantConditions { source_networks, environments, headers, windows, tools } = &grant.conditions;
         let texts = |list: &[String]| list.iter().map(|text| text.as_str().into()).collect::<Texts>();
         Some(Self {
             networks: source_networks.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?,
             environments: texts(environments),
             headers: headers.iter().map(|(name, values)| (name.as_str().into(), texts(values))).collect(),
             windows: windows.iter().map(Window::of).collect::<Option<_>>()?,
+            tools: texts(tools),
             call: match &grant.call {
                 Some(call) => Some(Call::of(call)?),
                 None => None,
@@ -99,8 +104,12 @@ impl Limits {
         self.uses
     }
 
-    /// Whether its exact call, if it is for one, is this one, whatever the body.
+    /// Whether its exact call and its tools, if it is for such, are those of the request, whatever the body.
     pub(super) fn is_for(&self, request: &Circumstances<'_>) -> bool {
+        let tool = |tool: &str| self.tools.iter().any(|name| **name == *tool);
+        if !self.tools.is_empty() && !request.tool.is_some_and(tool) {
+            return false;
+        }
         self.call.as_ref().is_none_or(|call| *call.method == *request.method && *call.target == *request.target)
     }
 
@@ -145,7 +154,12 @@ impl<'a> Circumstances<'a> {
         address: Option<IpAddr>,
         body: Option<&'a [u8]>,
     ) -> Self {
-        Self { address, headers, method, target, body, digest: OnceCell::new() }
+        Self { address, headers, method, target, body, tool: None, digest: OnceCell::new() }
+    }
+
+    /// Those of a request that calls this MCP tool, if it calls one.
+    pub fn with_tool(self, tool: Option<&'a str>) -> Self {
+        Self { tool, ..self }
     }
 
     /// The value of a header that occurs once. One that some server could take for it counts as an occurrence, and is

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::mcp::check_tool;
 use super::service::Method;
 use super::{FieldError, check_name, check_text};
 use crate::authz::Network;
@@ -30,6 +31,9 @@ pub struct GrantConditions {
     /// Times of the week of which the request is in one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<TimeWindow>,
+    /// MCP tools of which the request calls one. Of such a route it then covers nothing else, and no other route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
 }
 
 /// A part of the week, in UTC: on each of `days` from `from` until just before `to`.
@@ -87,6 +91,7 @@ impl GrantConditions {
             && self.environments.is_empty()
             && self.headers.is_empty()
             && self.windows.is_empty()
+            && self.tools.is_empty()
     }
 
     pub(crate) fn check(&self) -> Result<(), FieldError> {
@@ -95,6 +100,7 @@ impl GrantConditions {
             ("conditions.environments", self.environments.len()),
             ("conditions.headers", self.headers.len()),
             ("conditions.windows", self.windows.len()),
+            ("conditions.tools", self.tools.len()),
         ];
         if let Some((field, _)) = sizes.into_iter().find(|(_, n)| *n > MAX_VALUES) {
             return Err(FieldError::new(field, format!("at most {MAX_VALUES} are allowed")));
@@ -124,6 +130,9 @@ impl GrantConditions {
         }
         for (i, window) in self.windows.iter().enumerate() {
             window.check(&format!("conditions.windows[{i}]"))?;
+        }
+        for (i, tool) in self.tools.iter().enumerate() {
+            check_tool(&format!("conditions.tools[{i}]"), tool)?;
         }
         Ok(())
     }
@@ -199,6 +208,8 @@ mod tests {
             (json!({ "windows": [{ "from": "8:00", "to": "18:00" }] }), "conditions.windows[0].from"),
             (json!({ "windows": [{ "from": "08:00", "to": "24:01" }] }), "conditions.windows[0].to"),
             (json!({ "windows": [{ "from": "22:00", "to": "06:00" }] }), "conditions.windows[0].to"),
+            (json!({ "tools": ["refund", ""] }), "conditions.tools[1]"),
+            (json!({ "tools": ["a\nb"] }), "conditions.tools[0]"),
         ];
         for (value, field) in bad {
             let conditions: GrantConditions = serde_json::from_value(value.clone()).unwrap();

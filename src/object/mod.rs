@@ -13,6 +13,7 @@ mod issuer;
 mod key_source;
 mod limits;
 mod mapping;
+mod mcp;
 mod operator_policies;
 mod policy_set;
 mod review;
@@ -35,6 +36,7 @@ pub use self::issuer::{
 pub use self::key_source::KeySource;
 pub use self::limits::{ExactCall, GrantConditions, TimeWindow, Weekday};
 pub use self::mapping::{Condition, Conditions, CredentialMapping, MAX_CONDITIONS, MAX_MAPPINGS, Test, claim};
+pub use self::mcp::{ArgumentType, McpArgument, McpRoute};
 pub use self::operator_policies::OperatorPolicySet;
 pub use self::policy_set::{POLICY_SET_KEY, PolicySet};
 pub use self::review::{Closing, Idempotency, Lift, Review};

@@ -1,10 +1,13 @@
 //! The Cedar policy set in force, as published: text, digest, author.
 //!
-//! Pure. Immutable per revision. It carries the custom action names it was validated with, so that a sidecar that
-//! knows only some services still validates it against the schema of its publication.
+//! Pure. Immutable per revision. It carries the names of services that it was validated with, custom actions and arguments
+//! of tools, so that a sidecar that knows only some services still validates it against the schema of its publication.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::mcp::{ArgumentType, check_argument_name};
 use super::{FieldError, check_name, check_text};
 
 /// The key of the one policy set.
@@ -23,6 +26,9 @@ pub struct PolicySet {
     /// Action names beside `read`, `write` and `delete` that the schema knows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actions: Vec<String>,
+    /// The arguments of MCP tools that the schema knows, and their types.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub arguments: BTreeMap<String, ArgumentType>,
 }
 
 impl PolicySet {
@@ -32,7 +38,13 @@ impl PolicySet {
     /// A policy set with the digest of `text`.
     pub fn new(text: String, author: String, actions: Vec<String>) -> Self {
         let digest = hex_sha256(text.as_bytes());
-        Self { text, digest, author, actions }
+        Self { text, digest, author, actions, arguments: BTreeMap::new() }
+    }
+
+    /// The same for a schema that knows these arguments of MCP tools.
+    #[must_use]
+    pub fn with_arguments(self, arguments: BTreeMap<String, ArgumentType>) -> Self {
+        Self { arguments, ..self }
     }
 
     pub(super) fn check(&self) -> Result<(), FieldError> {
@@ -45,6 +57,9 @@ impl PolicySet {
         check_text("author", &self.author, 200)?;
         for (i, action) in self.actions.iter().enumerate() {
             check_name(&format!("actions[{i}]"), action)?;
+        }
+        for name in self.arguments.keys() {
+            check_argument_name("arguments", name)?;
         }
         Ok(())
     }

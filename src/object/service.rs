@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::mcp::McpRoute;
 use super::{FieldError, Grant, check_name};
 
 /// A protected service.
@@ -53,6 +54,13 @@ pub struct Route {
     /// What a JIT grant on it may ask for.
     #[serde(default)]
     pub grants: GrantTerms,
+    /// Whether the credential that was checked reaches the upstream: the token, and what proves its possession. Without it:
+    /// yes, and no where the route speaks MCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pass_token: Option<bool>,
+    /// Makes it a route of the Model Context Protocol: its messages are read, and rules may be about tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcp: Option<Box<McpRoute>>,
 }
 
 /// Which credentials a request must bring. A certificate is that of the client's connection, or what a listed proxy
@@ -165,6 +173,9 @@ impl Service {
                 let message = format!("must be between 1 and {}", Grant::MAX_USES);
                 return Err(FieldError::new(format!("routes[{i}].grants.max_uses"), message));
             }
+            if let Some(mcp) = &route.mcp {
+                mcp.check(&format!("routes[{i}].mcp"))?;
+            }
         }
         Ok(())
     }
@@ -188,6 +199,11 @@ impl Route {
     /// The action that `method` means on this route.
     pub fn action_for(&self, method: &str) -> &str {
         self.action.as_deref().unwrap_or_else(|| Self::default_action(method))
+    }
+
+    /// Whether the upstream gets the credential.
+    pub fn passes_token(&self) -> bool {
+        self.pass_token.unwrap_or(self.mcp.is_none())
     }
 
     /// The action that `method` means on a route that names none.

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use cedar_policy::{EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint};
 
 use super::reads::Reads;
+use super::schema::Names;
 use super::validate::{PolicyErrors, parse};
 use crate::object;
 
@@ -52,7 +53,7 @@ pub enum CompileError {
 impl CompiledPolicies {
     /// Validates and compiles.
     pub fn compile(set: &object::PolicySet) -> Result<Self, CompileError> {
-        let valid = parse(&set.text, &set.actions)?;
+        let valid = parse(&set.text, Names { actions: &set.actions, arguments: &set.arguments })?;
         let mut compiled = Self { reads: Reads::of_all(&valid.reads), len: valid.policies.len(), ..Self::default() };
         let mut slices: HashMap<(u32, u32), (Vec<Policy>, bool)> = HashMap::new();
         for (policy, reads) in valid.policies.into_iter().zip(valid.reads) {

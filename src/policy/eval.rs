@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use super::asked::AskedFacts;
 use super::compiled::{CompiledPolicies, Slice};
+use super::mcp::McpFacts;
 use super::reads::Reads;
 use crate::object::{GrantId, Workload};
 
@@ -51,6 +52,8 @@ pub struct Facts<'a> {
     pub transaction: Option<&'a TransactionFacts>,
     /// What an application says that asks by itself.
     pub asked: Option<&'a AskedFacts>,
+    /// The message, on a route that speaks the Model Context Protocol.
+    pub mcp: Option<&'a McpFacts<'a>>,
 }
 
 /// What policies may know of a transaction.
@@ -283,6 +286,9 @@ impl Facts<'_> {
         }
         if let Some(asked) = self.asked.filter(|_| reads.asked) {
             pairs.push(("asked".to_owned(), asked.expression()?));
+        }
+        if let Some(mcp) = self.mcp.filter(|_| reads.mcp.any()) {
+            pairs.push(("mcp".to_owned(), mcp.expression(reads.mcp)?));
         }
         if let Some(grant) = grant.filter(|_| reads.grant) {
             let grant = if reads.grant_detail { grant.expression() } else { RestrictedExpression::new_record([]).ok() };

@@ -6,6 +6,7 @@
 mod asked;
 mod compiled;
 mod eval;
+mod mcp;
 mod reads;
 mod schema;
 mod validate;
@@ -16,7 +17,8 @@ mod tests;
 pub use self::asked::{AskedFacts, Properties};
 pub use self::compiled::{CompileError, CompiledPolicies};
 pub use self::eval::{Facts, GrantFacts, Inquiry, Outcome, PrincipalEntity, ResourceEntity, TransactionFacts};
+pub use self::mcp::{McpFacts, McpMessage, McpReads, McpValue};
 pub use self::reads::Reads;
-pub use self::schema::BUILTIN_ACTIONS;
+pub use self::schema::{BUILTIN_ACTIONS, Names};
 pub use self::validate::{PolicyError, PolicyErrors, Report, validate};
 pub(crate) use self::validate::{line_and_column, parse_strictly};

@@ -4,8 +4,9 @@
 //! that is not a plain access or presence test of a known attribute counts as reading everything.
 
 use cedar_policy::Policy;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::mcp::McpReads;
 use crate::grant::Apart;
 
 /// The context attributes that can influence a decision.
@@ -27,6 +28,8 @@ pub struct Reads {
     pub transaction: bool,
     /// `context.asked`
     pub asked: bool,
+    /// attributes of `context.mcp`
+    pub mcp: McpReads,
 }
 
 impl Reads {
@@ -40,6 +43,7 @@ impl Reads {
         grant_id: true,
         transaction: true,
         asked: true,
+        mcp: McpReads::ALL,
     };
 
     /// What `policy` reads.
@@ -67,6 +71,7 @@ impl Reads {
             ("asked", self.asked),
             ("grant", self.grant),
             ("host", self.host),
+            ("mcp", self.mcp.any()),
             ("method", self.method),
             ("path", self.path),
             ("transaction", self.transaction),
@@ -87,6 +92,7 @@ impl Reads {
             grant_id: self.grant_id || other.grant_id,
             transaction: self.transaction || other.transaction,
             asked: self.asked || other.asked,
+            mcp: self.mcp.union(other.mcp),
         }
     }
 
@@ -99,6 +105,8 @@ impl Reads {
             "grant" => Self { grant: true, grant_detail: accessed, grant_id: accessed, ..Self::default() },
             "asked" => Self { asked: true, ..Self::default() },
             "transaction" => Self { transaction: true, ..Self::default() },
+            "mcp" if accessed => Self { mcp: McpReads::ALL, ..Self::default() },
+            "mcp" => Self { mcp: McpReads::PRESENCE, ..Self::default() },
             _ => Self::ALL,
         }
     }
@@ -116,12 +124,19 @@ impl Reads {
             Value::Object(map) => {
                 let mut reads = Self::default();
                 for (key, value) in map {
+                    if let Some(each) = steps(key, value) {
+                        reads = each.iter().fold(reads, |reads, has| reads.union(Self::of_json(has)));
+                        continue;
+                    }
                     let access = matches!(key.as_str(), "." | "has")
                         .then(|| Some((value.get("left")?, value.get("attr")?.as_str()?)))
                         .flatten();
                     reads = reads.union(match access {
                         Some((left, attr)) if is_context(left) => Self::attribute(attr, key == "."),
-                        Some((left, attr)) if is_grant(left) => Self::of_grant(attr),
+                        Some((left, attr)) if is_member(left, "grant") => Self::of_grant(attr),
+                        Some((left, attr)) if is_member(left, "mcp") => {
+                            Self { mcp: McpReads::of(attr), ..Self::default() }
+                        }
                         _ if key == "Var" && value == "context" => Self::ALL,
                         _ => Self::of_json(value),
                     });
@@ -134,9 +149,25 @@ impl Reads {
     }
 }
 
-fn is_grant(value: &Value) -> bool {
+/// The presence tests that `left has a.b.c` stands for, whose attribute is a list: `left has a`, `left.a has b`, and so on.
+fn steps(key: &str, value: &Value) -> Option<Vec<Value>> {
+    let (left, attributes) = (value.get("left")?, value.get("attr")?.as_array()?);
+    if key != "has" {
+        return None;
+    }
+    let mut left = left.clone();
+    let tests = attributes.iter().map(|attribute| {
+        let test = json!({"has": {"left": left, "attr": attribute}});
+        left = json!({".": {"left": left, "attr": attribute}});
+        test
+    });
+    Some(tests.collect())
+}
+
+/// Whether `value` is `context.NAME`.
+fn is_member(value: &Value, name: &str) -> bool {
     let access = value.get(".");
-    access.is_some_and(|a| a.get("left").is_some_and(is_context) && a.get("attr").is_some_and(|attr| attr == "grant"))
+    access.is_some_and(|a| a.get("left").is_some_and(is_context) && a.get("attr").is_some_and(|attr| attr == name))
 }
 
 fn is_context(value: &Value) -> bool {

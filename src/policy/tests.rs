@@ -3,7 +3,7 @@
 //! The slicing test is differential: many generated policy sets and requests, evaluated sliced and unsliced.
 //! Pure, like the module; a failure prints the policy text.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::str::FromStr;
 
@@ -25,6 +25,15 @@ fn compile(text: &str) -> CompiledPolicies {
     CompiledPolicies::compile(&object::PolicySet::new(text.to_owned(), "test".to_owned(), vec![])).unwrap()
 }
 
+fn arguments() -> BTreeMap<String, object::ArgumentType> {
+    use object::ArgumentType::{Boolean, Long, String};
+    [("amount", Long), ("force", Boolean), ("repo", String)].map(|(name, kind)| (name.to_owned(), kind)).into()
+}
+
+fn validate(text: &str, actions: &[String]) -> Result<Report, PolicyErrors> {
+    super::validate(text, Names { actions, arguments: &arguments() })
+}
+
 fn workload(name: &str, roles: &[&str]) -> PrincipalEntity {
     let json = serde_json::json!({
         "id": format!("spiffe://a/{name}"), "kind": "service", "owner": "team", "environment": "production",
@@ -34,7 +43,7 @@ fn workload(name: &str, roles: &[&str]) -> PrincipalEntity {
 }
 
 fn facts() -> Facts<'static> {
-    Facts { method: "GET", path: "/catalog/1", host: "shop", transaction: None, asked: None }
+    Facts { method: "GET", path: "/catalog/1", host: "shop", transaction: None, asked: None, mcp: None }
 }
 
 fn grant() -> GrantFacts {
@@ -104,12 +113,12 @@ fn only_inputs_that_are_read_count() {
     assert_eq!(reads(r#"context.method == "GET" || context.host == "h""#), ["host", "method"]);
     assert_eq!(
         reads(r#"context == context"#),
-        ["asked", "grant", "host", "method", "path", "transaction"],
+        ["asked", "grant", "host", "mcp", "method", "path", "transaction"],
         "opaque use reads everything"
     );
     assert_eq!(
         reads(r#"(if true then context else context).path == "x""#),
-        ["asked", "grant", "host", "method", "path", "transaction"]
+        ["asked", "grant", "host", "mcp", "method", "path", "transaction"]
     );
     let apart = |condition: &str| {
         compile(&format!("@id(\"a\")\npermit(principal, action, resource)\nwhen {{ {condition} }};"))
@@ -209,7 +218,7 @@ proptest! {
         };
         let principal = workload(&format!("w{w}"), &roles);
         let resource = ResourceEntity::new(route.0, route.1).unwrap();
-        let facts = Facts { method: "GET", path, host: "h", transaction: None, asked: None };
+        let facts = Facts { method: "GET", path, host: "h", transaction: None, asked: None, mcp: None };
         let everything = |grant| unsliced(&text, (w, &roles), action, route, facts, grant);
         let inquiry = compiled.inquire(&principal, action, &resource, facts);
         let mut with_grant = Vec::new();

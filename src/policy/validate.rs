@@ -11,7 +11,7 @@ use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validato
 use serde::Serialize;
 
 use super::reads::Reads;
-use super::schema;
+use super::schema::{self, Names};
 
 /// What a valid policy set contains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
@@ -54,9 +54,9 @@ pub(super) struct Valid {
     pub(super) reads: Vec<Reads>,
 }
 
-/// Validates `text` strictly, against the schema with these custom actions.
-pub fn validate(text: &str, custom_actions: &[String]) -> Result<Report, PolicyErrors> {
-    let valid = parse(text, custom_actions)?;
+/// Validates `text` strictly, against the schema with these names.
+pub fn validate(text: &str, names: Names<'_>) -> Result<Report, PolicyErrors> {
+    let valid = parse(text, names)?;
     Ok(Report {
         policies: valid.policies.len(),
         ids: valid.policies.iter().map(|p| p.id().to_string()).collect(),
@@ -65,8 +65,8 @@ pub fn validate(text: &str, custom_actions: &[String]) -> Result<Report, PolicyE
 }
 
 /// Parses and validates.
-pub(super) fn parse(text: &str, custom_actions: &[String]) -> Result<Valid, PolicyErrors> {
-    let schema = schema::parse(custom_actions).map_err(|e| PolicyErrors(vec![PolicyError::plain(e)]))?;
+pub(super) fn parse(text: &str, names: Names<'_>) -> Result<Valid, PolicyErrors> {
+    let schema = schema::parse(names).map_err(|e| PolicyErrors(vec![PolicyError::plain(e)]))?;
     let policies = parse_strictly(text, &schema)?;
     let reads = policies.iter().map(Reads::of).collect();
     Ok(Valid { policies, reads })

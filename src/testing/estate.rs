@@ -177,9 +177,17 @@ impl Estate {
         self.put(Kind::Issuer, &document);
     }
 
-    /// Publishes a policy text.
+    /// Publishes a policy text, with the arguments of MCP tools that services name by now.
     pub fn put_policies(&mut self, text: &str) -> Change {
-        self.put_object(&Object::PolicySet(PolicySet::new(text.to_owned(), "test".to_owned(), vec![])))
+        let mut arguments = BTreeMap::new();
+        for ((kind, _), body) in &self.objects {
+            if let Ok(Object::Service(service)) = Object::parse(*kind, body) {
+                let routes = service.routes.into_iter().filter_map(|route| route.mcp);
+                arguments.extend(routes.flat_map(|mcp| mcp.arguments).map(|(name, argument)| (name, argument.kind)));
+            }
+        }
+        let set = PolicySet::new(text.to_owned(), "test".to_owned(), vec![]).with_arguments(arguments);
+        self.put_object(&Object::PolicySet(set))
     }
 
     /// Makes an active grant from now on, for `secs` seconds.

@@ -5,7 +5,9 @@
 
 use std::sync::LazyLock;
 
-use portcullis::authz::{self, CanonicalPath, Inputs, Lease, NoMemo, Relation, Settings, Snapshot, Template};
+use portcullis::authz::{
+    self, CanonicalPath, Door, Header, Inputs, Lease, NoMemo, Peer, Relation, Request, Settings, Snapshot, Template,
+};
 use portcullis::clock::{Clock, Now, Timestamp};
 use portcullis::credential::{
     Dpop, IssuerSet, Unproven, X509Svid, certificate_from_client_cert, certificate_from_pem, check_dpop,
@@ -250,6 +252,59 @@ pub(crate) fn authzen(data: &[u8]) -> Option<usize> {
         assert_eq!(what, (Some("catalog/items"), Some("read")), "{}", data.escape_ascii());
     }
     Some(decisions.iter().filter(|decision| decision.permit().is_some()).count())
+}
+
+/// A state with one MCP route on which everybody may do everything, and the token of somebody.
+static MCP: LazyLock<(Snapshot, Lease, Now, String)> = LazyLock::new(|| {
+    let mut estate = Estate::new();
+    let mcp = serde_json::json!({"arguments": {"amount": {"type": "long", "at": "/order/amount"}}});
+    let route = serde_json::json!({"name": "mcp", "path": "/mcp", "mcp": mcp});
+    estate.put(Kind::Service, &serde_json::json!({"name": "desk", "routes": [route]}));
+    estate.put_policies("@id(\"all\") permit(principal, action, resource);");
+    (estate.snapshot(), estate.lease(), estate.clock.now(), format!("Bearer {}", estate.token("agent")))
+});
+
+/// A message of an MCP client. Tells whether it was let through.
+pub(crate) fn mcp(data: &[u8]) -> bool {
+    let (snapshot, lease, now, token) = &*MCP;
+    let header = |name: &'static str, value: &'static str| Header { name: name.as_bytes(), value: value.as_bytes() };
+    let request = Request {
+        door: Door::Check,
+        method: "POST",
+        path: "/mcp",
+        host: "h",
+        scheme: "https",
+        headers: [
+            Header { name: b"authorization", value: token.as_bytes() },
+            header("content-type", "application/json"),
+            header("mcp-protocol-version", "2025-11-25"),
+        ]
+        .into_iter()
+        .collect(),
+        partial_body: false,
+        body: Some(data),
+        peer: Peer::default(),
+    };
+    let (snapshot, lease) = (Some(snapshot), Some(*lease));
+    let inputs = Inputs { snapshot, lease, now: *now, proofs: None, settings: &SETTINGS, uses: None };
+    let decision = authz::decide(&request, inputs, &NoMemo);
+    let call = decision.mcp.as_ref().expect("it is an MCP route");
+    if decision.permit().is_none() {
+        let code = decision.reason.code();
+        assert!(matches!(code, "input.malformed" | "input.header_mismatch" | "input.body_truncated"), "{code}");
+        return false;
+    }
+    // Another parser finds the same in it, and whatever it does with case and with duplicates finds no second one.
+    let value: serde_json::Value = serde_json::from_slice(data).expect("JSON");
+    assert_eq!(value["method"].as_str(), call.method.as_deref());
+    if call.tool().is_some() {
+        assert_eq!(value["params"]["name"].as_str(), call.tool());
+    }
+    for member in value.as_object().expect("an object").keys() {
+        assert!(["jsonrpc", "id", "method", "params", "result", "error"].contains(&&**member), "{member}");
+    }
+    assert!(data.len() <= authz::MAX_MCP_BODY);
+    true
 }
 
 /// A key set. Tells whether the one token verifies with it.

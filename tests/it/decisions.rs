@@ -32,12 +32,13 @@ use crate::envoy::Answer;
 use crate::http_door::{HttpDoor, Question};
 use crate::reverse_proxy_decisions::ProxyDoor;
 
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     "certificate",
     "conditions",
     "credential",
     "entitlement",
     "input",
+    "mcp",
     "policy",
     "policy_error",
     "proof",
@@ -122,6 +123,8 @@ struct Case {
     reason: Reason,
     #[serde(default)]
     grant_request: bool,
+    /// What is in `WWW-Authenticate`; without it, there is one with 401 alone.
+    challenge: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -519,7 +522,11 @@ fn check_wire(name: &str, case: &Case, response: &CheckResponse) {
             assert_eq!(body["status"], json!(reason.http_status()), "{name}");
             assert_eq!(body["reason"], json!(shown), "{name}");
             assert_eq!(body.get("grant_request").is_some(), case.grant_request, "{name}: {body}");
-            assert_eq!(header("www-authenticate").is_some(), reason.http_status() == 401, "{name}");
+            let challenge = header("www-authenticate");
+            match &case.challenge {
+                Some(part) => assert!(challenge.as_ref().is_some_and(|c| c.contains(part)), "{name}: {challenge:?}"),
+                None => assert_eq!(challenge.is_some(), reason.http_status() == 401, "{name}"),
+            }
             assert_eq!(header("retry-after").is_some(), reason.http_status() == 503, "{name}");
         }
         HttpResponse::ErrorResponse(_) => panic!("{name}: an error response opens the gate under failure_mode_allow"),
@@ -537,7 +544,9 @@ fn check_http(name: &str, case: &Case, (answer, recorded): &(Answer, Reason)) {
         reason.is_allow(),
         "{name}: the upstream learns who calls"
     );
-    assert_eq!(head.contains("\r\nwww-authenticate: "), reason.http_status() == 401, "{name}");
+    let challenged = case.challenge.is_some() || reason.http_status() == 401;
+    assert_eq!(head.contains("\r\nwww-authenticate: "), challenged, "{name}");
+    assert!(case.challenge.as_ref().is_none_or(|part| head.contains(&part.to_lowercase())), "{name}: {head}");
     assert_eq!(head.contains("\r\nretry-after: "), reason.http_status() == 503, "{name}");
     if !reason.is_allow() {
         let body: Value = serde_json::from_str(&answer.body).expect("a problem document");

@@ -332,8 +332,8 @@ async fn what_is_decided_on_is_what_the_service_receives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clients_identity_headers_reach_neither_portcullis_nor_the_service() {
     let authorizer = Authorizer {
-        adds: vec![("x-portcullis-workload", "spiffe://real"), ("x-admin", "yes"), ("host", "elsewhere")],
-        removes: vec!["x_portcullis_workload", "x-kept"],
+        adds: vec![("x-portcullis-workload", "spiffe://real")],
+        removes: vec!["x_portcullis_workload", "workload_proof_token"],
         ..Authorizer::default()
     };
     let stack = Stack::start(Some(authorizer)).await;
@@ -346,6 +346,7 @@ async fn a_clients_identity_headers_reach_neither_portcullis_nor_the_service() {
         "x-portcullis-min-revision: e.1",
         "x-kept: a",
         "x-kept: b",
+        "workload-proof-token: proof",
         "Authorization: Bearer one",
         "Authorization: Bearer two",
     ];
@@ -362,9 +363,23 @@ async fn a_clients_identity_headers_reach_neither_portcullis_nor_the_service() {
     let received = answer.body.to_lowercase();
     assert!(!received.contains("forged"), "{received}");
     assert!(received.contains("x-portcullis-workload: spiffe://real\r\n"), "{received}");
-    // The answer may touch our own headers and no other.
-    assert!(!received.contains("x-admin") && received.contains("host: test\r\n"), "{received}");
-    assert!(received.contains("x-kept: a\r\n"), "{received}");
+    assert!(received.contains("x-kept: a\r\n") && received.contains("workload-proof-token: proof\r\n"), "{received}");
+
+    // The answer may touch our own headers, take the credential out, and nothing else: what tries to is an error.
+    let credential = Authorizer { removes: vec!["authorization", "workload-proof-token"], ..Authorizer::default() };
+    let removed = Stack::start(Some(credential)).await.envoy.get("/", &sent).body.to_lowercase();
+    assert!(
+        removed.contains("x-kept: a\r\n") && !removed.contains("bearer") && !removed.contains("proof"),
+        "{removed}"
+    );
+    for (adds, removes) in
+        [(vec![("x-admin", "yes")], vec![]), (vec![("host", "elsewhere")], vec![]), (vec![], vec!["x-kept"])]
+    {
+        let stack = Stack::start(Some(Authorizer { adds, removes, ..Authorizer::default() })).await;
+        let answer = stack.envoy.get("/", &sent);
+        assert_eq!(answer.status, 500, "{}", answer.body);
+        assert!(!answer.body.contains("GET /"), "{}", answer.body);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,7 @@ mod exchange;
 mod failure_mode;
 mod forward_auth;
 mod http_door;
+mod mcp;
 mod metrics;
 mod mtls;
 mod nginx;

@@ -14,6 +14,8 @@ fn route(name: &str, methods: &[&str], path: &str) -> Route {
         authentication: None,
         freshness: Freshness::Bounded,
         grants: GrantTerms::default(),
+        pass_token: None,
+        mcp: None,
     }
 }
 

@@ -133,6 +133,9 @@ struct LimitArgs {
     /// Only with this request header, as in 'x-run: 42'; may be repeated, the values of one name are alternatives.
     #[arg(long, value_name = "NAME: VALUE", value_parser = args::header)]
     header: Vec<(String, String)>,
+    /// Only for calls of this MCP tool; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    tool: Vec<String>,
     /// Only at this time of the week in UTC, as in `08:00-18:00` or `mon-fri,08:00-18:00`; may be repeated.
     #[arg(long, value_name = "[DAYS,]FROM-TO", value_parser = window)]
     window: Vec<Value>,
@@ -253,7 +256,7 @@ impl LimitArgs {
         let mut conditions = Map::new();
         let mut lists =
             vec![("source_networks", json!(self.source_network)), ("environments", json!(self.environment))];
-        lists.push(("windows", json!(self.window)));
+        lists.extend([("windows", json!(self.window)), ("tools", json!(self.tool))]);
         for (name, list) in lists {
             if list.as_array().is_some_and(|list| !list.is_empty()) {
                 conditions.insert(name.to_owned(), list);
@@ -420,7 +423,16 @@ mod tests {
         }
         let line =
             ["x", "--uses", "3", "--source-network", "10.0.0.0/8", "--environment", "test", "--header", "X-Run: 1"];
-        let more = ["--header", "x-run: 2", "--window", "mon,08:00-09:00", "--call", "POST /refunds/7?a=b"];
+        let more = [
+            "--header",
+            "x-run: 2",
+            "--window",
+            "mon,08:00-09:00",
+            "--call",
+            "POST /refunds/7?a=b",
+            "--tool",
+            "refund",
+        ];
         let line = <Line as clap::Parser>::try_parse_from(line.into_iter().chain(more)).unwrap();
         let mut body = asked(None, &["payments".to_owned()], &["write".to_owned()], None);
         body.insert("workload".to_owned(), json!("spiffe://a/b"));
@@ -431,7 +443,7 @@ mod tests {
         let window = json!({ "from": "08:00", "to": "09:00", "days": ["mon"] });
         let expected = json!({
             "source_networks": ["10.0.0.0/8"], "environments": ["test"], "headers": { "x-run": ["1", "2"] },
-            "windows": [window],
+            "windows": [window], "tools": ["refund"],
         });
         assert_eq!((conditions, asked.uses), (expected, Some(3)));
         assert_eq!(asked.call.unwrap().path, "/refunds/7?a=b");

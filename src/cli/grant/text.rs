@@ -137,6 +137,7 @@ fn conditions(out: &mut Out<'_>, grant: &Value) -> Result<(), Failure> {
     let Some(conditions) = grant.get("conditions").filter(|c| c.is_object()) else { return Ok(()) };
     line(out, "only from", &cell(conditions, "source_networks").replace(',', " or "))?;
     line(out, "only in", &cell(conditions, "environments").replace(',', " or "))?;
+    line(out, "only tools", &cell(conditions, "tools").replace(',', " or "))?;
     for (name, values) in conditions.get("headers").and_then(Value::as_object).into_iter().flatten() {
         let values: Vec<&str> = values.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         line(out, "only with", &format!("header {name}: {}", values.join(" or ")))?;

@@ -3,6 +3,7 @@
 //! Plane: control. A text that does not validate changes nothing; its errors say line and column. What is published
 //! carries the actions that it was validated with, so that every sidecar validates it against the same schema.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -19,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::control::core::Plan;
 use crate::control::rules;
 use crate::control::store::{Expect, Write};
-use crate::object::{Kind, Object, POLICY_SET_KEY, PolicySet};
+use crate::object::{ArgumentType, Kind, Object, POLICY_SET_KEY, PolicySet};
 use crate::policy;
 use crate::wire::Position;
 
@@ -43,6 +44,9 @@ pub(super) struct PolicySummary {
     author: String,
     /// The actions of services that it was validated with.
     actions: Vec<String>,
+    /// The arguments of MCP tools that it was validated with, and their types.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    arguments: BTreeMap<String, ArgumentType>,
 }
 
 /// A policy set that is valid.
@@ -73,25 +77,31 @@ pub(super) async fn publish(
     Document(new): Document<NewPolicySet>,
 ) -> Result<Response, Problem> {
     let actions = rules::custom_actions(api.core.index());
+    let arguments = rules::arguments_of_tools(api.core.index());
     let author = caller.name().to_owned();
     // Validating ten thousand policies takes a while; other requests go on meanwhile.
     let dry_run = new.dry_run;
     let validated = tokio::task::spawn_blocking(move || {
-        let report = policy::validate(&new.text, &actions)?;
-        Ok::<_, policy::PolicyErrors>((PolicySet::new(new.text, author, actions), report))
+        let report = policy::validate(&new.text, policy::Names { actions: &actions, arguments: &arguments })?;
+        let set = PolicySet::new(new.text, author, actions).with_arguments(arguments);
+        Ok::<_, policy::PolicyErrors>((set, report))
     });
     let (set, report) = validated.await.map_err(|error| {
         tracing::error!(%error, "policy validation failed");
         Problem::internal()
     })??;
-    let summary =
-        PolicySummary { digest: set.digest.clone(), author: set.author.clone(), actions: set.actions.clone() };
+    let summary = PolicySummary {
+        digest: set.digest.clone(),
+        author: set.author.clone(),
+        actions: set.actions.clone(),
+        arguments: set.arguments.clone(),
+    };
     let mut published = PolicyPublished { dry_run, position: None, committed_at: None, object: summary, report };
     if dry_run {
         return Ok(respond::json(StatusCode::OK, &published));
     }
     let digest = set.digest.clone();
-    let actions = set.actions.clone();
+    let names = (set.actions.clone(), set.arguments.clone());
     let object = Object::PolicySet(set);
     object.check()?;
     let (committed, stored) = api
@@ -99,7 +109,7 @@ pub(super) async fn publish(
         .transact(&caller.intent("policy.publish"), |index| {
             let stored = index.get(Kind::PolicySet, POLICY_SET_KEY);
             precondition.check(stored.as_deref())?;
-            let same = |s: &Object| matches!(s, Object::PolicySet(p) if p.digest == digest && p.actions == actions);
+            let same = |s: &Object| matches!(s, Object::PolicySet(p) if p.digest == digest && (&p.actions, &p.arguments) == (&names.0, &names.1));
             let unchanged = stored.as_ref().and_then(|s| s.object.as_ref()).is_some_and(same);
             let expect = stored.as_ref().map_or(Expect::Absent, |s| Expect::Revision(s.revision));
             let mut plan = Plan::new(stored);

@@ -126,3 +126,27 @@ fn each_identity_header_is_set_or_removed_in_every_spelling() {
     expected.sort_unstable();
     assert_eq!(left, expected);
 }
+
+#[test]
+fn a_credential_that_is_not_to_be_passed_on_goes_in_every_spelling() {
+    let sent = [("authorization", "Bearer x"), ("workload_proof_token", "x"), ("txn-token", "x"), ("dpop", "x")];
+    let mut decision = Decision::for_test(Reason::AllowPolicy, id());
+    let removed = |checked: &Checked| {
+        let mut names: Vec<_> = upstream(checked).unwrap().remove.iter().map(|name| name.as_str().to_owned()).collect();
+        names.retain(|name| !name.starts_with("x-portcullis"));
+        names.sort_unstable();
+        names
+    };
+    let passes = checked(decision.clone(), &sent);
+    assert_eq!(removed(&passes), [""; 0]);
+    decision.removes_token = true;
+    let removes = checked(decision, &sent);
+    let all = ["authorization", "dpop", "workload-identity-token", "workload-proof-token", "workload_proof_token"];
+    assert_eq!(removed(&removes), all);
+    for (checked, left) in [(passes, 4), (removes, 1)] {
+        let mut headers = checked.request.headers.clone();
+        assert!(prepare(&checked, &mut headers));
+        assert_eq!(headers.keys().filter(|name| !name.as_str().starts_with("x-portcullis")).count(), left);
+        assert!(headers.contains_key("txn-token"), "it is made to be handed on");
+    }
+}

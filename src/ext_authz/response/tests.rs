@@ -238,3 +238,26 @@ fn a_nonce_goes_out_with_an_allow_and_with_a_denial() {
         }
     }
 }
+
+#[test]
+fn a_credential_that_is_not_to_be_passed_on_goes_in_every_spelling() {
+    let sent = request(&[("authorization", b"Bearer x"), ("workload_proof_token", b"x"), ("txn-token", b"x")]);
+    let mut decision = Decision::for_test(Reason::AllowPolicy, id());
+    decision.removes_token = true;
+    let response = read(&encode(&decision, Some(&sent), None));
+    let mut removed = ok(&response).headers_to_remove.clone();
+    removed.retain(|name| !name.starts_with("x-portcullis"));
+    removed.sort_unstable();
+    let all = ["authorization", "dpop", "workload-identity-token", "workload-proof-token", "workload_proof_token"];
+    assert_eq!(removed, all);
+}
+
+#[test]
+fn a_document_is_a_denial_with_a_status_of_200() {
+    let decision = Decision::for_test(Reason::CredentialMissing, id());
+    let response = read(&encode_document(&decision, b"{}"));
+    assert_eq!(response.status.as_ref().unwrap().code, 7, "to Envoy it is denied");
+    let denied = denied(&response);
+    assert_eq!((denied.status.as_ref().unwrap().code, &*denied.body), (200, "{}"));
+    assert_eq!(set(&denied.headers)["content-type"], "application/json");
+}

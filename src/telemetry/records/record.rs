@@ -105,6 +105,11 @@ impl Writer {
         if !record.path.is_empty() {
             field("path", &record.path, out);
         }
+        if let Some(call) = &d.mcp {
+            for (name, value) in call.fields() {
+                field(name, value.as_bytes(), out);
+            }
+        }
         if let Some(earlier) = &d.earlier_actors {
             list("earlier_actors", earlier.iter().map(|actor| &**actor), out);
         }
