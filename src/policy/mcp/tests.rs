@@ -38,7 +38,7 @@ fn call<'a>(tool: Option<&'a str>, arguments: Vec<(&'a str, McpValue<'a>)>) -> M
 
 fn ask(policies: &CompiledPolicies, mcp: Option<&McpFacts<'_>>) -> Outcome {
     let resource = ResourceEntity::new("desk", "desk/mcp").unwrap();
-    let facts = Facts { method: "POST", path: "/mcp", host: "h", transaction: None, mcp };
+    let facts = Facts { method: "POST", path: "/mcp", host: "h", transaction: None, asked: None, mcp };
     policies.evaluate(&workload(), "write", &resource, facts, None)
 }
 
