@@ -1,7 +1,8 @@
 //! The enforcement point as a whole: gate, doors, sync, admin.
 //!
-//! Plane: composition. All doors share one gate, one admission and one verification pool. Ready once its state is dated and young enough to answer from: after the first sync, or at once
-//! with valid state from disk. While draining, revocations still arrive: sync ends only after the door has.
+//! Plane: composition. All doors share one gate, one admission and one verification pool. Ready once its state is dated and
+//! young enough to answer from: after the first sync, or at once with valid state from disk. While draining, revocations still
+//! arrive: sync ends only after the doors have. Long because every door is built and ended here, in one order.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

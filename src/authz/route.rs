@@ -5,7 +5,7 @@
 //! never judged by the routes of a service that it will not reach. INVARIANT: of the templates for one host and
 //! method, two that match the same path are one narrower than the other, or compiling fails; so the narrowest is the
 //! only answer. A host that cannot be a host name, a method that is not upper-case, a path without a route: no match,
-//! which denies.
+//! which denies. Long because all that a route says of its requests is compiled here.
 
 use core::ops::Bound;
 use std::borrow::Cow;
