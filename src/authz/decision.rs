@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::mcp::McpCall;
 use super::proof::Challenge;
+use super::question::no_policies;
 use super::reason::Reason;
 use crate::object::{GrantId, GrantTerms};
 use crate::wire::Position;
@@ -155,31 +156,7 @@ impl Decision {
     /// A denial that no engine was asked for: overload, a panic, a request the door could not read.
     pub fn refuse(id: DecisionId, reason: Reason, detail: &str) -> Self {
         let reason = if reason.is_allow() { Reason::SystemInternal } else { reason };
-        Self::new(Parts {
-            id,
-            reason,
-            workload: None,
-            subject: None,
-            actor: None,
-            asked_by: None,
-            earlier_actors: None,
-            grant: None,
-            resource: None,
-            action: None,
-            policies: Arc::from([]),
-            token_id: None,
-            certificate_serial: None,
-            grant_request: None,
-            position: None,
-            behind_ms: 0,
-            cached: false,
-            detail: Some(Arc::from(detail)),
-            challenge: Challenge::default(),
-            dpop_nonce: None,
-            awaits: None,
-            removes_token: false,
-            mcp: None,
-        })
+        Self::new(Parts { reason, detail: Some(Arc::from(detail)), ..Parts::undecided(id) })
     }
 
     /// A decision for tests of what happens after one, an allow included.
@@ -240,7 +217,7 @@ impl Parts {
             grant: None,
             resource: None,
             action: None,
-            policies: Arc::from([]),
+            policies: no_policies(),
             token_id: None,
             certificate_serial: None,
             grant_request: None,

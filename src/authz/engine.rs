@@ -18,8 +18,8 @@ use super::freshness::Lease;
 use super::intake::{Intake, Refusal, intake};
 use super::mcp::{self, MAX_LISTED_TOOLS, McpCall};
 use super::peer::{self, KnownCertificate, Settings};
-use super::proof::{self, Challenge, Proving};
-use super::question::{KnownAnswer, Question, no_policies};
+use super::proof::{self, Proving};
+use super::question::{KnownAnswer, Question};
 use super::ready::Registered;
 use super::reason::Reason;
 use super::request::{Door, Request};
@@ -179,31 +179,7 @@ fn run(
     (mode, listing): (Mode, Option<&mut Listing<'_>>),
     trace: &mut Trace,
 ) -> Result<Decision, Deferred> {
-    let mut parts = Parts {
-        id: DecisionId::new(inputs.now.wall),
-        reason: Reason::SystemInternal,
-        workload: None,
-        subject: None,
-        actor: None,
-        asked_by: None,
-        earlier_actors: None,
-        grant: None,
-        resource: None,
-        action: None,
-        policies: no_policies(),
-        token_id: None,
-        certificate_serial: None,
-        grant_request: None,
-        position: None,
-        behind_ms: 0,
-        cached: false,
-        detail: None,
-        challenge: Challenge::default(),
-        dpop_nonce: None,
-        awaits: None,
-        removes_token: false,
-        mcp: None,
-    };
+    let mut parts = Parts::undecided(DecisionId::new(inputs.now.wall));
     let (reason, detail) = match steps(request, inputs, memo, (mode, listing), trace, &mut parts) {
         Ok(reason) => (reason, parts.detail.take()),
         Err(Halt::Denied((reason, detail))) => (reason, detail),

@@ -5,6 +5,7 @@
 //! of an allow. Decides nothing itself: doors that ask here cannot disagree. INVARIANT: every way out is an allow that the
 //! engine made or a denial; a panic is a denial; a check that is dropped is told of as one that ended without an answer.
 
+mod accept;
 pub mod answer;
 mod asked;
 mod checks;
@@ -17,6 +18,7 @@ mod uses;
 
 use crate::cache::{AdaptiveLimits, VerificationLimits};
 
+pub(crate) use self::accept::{Accept, accept};
 pub use self::asked::{Asked, OwnedPeer};
 pub use self::checks::{Checked, Checks};
 pub(crate) use self::decide::Decide;

@@ -5,10 +5,8 @@
 //! gets a GOAWAY and a moment to finish what is under way. INVARIANT: an accept that fails never ends the door.
 
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::Handle;
@@ -20,13 +18,10 @@ use super::health::Health;
 use super::listener::UnixSocket;
 use super::service::Door;
 use crate::cache::Gate;
-use crate::door::Checks;
+use crate::door::{Accept, Checks, accept};
 use crate::drain;
 use crate::readiness::Readiness;
 use crate::telemetry::Telemetry;
-
-/// After an accept that failed, as for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the door listens: bound already, so that a port that is taken is an error at start.
 #[derive(Debug, Default)]
@@ -45,7 +40,8 @@ struct Workers(Vec<(Handle, Arc<AtomicUsize>)>);
 /// A connection of a worker, until it is dropped.
 struct Held(Arc<AtomicUsize>);
 
-enum Accepted {
+#[derive(Debug)]
+pub(crate) enum Accepted {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -78,31 +74,17 @@ pub async fn serve_checks(
     let health = Health::new().await;
     let mut background = JoinSet::new();
     background.spawn(health.clone().follow(readiness, drain.clone()));
-    let max_connections = config.max_connections.max(1);
+    let max_connections = config.max_connections;
     let door = Arc::new(Door::new(Arc::clone(checks.desk()), config, health.service()));
 
     let workers = Workers::new(&listeners.workers);
     let mut connections = JoinSet::new();
-    let (mut draining, mut expired) = (pin!(drain.draining()), pin!(drain.expired()));
-    let mut is_draining = false;
-    while !(is_draining && connections.is_empty()) {
-        tokio::select! {
-            accepted = listeners.accept(), if connections.len() < max_connections => match accepted {
-                Ok(stream) => {
-                    if let Err(error) = workers.hand_over(stream, &mut connections, &door, &drain) {
-                        tracing::warn!(%error, "a connection cannot be handed over");
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            _ended = connections.join_next(), if !connections.is_empty() => {}
-            () = &mut draining, if !is_draining => is_draining = true,
-            () = &mut expired => break,
+    let serve = |stream, connections: &mut JoinSet<()>| {
+        if let Err(error) = workers.hand_over(stream, connections, &door, &drain) {
+            tracing::warn!(%error, "a connection cannot be handed over");
         }
-    }
+    };
+    accept(&listeners, max_connections, &drain, &mut connections, serve).await;
     drop(listeners);
     while connections.join_next().await.is_some() {}
     Ok(())
@@ -173,9 +155,9 @@ impl Drop for Held {
     }
 }
 
-// === impl Listeners ===
+impl Accept for Listeners {
+    type Connection = Accepted;
 
-impl Listeners {
     async fn accept(&self) -> io::Result<Accepted> {
         let tcp = async {
             match &self.tcp {

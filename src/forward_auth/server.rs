@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +21,9 @@ use tokio::task::JoinSet;
 use super::pace::{Paced, Phase};
 use super::service::Service;
 use super::{Config, Mount};
-use crate::door::Checks;
+use crate::door::{Checks, accept};
 use crate::drain;
 
-/// After an accept that failed, as for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// For what is under way at the deadline.
 const LAST_MOMENT: Duration = Duration::from_millis(500);
 /// What hyper takes beyond our limits, so that it is us who refuse.
@@ -40,27 +38,13 @@ pub async fn serve(
     config: Config,
     drain: drain::Signal,
 ) -> io::Result<()> {
-    let max_connections = config.max_connections.max(1);
+    let max_connections = config.max_connections;
     let service = Arc::new(Service::new(checks, mounts, config, drain.clone()));
     let mut connections = JoinSet::new();
-    let (mut draining, mut expired) = (pin!(drain.draining()), pin!(drain.expired()));
-    let mut is_draining = false;
-    while !(is_draining && connections.is_empty()) {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < max_connections => match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer.ip(), Arc::clone(&service), drain.clone()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            _ended = connections.join_next(), if !connections.is_empty() => {}
-            () = &mut draining, if !is_draining => is_draining = true,
-            () = &mut expired => break,
-        }
-    }
+    let serve = |(stream, peer): (TcpStream, SocketAddr), connections: &mut JoinSet<()>| {
+        connections.spawn(connection(stream, peer.ip(), Arc::clone(&service), drain.clone()));
+    };
+    accept(&listener, max_connections, &drain, &mut connections, serve).await;
     drop(listener);
     while connections.join_next().await.is_some() {}
     Ok(())

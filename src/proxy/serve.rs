@@ -5,13 +5,13 @@
 //! the door; what cannot be used of the certificates is an error at start.
 
 use std::io;
-use std::pin::pin;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -21,12 +21,10 @@ use super::live::Live;
 use super::reload::Watched;
 use super::service::Proxy;
 use super::upstream::Upstream;
-use crate::door::Checks;
+use crate::door::{Checks, accept};
 use crate::drain;
 use crate::tls::{self, ALPN_H2, ALPN_HTTP1, TLS12_UP, TlsError};
 
-/// After an accept that failed, as for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often certificates are looked at.
 const RELOAD: Duration = Duration::from_secs(1);
 
@@ -89,30 +87,16 @@ pub async fn serve(bound: Bound, checks: Checks, drain: drain::Signal) -> io::Re
     if let Some(files) = config.listener.tls.clone() {
         background.spawn(reload(files, Arc::clone(&tls)));
     }
-    let max_connections = config.limits.max_connections.max(1);
+    let max_connections = config.limits.max_connections;
     let tunnels = TaskTracker::new();
     let drained = drain.clone();
     let proxy = Arc::new(Proxy { checks, live, upstreams, config, drain, tunnels: tunnels.clone() });
 
     let mut connections = JoinSet::new();
-    let (mut draining, mut expired) = (pin!(drained.draining()), pin!(drained.expired()));
-    let mut is_draining = false;
-    while !(is_draining && connections.is_empty()) {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < max_connections => match accepted {
-                Ok((stream, from)) => {
-                    connections.spawn(connection(stream, from, tls.load_full(), Arc::clone(&proxy)));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            _ended = connections.join_next(), if !connections.is_empty() => {}
-            () = &mut draining, if !is_draining => is_draining = true,
-            () = &mut expired => break,
-        }
-    }
+    let serve = |(stream, from): (TcpStream, SocketAddr), connections: &mut JoinSet<()>| {
+        connections.spawn(connection(stream, from, tls.load_full(), Arc::clone(&proxy)));
+    };
+    accept(&listener, max_connections, &drained, &mut connections, serve).await;
     drop(listener);
     connections.shutdown().await;
     // These end by themselves at the deadline. Until then they are still decided on again.
