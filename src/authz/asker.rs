@@ -33,6 +33,27 @@ pub fn authenticate_asker(
     memo: &impl Memo,
     may_verify: bool,
 ) -> Result<Result<Arc<str>, Decision>, Deferred> {
+    known(request, Some(origins), inputs, memo, may_verify)
+}
+
+/// Authenticates again whoever has been a moment ago, by what holds now. Its proof of possession was good, and used up.
+pub fn authenticate_asker_again(
+    request: &Request<'_>,
+    inputs: Inputs<'_>,
+    memo: &impl Memo,
+    may_verify: bool,
+) -> Result<Result<Arc<str>, Decision>, Deferred> {
+    known(request, None, inputs, memo, may_verify)
+}
+
+/// `origins` are `None` for one whose proof was good.
+fn known(
+    request: &Request<'_>,
+    origins: Option<&[Box<str>]>,
+    inputs: Inputs<'_>,
+    memo: &impl Memo,
+    may_verify: bool,
+) -> Result<Result<Arc<str>, Decision>, Deferred> {
     let mut parts = Parts::undecided(DecisionId::new(inputs.now.wall));
     let known = match may_verify {
         true => identify(request, origins, inputs, memo, &mut parts),
@@ -52,7 +73,7 @@ pub fn authenticate_asker(
 
 fn identify(
     request: &Request<'_>,
-    origins: &[Box<str>],
+    origins: Option<&[Box<str>]>,
     inputs: Inputs<'_>,
     memo: &impl Memo,
     parts: &mut Parts,
@@ -71,21 +92,24 @@ fn identify(
     if caller.actor().is_some() {
         return deny(Reason::CredentialSubject, "nobody asks on behalf of somebody else");
     }
-    let claim = proof::Claim {
-        method: request.method,
-        scheme: request.scheme,
-        authority: request.host,
-        intake: &intake,
-        origins,
-        proving: inputs.proofs,
-        verified: false,
-        was_shown: false,
-        now: inputs.now.wall,
-    };
-    let mut asked = (parts.challenge, None);
-    let proven = proof::prove(&claim, &caller, || Ok(None), memo, &mut asked);
-    (parts.challenge, parts.dpop_nonce) = asked;
-    let proven = proven?;
+    let mut unused = None;
+    if let Some(origins) = origins {
+        let claim = proof::Claim {
+            method: request.method,
+            scheme: request.scheme,
+            authority: request.host,
+            intake: &intake,
+            origins,
+            proving: inputs.proofs,
+            verified: false,
+            was_shown: false,
+            now: inputs.now.wall,
+        };
+        let mut asked = (parts.challenge, None);
+        let proven = proof::prove(&claim, &caller, || Ok(None), memo, &mut asked);
+        (parts.challenge, parts.dpop_nonce) = asked;
+        unused = proven?.unused;
+    }
     if let Some(reason) = caller.revoked(snapshot) {
         return Err((reason, None).into());
     }
@@ -93,7 +117,7 @@ fn identify(
         return deny(Reason::SystemInternal, problem);
     }
     let (workload, _) = registered(Caller::workload(&caller), snapshot)?;
-    if let Some(unused) = proven.unused {
+    if let Some(unused) = unused {
         unused.use_up(inputs.proofs, inputs.now.wall, false)?;
     }
     parts.token_id = caller.token_id().cloned();

@@ -22,7 +22,7 @@ use super::route::{RouteMatch, host_name};
 use super::snapshot::Snapshot;
 use crate::grant::Circumstances;
 use crate::object::{Authentication, Freshness};
-use crate::policy::AskedFacts;
+use crate::policy::{AskedFacts, Told};
 use crate::wire::Position;
 
 /// What an application asks.
@@ -76,14 +76,15 @@ pub struct AboutCall<'a> {
     pub method: &'a str,
     /// Path and query.
     pub path: &'a str,
-    /// The host; empty for services that do not name theirs.
-    pub host: &'a str,
+    /// The host, if it is said; one that is not said, or empty, is unknown. Services that name theirs are not reached then.
+    pub host: Option<&'a str>,
 }
 
 /// The request of an evaluation, read.
 struct Call<'a> {
     path: CanonicalPath<'a>,
     host: std::borrow::Cow<'a, str>,
+    has_host: bool,
 }
 
 /// Decides on an evaluation. Verifies what has to be verified.
@@ -137,10 +138,11 @@ fn steps(
 
     // Normalise, refuse ambiguity.
     let call = evaluation.call.map(Call::read).transpose()?;
-    let route = evaluation.route(call.as_ref(), snapshot)?;
 
-    // Authenticate, as far as somebody can be who is not here.
+    // Authenticate, as far as somebody can be who is not here. INVARIANT: before anything is looked up that it is about, so
+    // that nobody learns of routes who may not ask about the subject.
     let caller = evaluation.subject.caller(asker, inputs, snapshot, memo)?;
+    let route = evaluation.route(call.as_ref(), snapshot)?;
     match route.map(|route| route.authentication) {
         None | Some(Authentication::Token | Authentication::Any) => {}
         Some(Authentication::Certificate | Authentication::Both) => {
@@ -197,7 +199,7 @@ fn steps(
     let case = Case { actor, caller: &caller, until: good_until.min(caller.until()), inputs, mode: Mode::Asks };
     let request = evaluation.call.map_or(("", ""), |call| (call.method, call.path));
     let circumstances = &Circumstances::new(request, &[], None, None);
-    let asked = AskedFacts { by_name: call.is_none(), ..evaluation.asked.clone() };
+    let asked = AskedFacts { told: Call::told(call.as_ref()), ..evaluation.asked.clone() };
     let question = Question {
         snapshot,
         workload,
@@ -280,10 +282,19 @@ impl Asker<'_> {
 impl<'a> Call<'a> {
     fn read(call: AboutCall<'a>) -> Result<Self, Denied> {
         let path = CanonicalPath::parse(call.path).or_else(|e| deny(Reason::InputAmbiguousPath, &e.to_string()))?;
-        let host = host_name(call.host).ok_or((Reason::InputMalformed, Some(Arc::from("the host is no host name"))))?;
+        let said = call.host.unwrap_or_default();
+        let host = host_name(said).ok_or((Reason::InputMalformed, Some(Arc::from("the host is no host name"))))?;
         if call.method.is_empty() || call.method.len() > 32 {
             return deny(Reason::InputMalformed, "the method is missing or too long");
         }
-        Ok(Self { path, host })
+        Ok(Self { path, host, has_host: !said.is_empty() })
+    }
+
+    const fn told(call: Option<&Self>) -> Told {
+        match call {
+            None => Told::ByName,
+            Some(Self { has_host: false, .. }) => Told::NoHost,
+            Some(_) => Told::All,
+        }
     }
 }

@@ -12,7 +12,7 @@ use super::route::host_name;
 use crate::wire::Position;
 
 /// The header with which a client demands a state at least as fresh as one it has seen.
-pub const MIN_REVISION_HEADER: &str = "x-portcullis-min-revision";
+const MIN_REVISION_HEADER: &str = "x-portcullis-min-revision";
 
 /// The headers that carry a credential which is checked here, or prove its possession. Not `Txn-Token`, which is made to be
 /// handed on, and not what a proxy says of a certificate.
@@ -120,8 +120,14 @@ pub(super) fn intake<'a>(request: &Request<'a>) -> Result<Intake<'a>, Refusal> {
     })
 }
 
+/// How fresh the state has to be by the headers of a request that was taken in.
+pub(crate) fn min_revision(request: &Request<'_>) -> Option<Position> {
+    let header = request.headers.iter().find(|header| Name::of(header.name) == Some(Name::MinRevision))?;
+    position(header.value).ok()
+}
+
 /// The headers that are looked at.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Name {
     Authorization,
     MinRevision,

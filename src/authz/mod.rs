@@ -38,7 +38,7 @@ mod template;
 mod tests;
 mod transaction;
 
-pub use self::asker::{Asker, authenticate_asker};
+pub use self::asker::{Asker, authenticate_asker, authenticate_asker_again};
 pub use self::authenticate::KnownToken;
 pub use self::change::{Change, Prepared};
 pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
@@ -50,7 +50,8 @@ pub use self::evaluation::{About, AboutCall, AboutResource, Evaluation, evaluate
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::identify::{Identity, identify};
-pub use self::intake::{CREDENTIAL_HEADERS, MIN_REVISION_HEADER, is_credential_header};
+pub(crate) use self::intake::min_revision;
+pub use self::intake::{CREDENTIAL_HEADERS, is_credential_header};
 pub use self::mcp::{
     EventFilter, MAX_LISTED_TOOLS, MAX_MCP_BODY, MAX_MCP_NAME, McpCall, McpTerms, TermsError, Unfilterable,
     filter_tools,

@@ -247,7 +247,7 @@ impl Question<'_> {
             }
         }
         if let Some(asked) = self.asked {
-            put(32, &[u8::from(asked.by_name)]);
+            put(32, asked.told.name().as_bytes());
             if reads.asked {
                 put(33, &asked.digest());
             }

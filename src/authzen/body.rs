@@ -10,12 +10,16 @@ use super::Config;
 use super::names::{Resource, Subject};
 use crate::authz::{AboutCall, Evaluation};
 use crate::credential::strict_json;
-use crate::policy::{AskedFacts, Properties};
+use crate::policy::{AskedFacts, Properties, Told};
 
 /// Where a subject's token is, among its properties.
 const TOKEN: &str = "token";
 /// A longer type, id or name is none.
 const MAX_NAME: usize = 2048;
+/// What the evaluations of a list may inherit in all: each gets a copy of it, in bytes of JSON.
+pub(super) const MAX_INHERITED: usize = 1 << 20;
+/// The properties that say which request an evaluation is about, by member.
+const OF_REQUEST: [(&str, &str); 3] = [("action", "method"), ("resource", "path"), ("resource", "host")];
 
 /// Why a body, or one evaluation of it, cannot be read.
 pub(super) type Unreadable = String;
@@ -27,8 +31,8 @@ pub(super) struct Wanted {
     token: Option<String>,
     pub(super) resource: Resource,
     action: String,
-    /// Method, path and host, when both of the first are told.
-    call: Option<[String; 3]>,
+    /// Method and path, when both are told, and the host, if it is.
+    call: Option<([String; 2], Option<String>)>,
     asked: AskedFacts,
 }
 
@@ -100,6 +104,12 @@ impl Batch {
                 return Err(format!("`{name}` is not an object"));
             }
         }
+        // INVARIANT: a body costs no more than a bounded multiple of its size.
+        let shared = ["subject", "action", "resource", "context"].into_iter().filter_map(|name| body.get(name));
+        let bytes: usize = shared.map(|value| value.to_string().len()).sum();
+        if bytes.saturating_mul(list.len()) > MAX_INHERITED {
+            return Err(format!("the evaluations would inherit more than {MAX_INHERITED} bytes in all"));
+        }
         let one = |value| match value {
             Value::Object(own) => Wanted::read(inherit(own, &body), None, config),
             _ => Err("the evaluation is not an object".to_owned()),
@@ -151,18 +161,11 @@ impl Wanted {
             Some(Value::Object(context)) => Properties::of(context),
             Some(_) => return Err("`context` is not an object".to_owned()),
         };
-        let token = match searched {
-            Some(Part::Subject) => None,
-            _ => subject.properties.take(TOKEN),
-        };
+        // INVARIANT: no policy reads it, whether it counts or not.
+        let token = subject.properties.take(TOKEN).filter(|_| searched != Some(Part::Subject));
         let (method, path) = (action.properties.get("method"), resource.properties.get("path"));
-        let call = match (method, path) {
-            (Some(method), Some(path)) => {
-                let host = resource.properties.get("host").unwrap_or_default();
-                Some([method, path, host].map(str::to_owned))
-            }
-            _ => None,
-        };
+        let host = || resource.properties.get("host").map(str::to_owned);
+        let call = method.zip(path).map(|(method, path)| ([method, path].map(str::to_owned), host()));
         Ok(Self {
             subject: match searched {
                 Some(Part::Subject) => Subject::Nobody("a search is for it"),
@@ -179,7 +182,7 @@ impl Wanted {
                 action_properties: action.properties,
                 resource_properties: resource.properties,
                 context,
-                by_name: false,
+                told: Told::default(),
             },
         })
     }
@@ -190,7 +193,7 @@ impl Wanted {
             subject: self.subject.about(self.token.as_deref()),
             resource: self.resource.about(),
             action: &self.action,
-            call: self.call.as_ref().map(|[method, path, host]| AboutCall { method, path, host }),
+            call: self.call.as_ref().map(|([method, path], host)| AboutCall { method, path, host: host.as_deref() }),
             asked: self.asked.clone(),
             min_revision: None,
         }
@@ -198,7 +201,7 @@ impl Wanted {
 
     /// Method and path, for what is told of it.
     pub(super) fn told(&self) -> (&str, &str) {
-        self.call.as_ref().map_or(("", ""), |[method, path, _]| (method, path))
+        self.call.as_ref().map_or(("", ""), |([method, path], _)| (method, path))
     }
 
     /// The type of the subject, as it was said.
@@ -249,8 +252,10 @@ impl Entity {
         let properties = match object.remove("properties") {
             None => Properties::default(),
             Some(Value::Object(properties)) => {
-                if name == "subject" && properties.get(TOKEN).is_some_and(|token| !token.is_string()) {
-                    return Err(format!("`subject.properties.{TOKEN}` is not a string"));
+                for (of, field) in std::iter::once(("subject", TOKEN)).chain(OF_REQUEST) {
+                    if name == of && properties.get(field).is_some_and(|value| !value.is_string()) {
+                        return Err(format!("`{name}.properties.{field}` is not a string"));
+                    }
                 }
                 Properties::of(properties)
             }

@@ -1,8 +1,9 @@
 //! One call, from its credentials and its body to what is decided: by one state, on whatever thread.
 //!
-//! Synchronous; needs no runtime. The caller is authenticated before its body is parsed, and what is decided on once may be
-//! decided on again elsewhere, where there is time to verify signatures. INVARIANT: whoever is not on the list learns nothing
-//! of the body's subjects, and every evaluation of a listed caller has one decision.
+//! Synchronous; needs no runtime. The caller is authenticated by its headers before there is a body, and again, without its
+//! proof, by the state that decides; what is decided on once may be decided on again elsewhere, where there is time to verify
+//! signatures. INVARIANT: whoever is not on the list learns nothing of the body's subjects, and every evaluation of a listed
+//! caller has one decision.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use super::Config;
 use super::body::{self, Batch, Part, Unreadable, Wanted};
 use super::names::Caller;
 use super::page::Page;
-use crate::authz::{Asker, Decision, DecisionId, Deferred, MIN_REVISION_HEADER, Reason};
+use crate::authz::{Asker, Decision, DecisionId, Deferred, Reason, min_revision};
 use crate::cache::{Gate, Held};
 use crate::door::{Asked, Decided, Question};
 use crate::wire::Position;
@@ -25,15 +26,24 @@ pub(super) enum Api {
     Search(Part),
 }
 
-/// A call.
+/// Tokens of subjects that nobody has seen before and that one call may have verified: each takes a public-key operation.
+pub(super) const MAX_UNSEEN: usize = 10;
+
+/// A call before its body.
 #[derive(Debug)]
-pub(super) struct Call {
+pub(super) struct Entry {
     pub(super) gate: Arc<Gate>,
     pub(super) config: Arc<Config>,
     /// The origins under which callers know this place.
     pub(super) origins: Arc<[Box<str>]>,
     /// Its request, for its credentials.
     pub(super) head: Asked,
+}
+
+/// A call of one whom [`Entry::admit`] has admitted.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) entry: Arc<Entry>,
     pub(super) body: Bytes,
     pub(super) api: Api,
 }
@@ -73,6 +83,8 @@ pub(super) struct Begun {
     pub(super) part: Part,
     pub(super) wanted: Wanted,
     pub(super) page: Page,
+    /// The state must be at least that fresh.
+    pub(super) least: Option<Position>,
 }
 
 // === impl Api ===
@@ -90,43 +102,77 @@ impl Api {
     }
 }
 
+// === impl Entry ===
+
+impl Entry {
+    /// The denial of a caller that shows no good credential or is not on the list; unless it may verify, not if that takes a
+    /// public-key operation.
+    pub(super) fn admit(&self, may_verify: bool) -> Result<Option<Decision>, Deferred> {
+        let known = self.gate.hold().asker(&self.head.lend(), &self.origins, may_verify)?;
+        Ok(known.and_then(|id| self.listed(&id).map(|_| ())).err())
+    }
+
+    fn listed(&self, id: &Arc<str>) -> Result<&Caller, Decision> {
+        let refused = || self.refuse(id, Reason::PolicyNoMatch, "the workload is none of `authzen.callers`");
+        self.config.caller(id).ok_or_else(refused)
+    }
+
+    fn refuse(&self, asker: &Arc<str>, reason: Reason, detail: &str) -> Decision {
+        let id = DecisionId::new(self.gate.clock().now().wall);
+        let mut decision = Decision::refuse(id, reason, detail);
+        decision.asked_by = Some(Arc::clone(asker));
+        decision
+    }
+
+    /// A decision where an answer says all there is.
+    fn placeholder(&self) -> Decision {
+        let id = DecisionId::new(self.gate.clock().now().wall);
+        Decision::refuse(id, Reason::SystemInternal, "the answer has the decisions")
+    }
+}
+
 // === impl Call ===
 
 impl Call {
     /// Decides; unless it may verify, not if that takes a public-key operation.
     pub(super) fn run(&self, may_verify: bool) -> Result<Reached, Deferred> {
-        let held = self.gate.hold();
-        let id = match held.asker(&self.head.lend(), &self.origins, may_verify)? {
+        let entry = &*self.entry;
+        let held = entry.gate.hold();
+        let head = entry.head.lend();
+        // INVARIANT: the state that decides knows nothing against the caller, however long its body took to arrive.
+        let id = match held.asker_again(&head, may_verify)? {
             Ok(id) => id,
             Err(denied) => return Ok(Reached::Refused(denied)),
         };
-        let Some(caller) = self.config.caller(&id) else {
-            let denied = self.refuse(&id, Reason::PolicyNoMatch, "the workload is none of `authzen.callers`");
-            return Ok(Reached::Refused(denied));
+        let caller = match entry.listed(&id) {
+            Ok(caller) => caller,
+            Err(denied) => return Ok(Reached::Refused(denied)),
         };
-        match self.read(&id) {
-            Err(why) => Ok(Reached::Unreadable(self.refuse(&id, Reason::InputMalformed, &why), why)),
+        let least = min_revision(&head);
+        match self.read(&id, least) {
+            Err(why) => Ok(Reached::Unreadable(entry.refuse(&id, Reason::InputMalformed, &why), why)),
             Ok(Read::Search(begun)) => Ok(Reached::Search(begun)),
             Ok(Read::Batch(batch)) => {
                 let asker = Asker { id: &id, may_assert: &caller.may_assert };
-                self.decide_all(&held, batch, asker, may_verify).map(Reached::Decided)
+                self.decide_all(&held, batch, (asker, least), may_verify).map(Reached::Decided)
             }
         }
     }
 
-    fn read(&self, id: &Arc<str>) -> Result<Read, Unreadable> {
+    fn read(&self, id: &Arc<str>, least: Option<Position>) -> Result<Read, Unreadable> {
+        let Entry { config, head, .. } = &*self.entry;
         let mut body = body::read(&self.body)?;
         match self.api {
-            Api::Evaluations => Batch::read(body, &self.config).map(Read::Batch),
+            Api::Evaluations => Batch::read(body, config).map(Read::Batch),
             Api::Evaluation => {
                 body.remove("evaluations");
                 body.remove("options");
-                Batch::read(body, &self.config).map(Read::Batch)
+                Batch::read(body, config).map(Read::Batch)
             }
             Api::Search(part) => {
-                let page = Page::read(&mut body, id, &self.head.path)?;
-                let wanted = Wanted::read(body, Some(part), &self.config)?;
-                Ok(Read::Search(Box::new(Begun { asker: Arc::clone(id), part, wanted, page })))
+                let page = Page::read(&mut body, id, &head.path)?;
+                let wanted = Wanted::read(body, Some(part), config)?;
+                Ok(Read::Search(Box::new(Begun { asker: Arc::clone(id), part, wanted, page, least })))
             }
         }
     }
@@ -135,22 +181,33 @@ impl Call {
         &self,
         held: &Held<'_>,
         batch: Batch,
-        asker: Asker<'_>,
+        (asker, least): (Asker<'_>, Option<Position>),
         may_verify: bool,
     ) -> Result<Decisions, Deferred> {
-        let min_revision = self.min_revision();
+        let mut unseen = 0;
         let mut all = Vec::with_capacity(batch.all.len());
         for one in batch.all {
             let made = match one {
                 Ok(wanted) => {
                     let mut evaluation = wanted.evaluation();
-                    evaluation.min_revision = min_revision;
-                    let decision = held.evaluate(&evaluation, asker, may_verify)?;
+                    evaluation.min_revision = least;
+                    let decision = match held.evaluate(&evaluation, asker, false) {
+                        Ok(decision) => decision,
+                        Err(deferred) if !may_verify => return Err(deferred),
+                        Err(_deferred) if unseen >= MAX_UNSEEN => {
+                            let why = "too many tokens that were not seen before, in one call";
+                            self.entry.refuse(asker.id, Reason::SystemOverload, why)
+                        }
+                        Err(_deferred) => {
+                            unseen += 1;
+                            held.evaluate(&evaluation, asker, true)?
+                        }
+                    };
                     let (method, path) = wanted.told();
                     Made { decision, unreadable: None, method: method.to_owned(), path: path.to_owned() }
                 }
                 Err(why) => {
-                    let decision = self.refuse(asker.id, Reason::InputMalformed, &why);
+                    let decision = self.entry.refuse(asker.id, Reason::InputMalformed, &why);
                     Made { decision, unreadable: Some(why), method: String::new(), path: String::new() }
                 }
             };
@@ -162,18 +219,6 @@ impl Call {
         }
         Ok(Decisions { all, is_list: batch.is_list })
     }
-
-    /// A malformed one was refused with the caller's credentials.
-    fn min_revision(&self) -> Option<Position> {
-        self.head.headers.get(MIN_REVISION_HEADER)?.to_str().ok()?.parse().ok()
-    }
-
-    fn refuse(&self, asker: &Arc<str>, reason: Reason, detail: &str) -> Decision {
-        let id = DecisionId::new(self.gate.clock().now().wall);
-        let mut decision = Decision::refuse(id, reason, detail);
-        decision.asked_by = Some(Arc::clone(asker));
-        decision
-    }
 }
 
 /// What a body asks for.
@@ -182,18 +227,29 @@ enum Read {
     Search(Box<Begun>),
 }
 
-impl Question for Call {
-    type Answer = Reached;
+impl Question for Entry {
+    type Answer = Option<Decision>;
 
     /// On a thread that has time to verify. What is handed over decides on a single request, so it is not needed.
     fn decide<E>(
         &self,
         _by: impl FnOnce(&crate::authz::Request<'_>) -> Result<Decision, E>,
+    ) -> Option<Result<Decided<Self::Answer>, E>> {
+        let answer = self.admit(true).ok()?;
+        Some(Ok(Decided { decision: self.placeholder(), answer }))
+    }
+}
+
+impl Question for Call {
+    type Answer = Reached;
+
+    /// The same.
+    fn decide<E>(
+        &self,
+        _by: impl FnOnce(&crate::authz::Request<'_>) -> Result<Decision, E>,
     ) -> Option<Result<Decided<Reached>, E>> {
         let answer = self.run(true).ok()?;
-        let id = DecisionId::new(self.gate.clock().now().wall);
-        let decision = Decision::refuse(id, Reason::SystemInternal, "the answer has the decisions");
-        Some(Ok(Decided { decision, answer }))
+        Some(Ok(Decided { decision: self.entry.placeholder(), answer }))
     }
 }
 

@@ -1,8 +1,9 @@
 //! One request at the API: read, decide, answer.
 //!
 //! Plane: hot path. Takes a place among the checks under way, as any check does; what takes a signature is decided on the
-//! verification pool; a search runs on a thread of its own, one at a time, so that it delays no check. INVARIANT: every call
-//! that is to be decided is told of, each evaluation by one outcome, also one that is refused, panics, or is dropped.
+//! verification pool; a search runs on a thread of its own, one at a time, so that it delays no check. INVARIANT: nobody's
+//! body is waited for who has not been authenticated, and every call that is to be decided is told of: by one outcome for each
+//! evaluation that was decided, and by one outcome for the call where there is none: refused, shed, panicked or dropped.
 
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,12 +18,12 @@ use hyper::body::Body;
 use tokio::sync::Semaphore;
 
 use super::body::Part;
-use super::call::{Api, Begun, Call, Made, Reached};
+use super::call::{Api, Begun, Call, Entry, Made, Reached};
 use super::names::Subject;
 use super::{Config, answer};
-use crate::authz::{Asker, Door, Header, Reason, Search};
+use crate::authz::{Asker, Deferred, Door, Header, Reason, Search};
 use crate::cache::{Admission, Gate, Source};
-use crate::door::{Asked, Checks, Later, OwnedPeer, Refused};
+use crate::door::{Asked, Checks, Later, OwnedPeer, Question, Refused};
 use crate::telemetry::{Outcome, Shed};
 
 /// Where the metadata is.
@@ -30,7 +31,7 @@ pub(super) const METADATA: &str = "/.well-known/authzen-configuration";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A longer one is refused.
 const MAX_REQUEST_ID: usize = 512;
-/// Bodies that are read or decided on at once: of callers that nobody knows yet, so that they take no more memory than this.
+/// Bodies that are read or decided on at once, all of callers on the list, so that they take no more memory than this.
 const BODIES: usize = 128;
 /// Searches at once.
 const SEARCHES: usize = 1;
@@ -135,13 +136,6 @@ impl Service {
         if !is_json(&head.headers) {
             return self.unreadable(&mut outcome, "the content type is not application/json");
         }
-        let Ok(_room) = self.0.bodies.try_acquire() else {
-            return self.refuse(&mut outcome, Reason::SystemOverload, "too many calls are being read");
-        };
-        let body = match self.read(body).await {
-            Ok(body) => body,
-            Err(why) => return self.unreadable(&mut outcome, why),
-        };
         let Some(gate) = self.0.checks.gate() else {
             return self.refuse(&mut outcome, Reason::SystemInternal, "nothing decides here");
         };
@@ -159,19 +153,41 @@ impl Service {
             peer: OwnedPeer::default(),
         };
         let (config, origins) = (Arc::clone(&self.0.config), Arc::clone(&self.0.origins));
-        let call = Arc::new(Call { gate: Arc::clone(gate), config, origins, head, body, api });
-        let at_once = catch_unwind(AssertUnwindSafe(|| call.run(false)));
-        let reached = match at_once {
-            Ok(Ok(reached)) => Ok(reached),
+        let entry = Arc::new(Entry { gate: Arc::clone(gate), config, origins, head });
+        let asked = (Source::of(Some(peer), 0), arrived);
+        match self.decide(&entry, |entry| entry.admit(false), asked).await {
+            Ok(None) => {}
+            Ok(Some(denied)) => return self.conclude(Reached::Refused(denied), gate, arrived, &mut outcome).await,
+            Err(Refused { reason, detail }) => return self.refuse(&mut outcome, reason, &detail),
+        }
+        let Ok(_room) = self.0.bodies.try_acquire() else {
+            return self.refuse(&mut outcome, Reason::SystemOverload, "too many calls are being read");
+        };
+        let body = match self.read(body).await {
+            Ok(body) => body,
+            Err(why) => return self.unreadable(&mut outcome, why),
+        };
+        let call = Arc::new(Call { entry, body, api });
+        match self.decide(&call, |call| call.run(false), asked).await {
+            Ok(reached) => self.conclude(reached, gate, arrived, &mut outcome).await,
+            Err(Refused { reason, detail }) => self.refuse(&mut outcome, reason, &detail),
+        }
+    }
+
+    /// Decides at once, or else where there is time to verify.
+    async fn decide<Q: Question>(
+        &self,
+        question: &Arc<Q>,
+        at_once: impl FnOnce(&Q) -> Result<Q::Answer, Deferred>,
+        (source, arrived): (Source, Instant),
+    ) -> Result<Q::Answer, Refused> {
+        match catch_unwind(AssertUnwindSafe(|| at_once(question))) {
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(deferred)) => {
-                let later = desk.decide_later(&call, Later::Costly(deferred), Source::of(Some(peer), 0), arrived);
+                let later = self.0.checks.desk().decide_later(question, Later::Costly(deferred), source, arrived);
                 Box::pin(later).await.map(|decided| decided.answer)
             }
             Err(_panic) => Err(Refused::panicked()),
-        };
-        match reached {
-            Ok(reached) => self.conclude(reached, gate, arrived, &mut outcome).await,
-            Err(Refused { reason, detail }) => self.refuse(&mut outcome, reason, &detail),
         }
     }
 
@@ -231,7 +247,7 @@ impl Service {
                 outcome.forget();
                 answer::found(begun.part, &begun.wanted, &found, &begun.page, &self.0.config)
             }
-            Ok((_, None)) => self.refuse(outcome, Reason::SystemStale, "the state is too old to search"),
+            Ok((_, None)) => self.refuse(outcome, Reason::SystemStale, "the state is not fresh enough to search"),
             Err(_panicked) => self.refuse(outcome, Reason::SystemInternal, "the search panicked"),
         }
     }
@@ -267,13 +283,13 @@ impl Service {
 
 /// Finds a page; `None` when the state is too old to tell.
 fn find(begun: &Begun, gate: &Gate, config: &Config) -> Option<crate::authz::Found> {
-    let Begun { asker, part, wanted, page } = begun;
+    let Begun { asker, part, wanted, page, least } = begun;
     // It was on the list a moment ago.
     let may_assert = config.caller(asker).map_or(&[][..], |caller| &caller.may_assert);
     let asker = Asker { id: asker, may_assert };
-    let evaluation = wanted.evaluation();
+    let evaluation = crate::authz::Evaluation { min_revision: *least, ..wanted.evaluation() };
     let search = Search { evaluation: &evaluation, asker, after: &page.after, limit: page.limit };
-    gate.hold().search(|inputs| match part {
+    gate.hold().search(*least, |inputs| match part {
         Part::Subject => match Subject::prefix(wanted.subject_type(), config) {
             Some(prefix) => search.subjects(prefix, inputs),
             None => crate::authz::Found::default(),

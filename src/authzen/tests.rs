@@ -236,6 +236,11 @@ async fn what_cannot_be_read_is_an_error_and_what_is_unknown_is_denied() {
         ("subject.properties", json!([]), "`subject.properties` is not an object"),
         ("subject.properties", json!({"token": 7}), "`subject.properties.token` is not a string"),
         ("context", json!("x"), "`context` is not an object"),
+        ("action.properties", json!({"method": null}), "`action.properties.method` is not a string"),
+        ("action.properties", json!({"method": 5}), "`action.properties.method` is not a string"),
+        ("resource.properties", json!({"path": null}), "`resource.properties.path` is not a string"),
+        ("resource.properties", json!({"path": ["/"]}), "`resource.properties.path` is not a string"),
+        ("resource.properties", json!({"host": false}), "`resource.properties.host` is not a string"),
     ] {
         let answer = desk.ask("evaluation", &with(good(), name, value)).await;
         assert_eq!(answer.error(), (400, why.to_owned()), "{name}");
@@ -497,9 +502,162 @@ async fn a_call_that_is_dropped_is_told_of() {
     let body = http_body_util::StreamBody::new(futures_util::stream::pending::<
         Result<hyper::body::Frame<Bytes>, std::io::Error>,
     >());
-    let request = Request::post("/access/v1/evaluation").header("content-type", "application/json").body(body).unwrap();
+    let token = format!("Bearer {}", desk.estate.token("ci"));
+    let request = Request::post("/access/v1/evaluation").header("content-type", "application/json");
+    let request = request.header("host", "pdp.example").header("authorization", token).body(body).unwrap();
     let answer = desk.service.answer(request, IpAddr::V4(Ipv4Addr::LOCALHOST));
     assert!(tokio::time::timeout(Duration::from_millis(20), answer).await.is_err());
     let records = desk.records();
     assert_eq!((records.len(), &records[0]["reason"]), (1, &json!("system.internal")));
+}
+
+/// A body of which nothing comes.
+fn never() -> impl hyper::body::Body<Data = Bytes, Error = std::io::Error> + Unpin {
+    http_body_util::StreamBody::new(futures_util::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>())
+}
+
+#[tokio::test]
+async fn strangers_are_refused_before_their_body_comes() {
+    let desk = Desk::new();
+    let send = |token: Option<String>| {
+        let mut request = Request::post("/access/v1/evaluation").header("content-type", "application/json");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let (service, request) = (desk.service.clone(), request.body(never()).unwrap());
+        async move {
+            let answer = service.answer(request, IpAddr::V4(Ipv4Addr::LOCALHOST));
+            tokio::time::timeout(Duration::from_secs(4), answer).await.unwrap().status()
+        }
+    };
+    assert_eq!(send(None).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(send(Some("a.b.c".to_owned())).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(send(Some(desk.estate.token("stranger"))).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(send(Some(desk.estate.token("agent"))).await, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn what_becomes_known_of_a_caller_while_its_body_comes_counts() {
+    let mut desk = Desk::new();
+    assert_eq!(desk.ask("evaluation", &read("storefront")).await.json()["decision"], true);
+    let (revoked, body) = (tokio::sync::Notify::new(), read("storefront").to_string());
+    let chunk = async {
+        revoked.notified().await;
+        Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::from(body)))
+    };
+    let slow = http_body_util::StreamBody::new(Box::pin(futures_util::stream::once(chunk)));
+    let token = format!("Bearer {}", desk.estate.token("ci"));
+    let request = Request::post("/access/v1/evaluation").header("content-type", "application/json");
+    let request = request.header("authorization", token).body(slow).unwrap();
+    let service = desk.service.clone();
+    let revoke = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        desk.estate.revoke(&json!({"kind": "workload", "workload": Estate::id("ci")}));
+        desk.state.publish(Arc::new(desk.estate.snapshot()));
+        revoked.notify_one();
+    };
+    let (answer, ()) = tokio::join!(service.answer(request, IpAddr::V4(Ipv4Addr::LOCALHOST)), revoke);
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_list_inherits_no_more_than_so_much_and_verifies_no_more_than_so_many() {
+    let desk = Desk::with(Config { max_body_bytes: MAX_BODY, ..config() });
+    let mut batch = with(read("storefront"), "context", json!({"x": "y".repeat(100_000)}));
+    batch["evaluations"] = json!(vec![json!({}); 10]);
+    let all = desk.ask("evaluations", &batch).await.json();
+    assert_eq!(all["evaluations"].as_array().unwrap().len(), 10);
+    batch["evaluations"] = json!(vec![json!({}); 11]);
+    let refused = desk.ask("evaluations", &batch).await.error();
+    assert_eq!(refused, (400, format!("the evaluations would inherit more than {} bytes in all", 1 << 20)));
+
+    let with_tokens = |tokens: &[String]| {
+        let of = |token: &String| json!({"subject": {"properties": {"token": token}}});
+        let mut batch = read("storefront");
+        batch["evaluations"] = tokens.iter().map(of).collect();
+        batch
+    };
+    let token = |n: usize| {
+        let claims = crate::testing::changed(desk.estate.claims("storefront"), &json!({"jti": format!("t{n}")}));
+        desk.estate.signer.sign(&claims).unwrap()
+    };
+    let tokens: Vec<String> = (0..15).map(token).collect();
+    let decided = |answer: &Value| -> Vec<(bool, String)> {
+        let one =
+            |one: &Value| (one["decision"].as_bool().unwrap(), one["context"]["reason"].as_str().unwrap().to_owned());
+        answer["evaluations"].as_array().unwrap().iter().map(one).collect()
+    };
+    let allowed = (true, "allow.policy".to_owned());
+    let answer = decided(&desk.ask("evaluations", &with_tokens(&tokens)).await.json());
+    let (first, rest) = answer.split_at(10);
+    assert!(first.iter().all(|one| *one == allowed), "{answer:?}");
+    assert!(rest.iter().all(|one| *one == (false, "system.overload".to_owned())), "{answer:?}");
+    // Those that are known by then cost nothing.
+    let answer = decided(&desk.ask("evaluations", &with_tokens(&tokens)).await.json());
+    assert!(answer.iter().all(|one| *one == allowed), "{answer:?}");
+    // The same one counts once.
+    let same = vec![token(99); 15];
+    let answer = decided(&desk.ask("evaluations", &with_tokens(&same)).await.json());
+    assert!(answer.iter().all(|one| *one == allowed), "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_revision_that_is_demanded_counts_for_searches_and_by_its_other_spelling() {
+    let desk = Desk::new();
+    let now = desk.estate.position();
+    let later = crate::wire::Position { revision: now.revision.next(), ..now };
+    let search = json!({
+        "subject": {"type": "user"}, "action": {"name": "read"}, "resource": {"type": "route", "id": "catalog/items"},
+    });
+    for header in ["x-portcullis-min-revision", "x_portcullis_min_revision", "x-portcullis_min-revision"] {
+        let ask = |api: &str, body: &Value, at: crate::wire::Position| {
+            let mut request = desk.request(&format!("/access/v1/{api}"), Some("ci"), body.to_string());
+            request.headers_mut().insert(header, at.to_string().parse().unwrap());
+            desk.send(request)
+        };
+        assert_eq!(ask("search/subject", &search, now).await.json()["page"]["count"], 1, "{header}");
+        assert_eq!(ask("search/subject", &search, later).await.error().0, 503, "{header}");
+        assert_eq!(ask("evaluation", &read("storefront"), now).await.json()["decision"], true, "{header}");
+        let stale = ask("evaluation", &read("storefront"), later).await.json();
+        assert_eq!(stale["context"]["reason"], "system.stale", "{header}");
+    }
+}
+
+#[tokio::test]
+async fn the_token_in_a_search_for_subjects_is_for_no_policy() {
+    let mut desk = Desk::new();
+    desk.estate.put_policies(
+        r#"@id("all") permit(principal, action, resource);
+           @id("seen") forbid(principal, action, resource) when {
+             context has asked && context.asked.subject.hasTag("token") };"#,
+    );
+    desk.state.publish(Arc::new(desk.estate.snapshot()));
+    let search = json!({
+        "subject": {"type": "user", "properties": {"token": "a.b.c"}}, "action": {"name": "read"},
+        "resource": {"type": "route", "id": "catalog/items"},
+    });
+    let found = desk.ask("search/subject", &search).await.json();
+    assert_ne!(found["page"]["count"], 0, "{found}");
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_said_is_unknown_to_policies() {
+    let mut desk = Desk::new();
+    desk.estate.put_policies(
+        r#"@id("all") permit(principal, action, resource);
+           @id("admin") forbid(principal, action, resource) when { context has host && context.host == "admin.example" };"#,
+    );
+    desk.state.publish(Arc::new(desk.estate.snapshot()));
+    for (host, reason) in [
+        (json!("shop.example"), "allow.policy"),
+        (json!("admin.example"), "policy.explicit_deny"),
+        (json!(""), "policy.error"),
+        (Value::Null, "policy.error"),
+    ] {
+        let body = with(read("storefront"), "action.properties", json!({"method": "GET"}));
+        let body = with(body, "resource.properties", json!({"path": "/catalog/7"}));
+        let body = with(body, "resource.properties.host", host.clone());
+        let answer = desk.ask("evaluation", &body).await.json();
+        assert_eq!(answer["context"]["reason"], reason, "{host}");
+    }
 }

@@ -26,14 +26,28 @@ pub struct AskedFacts {
     pub resource_properties: Properties,
     /// More about the circumstances.
     pub context: Properties,
-    /// Whether it names the route instead of a request: then there is no method, no path and no host to read, and a policy
-    /// that reads one of them fails.
-    pub by_name: bool,
+    /// How much it tells of a request. A policy that needs what is not told fails.
+    pub told: Told,
+}
+
+/// What is told of the request that a question is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Told {
+    /// Method, path and host.
+    #[default]
+    All,
+    /// Method and path.
+    NoHost,
+    /// Nothing: a route is named instead.
+    ByName,
 }
 
 /// Names and texts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties(BTreeMap<String, String>);
+
+/// The type of the entities that carry properties. INVARIANT: no policy names one; `context.asked` alone leads to them.
+pub(super) const PROPERTIES: &str = "Properties";
 
 /// The declarations of [`AskedFacts`] in the schema.
 pub(super) const SCHEMA: &str = r#"
@@ -80,6 +94,29 @@ impl Properties {
     }
 }
 
+// === impl Told ===
+
+impl Told {
+    /// Whether method and path are there to be read.
+    pub(super) const fn request(self) -> bool {
+        !matches!(self, Self::ByName)
+    }
+
+    /// Whether the host is.
+    pub(super) const fn host(self) -> bool {
+        matches!(self, Self::All)
+    }
+
+    /// One of each, for what is remembered.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "by request",
+            Self::NoHost => "by request without a host",
+            Self::ByName => "by name",
+        }
+    }
+}
+
 // === impl AskedFacts ===
 
 impl AskedFacts {
@@ -94,7 +131,7 @@ impl AskedFacts {
 
     /// The entities that carry the properties.
     pub(super) fn entities(&self) -> Option<Vec<Entity>> {
-        self.parts().into_iter().map(|(name, properties)| properties.entity(uid("Properties", name)?)).collect()
+        self.parts().into_iter().map(|(name, properties)| properties.entity(uid(PROPERTIES, name)?)).collect()
     }
 
     /// As `context.asked`.
@@ -109,7 +146,7 @@ impl AskedFacts {
         let text =
             |(name, text): (&str, &String)| Some((name.to_owned(), RestrictedExpression::new_string(text.clone())));
         let part = |(name, _): (&'static str, &Properties)| {
-            Some((name.to_owned(), RestrictedExpression::new_entity_uid(uid("Properties", name)?)))
+            Some((name.to_owned(), RestrictedExpression::new_entity_uid(uid(PROPERTIES, name)?)))
         };
         let members = texts.into_iter().map(text).chain(self.parts().into_iter().map(part));
         RestrictedExpression::new_record(members.collect::<Option<Vec<_>>>()?).ok()
@@ -131,7 +168,7 @@ impl AskedFacts {
                 put(text);
             }
         }
-        put(if self.by_name { "by name" } else { "by request" });
+        put(self.told.name());
         let mut digest = [0; 32];
         digest.copy_from_slice(ctx.finish().as_ref());
         digest
@@ -171,7 +208,8 @@ mod tests {
             one.digest(),
             with(|a| a.subject = a.resource.clone()),
             with(|a| a.resource = ["tod".to_owned(), "o1".to_owned()]),
-            with(|a| a.by_name = true),
+            with(|a| a.told = Told::ByName),
+            with(|a| a.told = Told::NoHost),
             with(|a| a.subject_properties = properties(&json!({"x": "1"}))),
             with(|a| a.action_properties = properties(&json!({"x": "1"}))),
             with(|a| a.resource_properties = properties(&json!({"x": "1"}))),

@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 
-use cedar_policy::{EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint};
+use cedar_policy::{ActionConstraint, EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint};
 
+use super::asked::Told;
 use super::reads::Reads;
 use super::schema::Names;
 use super::validate::{PolicyErrors, parse};
@@ -32,6 +33,17 @@ pub(super) struct Slice {
     pub(super) policies: PolicySet,
     /// Whether any of them reads the grant. One that does not says the same with a grant as without.
     pub(super) reads_grant: bool,
+    /// Those that ask whether there is a method, a path or a host.
+    presence: Vec<Presence>,
+}
+
+/// A policy that asks whether the context has what every request has. Without a request it would take the answer for no.
+#[derive(Debug)]
+struct Presence {
+    id: Box<str>,
+    /// The actions that its scope names; `None` for any.
+    actions: Option<Vec<Box<str>>>,
+    reads: Reads,
 }
 
 /// Stands for an unconstrained principal or resource.
@@ -55,17 +67,18 @@ impl CompiledPolicies {
     pub fn compile(set: &object::PolicySet) -> Result<Self, CompileError> {
         let valid = parse(&set.text, Names { actions: &set.actions, arguments: &set.arguments })?;
         let mut compiled = Self { reads: Reads::of_all(&valid.reads), len: valid.policies.len(), ..Self::default() };
-        let mut slices: HashMap<(u32, u32), (Vec<Policy>, bool)> = HashMap::new();
+        let mut slices: HashMap<(u32, u32), (Vec<Policy>, bool, Vec<Presence>)> = HashMap::new();
         for (policy, reads) in valid.policies.into_iter().zip(valid.reads) {
             let principal = scope_of_principal(&policy).map_or(ANY, |uid| number(&mut compiled.principals, &uid));
             let resource = scope_of_resource(&policy).map_or(ANY, |uid| number(&mut compiled.resources, &uid));
-            let (policies, reads_grant) = slices.entry((principal, resource)).or_default();
+            let (policies, reads_grant, presence) = slices.entry((principal, resource)).or_default();
+            presence.extend(Presence::of(&policy, reads));
             policies.push(policy);
             *reads_grant |= reads.grant;
         }
-        for (scope, (policies, reads_grant)) in slices {
+        for (scope, (policies, reads_grant, presence)) in slices {
             let policies = PolicySet::from_policies(policies).map_err(|e| CompileError::Set(e.to_string()))?;
-            compiled.slices.insert(scope, Slice { policies, reads_grant });
+            compiled.slices.insert(scope, Slice { policies, reads_grant, presence });
         }
         Ok(compiled)
     }
@@ -96,6 +109,37 @@ impl CompiledPolicies {
         let principals = std::iter::once(ANY).chain(principals.filter_map(known(&self.principals)));
         let resources = std::iter::once(ANY).chain(resources.filter_map(known(&self.resources)));
         principals.flat_map(move |p| resources.clone().filter_map(move |r| self.slices.get(&(p, r))))
+    }
+}
+
+// === impl Slice ===
+
+impl Slice {
+    /// The policies that, asked about this action, ask for what was not told.
+    pub(super) fn unanswerable<'a>(&'a self, action: &'a str, told: Told) -> impl Iterator<Item = &'a str> {
+        let asks = move |one: &&Presence| {
+            let untold = one.reads.has_request && !told.request() || one.reads.has_host && !told.host();
+            untold && one.actions.as_ref().is_none_or(|names| names.iter().any(|name| **name == *action))
+        };
+        self.presence.iter().filter(asks).map(|one| &*one.id)
+    }
+}
+
+// === impl Presence ===
+
+impl Presence {
+    fn of(policy: &Policy, reads: Reads) -> Option<Self> {
+        if !reads.has_request && !reads.has_host {
+            return None;
+        }
+        let name = |uid: &EntityUid| Box::from(uid.id().unescaped());
+        // Actions are in no groups, so that one is in another only if it is that one.
+        let actions = match policy.action_constraint() {
+            ActionConstraint::Any => None,
+            ActionConstraint::In(uids) => Some(uids.iter().map(name).collect()),
+            ActionConstraint::Eq(uid) => Some(vec![name(&uid)]),
+        };
+        Some(Self { id: AsRef::<str>::as_ref(policy.id()).into(), actions, reads })
     }
 }
 

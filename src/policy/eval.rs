@@ -13,7 +13,7 @@ use cedar_policy::{
 };
 use smallvec::SmallVec;
 
-use super::asked::AskedFacts;
+use super::asked::{AskedFacts, PROPERTIES, Told};
 use super::compiled::{CompiledPolicies, Slice};
 use super::mcp::McpFacts;
 use super::reads::Reads;
@@ -183,6 +183,13 @@ impl CompiledPolicies {
         if open.is_empty() && settled.is_empty() {
             return Inquiry(Err(Outcome::NoMatch));
         }
+        // INVARIANT: what was not told is unknown, and not absent: whoever asks whether it is there has no answer.
+        let untold = open.iter().chain(&settled).flat_map(|slice| slice.unanswerable(action, facts.told()));
+        let mut untold: Vec<Box<str>> = untold.map(Box::from).collect();
+        if !untold.is_empty() {
+            untold.sort_unstable();
+            return Inquiry(Err(Outcome::Error(untold.into())));
+        }
         let Some(mut inquiry) = Open::new(principal, action, resource, facts, self.reads()) else {
             return Inquiry(Err(Outcome::inexpressible()));
         };
@@ -262,6 +269,10 @@ impl<'a> Open<'a> {
 // === impl Facts ===
 
 impl Facts<'_> {
+    fn told(&self) -> Told {
+        self.asked.map_or(Told::All, |asked| asked.told)
+    }
+
     /// The request with the context that policies read.
     pub(super) fn request(
         &self,
@@ -273,11 +284,13 @@ impl Facts<'_> {
     ) -> Option<Request> {
         let text = |s: &str| RestrictedExpression::new_string(s.to_owned());
         let mut pairs = Vec::with_capacity(4);
-        let by_name = self.asked.is_some_and(|asked| asked.by_name);
-        for (read, name, value) in
-            [(reads.method, "method", self.method), (reads.path, "path", self.path), (reads.host, "host", self.host)]
-        {
-            if read && !by_name {
+        let told = self.told();
+        for (read, name, value) in [
+            (reads.method && told.request(), "method", self.method),
+            (reads.path && told.request(), "path", self.path),
+            (reads.host && told.host(), "host", self.host),
+        ] {
+            if read {
                 pairs.push((name.to_owned(), text(value)));
             }
         }
@@ -362,7 +375,7 @@ pub(super) fn uid(kind: &'static str, id: &str) -> Option<EntityUid> {
     let parse = |name: &'static str| Some((name, name.parse().ok()?));
     let types = TYPES.get_or_init(|| {
         let [workload, role, service] = [parse("Workload")?, parse("Role")?, parse("Service")?];
-        Some([workload, role, service, parse("Route")?, parse("Action")?, parse("Properties")?])
+        Some([workload, role, service, parse("Route")?, parse("Action")?, parse(PROPERTIES)?])
     });
     let (_, kind) = types.as_ref()?.iter().find(|(name, _)| *name == kind)?;
     Some(EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id)))

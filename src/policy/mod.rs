@@ -14,7 +14,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
-pub use self::asked::{AskedFacts, Properties};
+pub use self::asked::{AskedFacts, Properties, Told};
 pub use self::compiled::{CompileError, CompiledPolicies};
 pub use self::eval::{Facts, GrantFacts, Inquiry, Outcome, PrincipalEntity, ResourceEntity, TransactionFacts};
 pub use self::mcp::{McpFacts, McpMessage, McpReads, McpValue};

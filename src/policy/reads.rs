@@ -6,6 +6,7 @@
 use cedar_policy::Policy;
 use serde_json::{Value, json};
 
+use super::asked::PROPERTIES;
 use super::mcp::McpReads;
 use crate::grant::Apart;
 
@@ -30,6 +31,10 @@ pub struct Reads {
     pub asked: bool,
     /// attributes of `context.mcp`
     pub mcp: McpReads,
+    /// whether there is a `context.method` or a `context.path`, which there is not where a route is asked about by name
+    pub has_request: bool,
+    /// whether there is a `context.host`
+    pub has_host: bool,
 }
 
 impl Reads {
@@ -44,6 +49,8 @@ impl Reads {
         transaction: true,
         asked: true,
         mcp: McpReads::ALL,
+        has_request: true,
+        has_host: true,
     };
 
     /// What `policy` reads.
@@ -93,15 +100,17 @@ impl Reads {
             transaction: self.transaction || other.transaction,
             asked: self.asked || other.asked,
             mcp: self.mcp.union(other.mcp),
+            has_request: self.has_request || other.has_request,
+            has_host: self.has_host || other.has_host,
         }
     }
 
     /// A presence test of the grant tells nothing more of it; an access that goes no further may tell everything.
     fn attribute(name: &str, accessed: bool) -> Self {
         match name {
-            "method" => Self { method: true, ..Self::default() },
-            "path" => Self { path: true, ..Self::default() },
-            "host" => Self { host: true, ..Self::default() },
+            "method" => Self { method: true, has_request: !accessed, ..Self::default() },
+            "path" => Self { path: true, has_request: !accessed, ..Self::default() },
+            "host" => Self { host: true, has_host: !accessed, ..Self::default() },
             "grant" => Self { grant: true, grant_detail: accessed, grant_id: accessed, ..Self::default() },
             "asked" => Self { asked: true, ..Self::default() },
             "transaction" => Self { transaction: true, ..Self::default() },
@@ -117,12 +126,14 @@ impl Reads {
         Self { grant: true, grant_detail: true, grant_id, ..Self::default() }
     }
 
-    /// Walks a policy in Cedar's JSON form, where an access is `{".": {"left": L, "attr": "name"}}`, a presence test
+    /// Walks a policy in Cedar's JSON form, where an entity is `{"type": "T", "id": "x"}`, an access is `{".": {"left": L, "attr": "name"}}`, a presence test
     /// `{"has": {"left": L, "attr": "name"}}`, and the context itself `{"Var": "context"}`.
     fn of_json(json: &Value) -> Self {
         match json {
             Value::Object(map) => {
-                let mut reads = Self::default();
+                // What an application says is in entities as well; whoever names one reads it (and does not validate).
+                let names_asked = map.get("type").is_some_and(|kind| kind == PROPERTIES);
+                let mut reads = Self { asked: names_asked, ..Self::default() };
                 for (key, value) in map {
                     if let Some(each) = steps(key, value) {
                         reads = each.iter().fold(reads, |reads, has| reads.union(Self::of_json(has)));

@@ -154,6 +154,70 @@ fn what_does_not_validate_is_refused_with_its_place() {
     assert!(validate("", &[]).is_ok(), "an empty set is valid and denies everything");
 }
 
+#[test]
+fn what_an_application_says_is_read_through_the_context_and_by_no_other_name() {
+    for condition in [
+        r#"Properties::"context".hasTag("blocked")"#,
+        r#"context has asked && context.asked.context == Properties::"context""#,
+        r#"[Properties::"a"] == [Properties::"b"]"#,
+    ] {
+        let text = format!(r#"@id("sly") forbid(principal, action, resource) when {{ {condition} }};"#);
+        let error = validate(&text, &[]).unwrap_err().0.remove(0);
+        assert_eq!(error.policy.as_deref(), Some("sly"), "{error}");
+        assert!(error.message.contains("context.asked") && error.message.contains("Properties::"), "{error}");
+        let set = object::PolicySet::new(text.clone(), "test".to_owned(), vec![]);
+        assert!(CompiledPolicies::compile(&set).is_err(), "a stored one counts no more than a new one");
+        // Should one get by, it is known for what it reads.
+        let policy = cedar_policy::Policy::from_str(&text).unwrap();
+        assert!(Reads::of(&policy).asked, "{condition}");
+    }
+    let named = r#"@id("a") permit(principal == Properties::"subject", action, resource);"#;
+    assert!(validate(named, &[]).is_err());
+}
+
+#[test]
+fn what_is_not_told_of_a_request_is_unknown_and_not_absent() {
+    let (shop, items) = (workload("shop", &["storefront"]), ResourceEntity::new("catalog", "catalog/items").unwrap());
+    let ask = |policy: &str, action: &str, told: Told| {
+        let policies = compile(&format!("@id(\"all\") permit(principal, action, resource);\n@id(\"p\") {policy}"));
+        let asked = AskedFacts { told, ..AskedFacts::default() };
+        policies.evaluate(&shop, action, &items, Facts { asked: Some(&asked), ..facts() }, None)
+    };
+    let (failed, allowed) = (Outcome::Error(ids(&["p"])), Outcome::Allow(ids(&["all"])));
+    let opaque = r#"(if principal.owner == "x" then context else context) has path"#;
+    for (condition, no_host, by_name) in [
+        (r#"context has path && context.path like "/admin/*""#, &allowed, &failed),
+        (r#"context has method && context.method == "PUT""#, &allowed, &failed),
+        (r#"context has host && context.host == "admin""#, &failed, &failed),
+        (opaque, &failed, &failed),
+        (r#"context.path like "/admin/*""#, &allowed, &failed),
+        (r#"context.host == "admin""#, &failed, &failed),
+        // What does not depend on it is known.
+        (r#"principal.owner == "x" && context.path like "/admin/*""#, &allowed, &allowed),
+    ] {
+        let forbid = format!("forbid(principal, action, resource) when {{ {condition} }};");
+        assert_eq!(&ask(&forbid, "read", Told::NoHost), no_host, "{condition}");
+        assert_eq!(&ask(&forbid, "read", Told::ByName), by_name, "{condition}");
+        if condition != opaque {
+            assert_eq!(ask(&forbid, "read", Told::All), allowed, "{condition}");
+        }
+        let permit = format!("permit(principal, action, resource) unless {{ {condition} }};");
+        assert_eq!(matches!(ask(&permit, "read", Told::ByName), Outcome::Error(_)), *by_name == failed, "{condition}");
+        // A policy for something else is not in the way.
+        for scope in [
+            r#"principal, action == Action::"write", resource"#,
+            r#"principal, action in [Action::"write", Action::"delete"], resource"#,
+            r#"principal in Role::"other", action, resource"#,
+            r#"principal, action, resource in Service::"payments""#,
+        ] {
+            let forbid = format!("forbid({scope}) when {{ {condition} }};");
+            assert_eq!(ask(&forbid, "read", Told::ByName), allowed, "{forbid}");
+        }
+        let of_it = format!(r#"forbid(principal, action in [Action::"write"], resource) when {{ {condition} }};"#);
+        assert_eq!(&ask(&of_it, "write", Told::ByName), by_name, "{of_it}");
+    }
+}
+
 /// Every scope shape that can name or not name the entities of the requests below.
 fn policy_text() -> impl Strategy<Value = Vec<String>> {
     let principal = prop::sample::select(vec![

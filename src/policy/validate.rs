@@ -10,6 +10,7 @@ use std::str::FromStr;
 use cedar_policy::{Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use serde::Serialize;
 
+use super::asked::PROPERTIES;
 use super::reads::Reads;
 use super::schema::{self, Names};
 
@@ -68,8 +69,21 @@ pub fn validate(text: &str, names: Names<'_>) -> Result<Report, PolicyErrors> {
 pub(super) fn parse(text: &str, names: Names<'_>) -> Result<Valid, PolicyErrors> {
     let schema = schema::parse(names).map_err(|e| PolicyErrors(vec![PolicyError::plain(e)]))?;
     let policies = parse_strictly(text, &schema)?;
+    let errors: Vec<PolicyError> = policies.iter().filter_map(names_properties).collect();
+    if !errors.is_empty() {
+        return Err(PolicyErrors(errors));
+    }
     let reads = policies.iter().map(Reads::of).collect();
     Ok(Valid { policies, reads })
+}
+
+/// INVARIANT: what an application says is read through `context.asked` and by no other way: the entities that carry it are
+/// there for some requests only, and a policy that names one would take one that is not there for an empty one.
+fn names_properties(policy: &Policy) -> Option<PolicyError> {
+    let literals = policy.entity_literals();
+    let named = literals.iter().find(|uid| uid.type_name().to_string() == PROPERTIES)?;
+    let message = format!("`{named}` cannot be named: what an application says is in `context.asked`");
+    Some(PolicyError::about(AsRef::<str>::as_ref(policy.id()), message))
 }
 
 /// Parses a text and validates it strictly against any schema: the policies under their `@id`s, in the order of the text.

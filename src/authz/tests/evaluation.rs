@@ -80,7 +80,7 @@ fn about<'a>(subject: &'a str, resource: &'a str, action: &'a str) -> Evaluation
 }
 
 fn with_call<'a>(evaluation: Evaluation<'a>, method: &'a str, path: &'a str) -> Evaluation<'a> {
-    Evaluation { call: Some(AboutCall { method, path, host: "" }), ..evaluation }
+    Evaluation { call: Some(AboutCall { method, path, host: None }), ..evaluation }
 }
 
 fn properties(value: &Value) -> Properties {
@@ -375,6 +375,79 @@ fn policies_read_what_is_said_and_nothing_that_is_said_passes_for_what_was_verif
 }
 
 #[test]
+fn a_policy_that_asks_for_what_is_not_told_denies() {
+    let mut desk = Desk::new();
+    let storefront = Estate::id("storefront");
+    let by_name = || about(&storefront, "catalog/items", "read");
+    let with_host = |host| Evaluation {
+        call: Some(AboutCall { method: "GET", path: "/catalog/7", host: Some(host) }),
+        ..by_name()
+    };
+    let no_host = || with_call(by_name(), "GET", "/catalog/7");
+    let put = |desk: &mut Desk, condition: &str| {
+        let text = format!(
+            "@id(\"all\") permit(principal, action, resource);\n\
+             @id(\"p\") forbid(principal, action, resource) when {{ {condition} }};"
+        );
+        desk.change(|e| e.put_policies(&text));
+    };
+    for guarded in [r#"context has path && context.path like "/catalog/*""#, r#"context.path like "/catalog/*""#] {
+        put(&mut desk, guarded);
+        assert_eq!(desk.reason(&no_host()), Reason::PolicyExplicitDeny, "{guarded}");
+        assert_eq!(desk.reason(&by_name()), Reason::PolicyError, "{guarded}");
+    }
+    for guarded in [r#"context has host && context.host == "admin""#, r#"context.host == "admin""#] {
+        put(&mut desk, guarded);
+        assert_eq!(desk.reason(&with_host("shop")), Reason::AllowPolicy, "{guarded}");
+        assert_eq!(desk.reason(&with_host("admin")), Reason::PolicyExplicitDeny, "{guarded}");
+        for untold in [no_host(), with_host(""), by_name()] {
+            assert_eq!(desk.reason(&untold), Reason::PolicyError, "{guarded}");
+        }
+    }
+}
+
+#[test]
+fn a_route_that_speaks_mcp_is_not_answered_for() {
+    let mut desk = Desk::new();
+    let routes = json!([{"name": "mcp", "path": "/mcp", "mcp": {}}, {"name": "plain", "path": "/plain"}]);
+    desk.change(|e| {
+        e.put(Kind::Service, &json!({"name": "desk", "routes": routes}));
+        e.put_policies(
+            r#"@id("all") permit(principal, action, resource);
+               @id("no") forbid(principal, action, resource) when { context has mcp && context.mcp.message == "request" };"#,
+        );
+    });
+    let agent = Estate::id("agent");
+    assert_eq!(desk.reason(&about(&agent, "desk/plain", "write")), Reason::AllowPolicy);
+    for evaluation in [
+        about(&agent, "desk/mcp", "write"),
+        with_call(about(&agent, "desk/mcp", "write"), "POST", "/mcp"),
+        with_call(about(&agent, "desk", "write"), "POST", "/mcp"),
+    ] {
+        let denied = desk.judge(&evaluation);
+        assert_eq!(denied.reason, Reason::InputMalformed, "{evaluation:?}");
+        assert!(denied.detail.as_deref().is_some_and(|why| why.contains("MCP")), "{:?}", denied.detail);
+    }
+    desk.change(|e| e.grant("agent", "desk/mcp", &["write"], None, 600));
+    assert_eq!(desk.reason(&about(&agent, "desk/mcp", "write")), Reason::InputMalformed, "nor with a grant");
+}
+
+#[test]
+fn nobody_learns_of_routes_who_may_not_ask_about_the_subject() {
+    let mut desk = Desk::new();
+    let storefront = Estate::id("storefront");
+    // Two routes of the service have the action, which is an error to one who may ask.
+    let ambiguous = about(&storefront, "payments", "write");
+    assert_eq!(desk.reason(&ambiguous), Reason::InputMalformed);
+    assert_eq!(
+        desk.reason(&Evaluation { subject: About::Nobody("x"), ..ambiguous.clone() }),
+        Reason::CredentialSubject
+    );
+    desk.may_assert = Vec::new();
+    assert_eq!(desk.reason(&ambiguous), Reason::CredentialMissing);
+}
+
+#[test]
 fn a_delegated_token_is_both_parties_and_a_tied_one_its_grant() {
     let mut desk = Desk::new();
     let storefront = Estate::id("storefront");
@@ -446,7 +519,7 @@ fn what_is_found_is_what_is_allowed_page_by_page() {
     let evaluation = about("", "catalog/items", "read");
     let subjects = |after: &str, limit, prefix: &str, asker: Asker<'_>| {
         let search = Search { evaluation: &evaluation, asker, after, limit };
-        desk.gate.hold().search(|inputs| search.subjects(prefix, inputs)).unwrap()
+        desk.gate.hold().search(None, |inputs| search.subjects(prefix, inputs)).unwrap()
     };
     let all = subjects("", 100, "", desk.asker());
     assert_eq!((all.names.len(), &all.next), (11, &None), "{:?}", all.names);
@@ -476,14 +549,14 @@ fn what_is_found_is_what_is_allowed_page_by_page() {
     let evaluation = about(&storefront, "catalog/items", "read");
     let search = Search { evaluation: &evaluation, asker: desk.asker(), after: "", limit: 10 };
     let names = |found: Option<Found>| found.unwrap().names.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(names(desk.gate.hold().search(|i| search.routes(i))), ["catalog/items"]);
-    assert_eq!(names(desk.gate.hold().search(|i| search.services(i))), ["catalog"]);
-    assert_eq!(names(desk.gate.hold().search(|i| search.actions(i))), ["read"]);
+    assert_eq!(names(desk.gate.hold().search(None, |i| search.routes(i))), ["catalog/items"]);
+    assert_eq!(names(desk.gate.hold().search(None, |i| search.services(i))), ["catalog"]);
+    assert_eq!(names(desk.gate.hold().search(None, |i| search.actions(i))), ["read"]);
     let service = Evaluation { resource: AboutResource::Service("catalog"), ..evaluation.clone() };
     let search = Search { evaluation: &service, ..search };
-    assert_eq!(names(desk.gate.hold().search(|i| search.actions(i))), ["read"]);
+    assert_eq!(names(desk.gate.hold().search(None, |i| search.actions(i))), ["read"]);
     desk.estate.clock.advance(Duration::from_secs(400));
-    assert_eq!(desk.gate.hold().search(|i| search.actions(i)), None, "stale");
+    assert_eq!(desk.gate.hold().search(None, |i| search.actions(i)), None, "stale");
 }
 
 #[test]
@@ -500,7 +573,7 @@ fn a_page_looks_at_so_many_and_says_that_there_are_more() {
     let evaluation = about("", "catalog/items", "read");
     let page = |after: &str| {
         let search = Search { evaluation: &evaluation, asker: desk.asker(), after, limit: 10 };
-        desk.gate.hold().search(|inputs| search.subjects("", inputs)).unwrap()
+        desk.gate.hold().search(None, |inputs| search.subjects("", inputs)).unwrap()
     };
     let first = page("");
     assert_eq!(first.names.len(), 1, "the storefront, which comes before");

@@ -10,6 +10,7 @@ use super::Gate;
 use crate::authz::{self, Asker, Decision, Deferred, Evaluation, Found, Inputs, Request};
 use crate::clock::Now;
 use crate::state::World;
+use crate::wire::Position;
 
 /// A state that is held for the questions of one call.
 #[derive(Debug)]
@@ -44,6 +45,11 @@ impl Held<'_> {
         Ok(known)
     }
 
+    /// Whether whoever asked a moment ago still may, by this state. Its proof of possession is not looked at again.
+    pub fn asker_again(&self, request: &Request<'_>, may_verify: bool) -> Result<Result<Arc<str>, Decision>, Deferred> {
+        authz::authenticate_asker_again(request, self.inputs(), &self.gate.memo.view_again(), may_verify)
+    }
+
     /// Decides on an evaluation; unless it may verify, what takes that is deferred.
     pub fn evaluate(
         &self,
@@ -58,9 +64,10 @@ impl Held<'_> {
         }
     }
 
-    /// Searches; `None` when the state is too old to tell. What is found once for a page does not crowd the caches out.
-    pub fn search(&self, search: impl FnOnce(Inputs<'_>) -> Found) -> Option<Found> {
-        let lease = self.world.lease.filter(|_| self.world.snapshot.is_some())?;
+    /// Searches; `None` when the state is too old to tell, or older than it has to be. What is found once for a page does not crowd the caches out.
+    pub fn search(&self, least: Option<Position>, search: impl FnOnce(Inputs<'_>) -> Found) -> Option<Found> {
+        let position = self.world.snapshot.as_deref()?.position();
+        let lease = self.world.lease.filter(|_| least.is_none_or(|least| least <= position))?;
         (lease.age(self.now) < lease.max_staleness).then(|| search(self.inputs()))
     }
 
