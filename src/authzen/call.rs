@@ -108,13 +108,15 @@ impl Entry {
     /// The denial of a caller that shows no good credential or is not on the list; unless it may verify, not if that takes a
     /// public-key operation.
     pub(super) fn admit(&self, may_verify: bool) -> Result<Option<Decision>, Deferred> {
-        let known = self.gate.hold().asker(&self.head.lend(), &self.origins, may_verify)?;
-        Ok(known.and_then(|id| self.listed(&id).map(|_| ())).err())
+        Ok(match self.gate.hold().asker(&self.head.lend(), &self.origins, may_verify)? {
+            Ok(id) if self.config.caller(&id).is_some() => None,
+            Ok(id) => Some(self.not_listed(&id)),
+            Err(denied) => Some(denied),
+        })
     }
 
-    fn listed(&self, id: &Arc<str>) -> Result<&Caller, Decision> {
-        let refused = || self.refuse(id, Reason::PolicyNoMatch, "the workload is none of `authzen.callers`");
-        self.config.caller(id).ok_or_else(refused)
+    fn not_listed(&self, id: &Arc<str>) -> Decision {
+        self.refuse(id, Reason::PolicyNoMatch, "the workload is none of `authzen.callers`")
     }
 
     fn refuse(&self, asker: &Arc<str>, reason: Reason, detail: &str) -> Decision {
@@ -144,9 +146,8 @@ impl Call {
             Ok(id) => id,
             Err(denied) => return Ok(Reached::Refused(denied)),
         };
-        let caller = match entry.listed(&id) {
-            Ok(caller) => caller,
-            Err(denied) => return Ok(Reached::Refused(denied)),
+        let Some(caller) = entry.config.caller(&id) else {
+            return Ok(Reached::Refused(entry.not_listed(&id)));
         };
         let least = min_revision(&head);
         match self.read(&id, least) {

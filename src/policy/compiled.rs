@@ -46,6 +46,9 @@ struct Presence {
     reads: Reads,
 }
 
+/// What a [`Slice`] is made of.
+type Parts = (Vec<Policy>, bool, Vec<Presence>);
+
 /// Stands for an unconstrained principal or resource.
 pub(super) const ANY: u32 = 0;
 
@@ -67,7 +70,7 @@ impl CompiledPolicies {
     pub fn compile(set: &object::PolicySet) -> Result<Self, CompileError> {
         let valid = parse(&set.text, Names { actions: &set.actions, arguments: &set.arguments })?;
         let mut compiled = Self { reads: Reads::of_all(&valid.reads), len: valid.policies.len(), ..Self::default() };
-        let mut slices: HashMap<(u32, u32), (Vec<Policy>, bool, Vec<Presence>)> = HashMap::new();
+        let mut slices: HashMap<(u32, u32), Parts> = HashMap::new();
         for (policy, reads) in valid.policies.into_iter().zip(valid.reads) {
             let principal = scope_of_principal(&policy).map_or(ANY, |uid| number(&mut compiled.principals, &uid));
             let resource = scope_of_resource(&policy).map_or(ANY, |uid| number(&mut compiled.resources, &uid));
