@@ -50,7 +50,7 @@ pub use self::evaluation::{About, AboutCall, AboutResource, Evaluation, evaluate
 pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::identify::{Identity, identify};
-pub use self::intake::{CREDENTIAL_HEADERS, MIN_REVISION_HEADER, is_credential_header};
+pub use self::intake::{CREDENTIAL_HEADERS, MIN_REVISION_HEADER, is_credential_header, is_min_revision};
 pub use self::mcp::{
     EventFilter, MAX_LISTED_TOOLS, MAX_MCP_BODY, MAX_MCP_NAME, McpCall, McpTerms, TermsError, Unfilterable,
     filter_tools,
