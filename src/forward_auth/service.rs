@@ -77,7 +77,12 @@ impl Service {
         match Dialect::of(target).filter(|(dialect, _)| self.config.dialects.contains(dialect)) {
             Some((dialect, own)) => {
                 let own = own.to_owned();
-                answer::answer(dialect, &self.check(dialect, &own, request, peer).await)
+                let mut response = answer::answer(dialect, &self.check(dialect, &own, request, peer).await);
+                // Connections are counted for all, and those of the proxies are to be had.
+                if !self.is_trusted(peer) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                response
             }
             None => self.metadata(&request).unwrap_or_else(nothing_here),
         }

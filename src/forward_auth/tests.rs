@@ -153,11 +153,18 @@ async fn only_listed_peers_are_believed_and_every_question_has_its_outcome() {
     assert_eq!(running.ask("/envoy/ok", &[("host", "shop.example")]).await.status, 400);
     assert_eq!(running.reasons(), ["input.malformed"; 3]);
     assert!(running.records()[0]["detail"].as_str().unwrap().contains("trusted_peers"));
+    // And keeps no connection that a proxy might want.
+    let mut kept = running.connect().await;
+    kept.write_all(b"GET /envoy/ok HTTP/1.1\r\nHost: shop.example\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(2), kept.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok() && answer.starts_with(b"HTTP/1.1 400 "), "it is closed after the answer");
+    assert_eq!(running.reasons(), ["input.malformed"; 4]);
     // What knows its own callers is asked by anybody.
     let mounted = running.ask("/access/v1/evaluation", &[("host", "pc")]).await;
     assert_eq!((mounted.status, mounted.body.contains("/access/v1/evaluation from 127.0.0.1")), (200, true));
     let nothing = running.ask("/ok", &[("host", "pc")]).await;
-    assert_eq!((nothing.status, running.reasons().len()), (404, 3), "no question, no outcome");
+    assert_eq!((nothing.status, running.reasons().len()), (404, 4), "no question, no outcome");
 
     let one = Config { dialects: vec![Dialect::Nginx], ..loopback() };
     let running = start(one).await;

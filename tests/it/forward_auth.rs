@@ -268,6 +268,14 @@ fn clients_cannot_speak_for_themselves(door: &Door, at: SocketAddr, traits: &Tra
     assert!(!received.contains("forged"), "{received}");
     let workload = "x-portcullis-workload: spiffe://test.example/storefront\r\n";
     assert_eq!(received.matches(workload).count(), 1, "{received}");
+    // Nor can they take the proxy's word about them from the service, as something for the next hop only.
+    let names = ["workload", "subject", "actor", "grant", "decision-id"].map(|name| format!("X-Portcullis-{name}"));
+    let (storefront_alone, all) = (door.bearer("storefront"), format!("Connection: close, {}", names.join(", ")));
+    for named in [&*all, "Connection: x-portcullis-workload, close", "connection: close, X-PORTCULLIS-WORKLOAD"] {
+        let answer = ask(at, "GET", "/catalog/1", &[&storefront_alone, named], "");
+        let arrived = answer.body.to_lowercase().matches(workload).count() == 1;
+        assert!(answer.status == 400 || answer.status == 200 && arrived, "{named}: {answer:?}");
+    }
 
     // A request for what is allowed does not get a caller to what is not, whatever it says of itself.
     for header in [
@@ -298,6 +306,10 @@ fn clients_cannot_speak_for_themselves(door: &Door, at: SocketAddr, traits: &Tra
         "X-Forwarded-Method: FORGED",
         "X-Original-URI: /forged",
         "x_forwarded_uri: /forged",
+        "X-Original-URL: /forged",
+        "X-Original-Host: forged",
+        "X-Original-For: forged",
+        "X-Rewrite-URL: /forged",
     ] {
         let answer = ask(at, "GET", "/catalog/1", &[&storefront, header], "");
         let heard = answer.body.to_lowercase().contains("forged");
