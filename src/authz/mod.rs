@@ -53,7 +53,7 @@ pub use self::identify::{Identity, identify};
 pub use self::intake::{CREDENTIAL_HEADERS, MIN_REVISION_HEADER, is_credential_header, is_min_revision};
 pub use self::mcp::{
     EventFilter, MAX_LISTED_TOOLS, MAX_MCP_BODY, MAX_MCP_NAME, McpCall, McpTerms, TermsError, Unfilterable,
-    filter_tools,
+    filter_tools, metadata_place,
 };
 pub use self::missing_key::issuer_of_token;
 pub use self::owners::Owners;

@@ -80,7 +80,15 @@ impl Proxy {
         let leaves = (is_http1 && request.headers().contains_key(UPGRADE)).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
         let method = parts.method.clone();
+        let upgrade = parts.headers.get(UPGRADE).cloned();
         let target = hygiene::take_in(&mut parts);
+        // For the check alone, as other proxies tell it; `Outbound` takes them out again.
+        if let Some(upgrade) = upgrade {
+            parts.headers.insert(UPGRADE, upgrade);
+        }
+        if !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) {
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let (target, refusal) = match target {
             Ok(target) => (target, None),
             Err(refusal) => (Target::unread(&parts), Some(refusal)),
@@ -265,7 +273,7 @@ impl Outgoing for Outbound<'_> {
         // INVARIANT: there is a permit, or nobody would be asking.
         let _allowed = answer::prepare(self.checked, &mut headers);
         self.said.write(&mut headers, &request.host);
-        headers.remove(HOST);
+        [HOST, UPGRADE, TRANSFER_ENCODING].iter().for_each(|name| drop(headers.remove(name)));
         if self.protocol == Protocol::Http1 {
             if let Ok(host) = HeaderValue::from_str(&request.host) {
                 headers.insert(HOST, host);
