@@ -65,7 +65,7 @@ impl Case<'_> {
         let mut answer = said.answer;
         // The use limit, last: what is denied otherwise spends nothing.
         sides.retain(|side| !side.grants.is_empty());
-        if answer.reason.is_allow() && !sides.is_empty() && mode != Mode::Open {
+        if answer.reason.is_allow() && !sides.is_empty() && !matches!(mode, Mode::Open(_)) {
             answer = spend::spend(answer, &sides, inputs, mode, trace, parts);
         }
         parts.grant = answer.grant;

@@ -28,7 +28,7 @@ use super::transaction::transaction;
 use crate::clock::{Now, Timestamp};
 use crate::grant::purse::Purse;
 use crate::grant::{Circumstances, WorkloadKey};
-use crate::object::Freshness;
+use crate::object::{Freshness, GrantId};
 
 /// What the engine may remember between requests. Everything it is given back is checked again against the snapshot
 /// and the time, so a memo can be lossy but never wrong.
@@ -138,9 +138,11 @@ pub fn decide_again_deferred(request: &Request<'_>, inputs: Inputs<'_>, memo: &i
 }
 
 /// Decides on a request that was let through before and is still being answered. Its proof of possession was shown then, and
-/// its use of a grant spent.
-pub fn decide_open(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
-    run(request, inputs, memo, (Mode::Open, None), &mut Trace::off()).unwrap_or_else(|_: Deferred| undecided(inputs))
+/// its use of a grant spent: should that have been the last one of the grant that it was let through by, the rest of that grant
+/// still counts for it, and for nothing else.
+pub fn decide_open(request: &Request<'_>, by: Option<GrantId>, inputs: Inputs<'_>, memo: &impl Memo) -> Decision {
+    run(request, inputs, memo, (Mode::Open(by), None), &mut Trace::off())
+        .unwrap_or_else(|_: Deferred| undecided(inputs))
 }
 
 /// Decides without any memo, and tells each step. Uses no proof up, and spends nothing.
@@ -165,7 +167,7 @@ pub(super) enum Mode {
     /// Nothing. The proof was this very request's to use up, and it did.
     Lists,
     /// Nothing, of a request that has been let through: its use is spent, and its proof, whose time may be over, was shown.
-    Open,
+    Open(Option<GrantId>),
 }
 
 pub(super) fn undecided(inputs: Inputs<'_>) -> Decision {
@@ -257,7 +259,7 @@ fn steps(
         // INVARIANT: only who has decided on this very request decides on it again, and only after its proof held.
         verified: mode == Mode::Again,
         now: now.wall,
-        was_shown: matches!(mode, Mode::Open | Mode::Lists),
+        was_shown: matches!(mode, Mode::Open(_) | Mode::Lists),
     };
     let mut asked = (parts.challenge, None);
     let proven = proof::prove(&claim, &caller, certificate, memo, &mut asked);
@@ -308,9 +310,10 @@ fn steps(
 
     let (host, now) = (&**host, now.wall);
     let case = Case { actor, caller: &caller, until: good_until.min(caller.until()), inputs, mode };
+    let by = if let Mode::Open(by) = mode { by } else { None };
     let circumstances = || {
         let call = (request.method, request.path);
-        Circumstances::new(call, &request.headers, request.peer.address, request.body)
+        Circumstances::new(call, &request.headers, request.peer.address, request.body).once_let_through(by)
     };
     let plain = &circumstances();
     let question = Question {

@@ -23,6 +23,11 @@ pub fn is_credential_header(name: &[u8]) -> bool {
     CREDENTIAL_HEADERS.iter().any(|canonical| is_header(name, canonical))
 }
 
+/// Whether a header is `x-portcullis-min-revision`, or could pass for it.
+pub fn is_min_revision(name: &[u8]) -> bool {
+    is_header(name, MIN_REVISION_HEADER)
+}
+
 /// What the engine works on.
 #[derive(Debug)]
 pub(super) struct Intake<'a> {

@@ -51,10 +51,10 @@ pub use self::explain::Step;
 pub use self::freshness::{Lease, MAX_CLOCK_SKEW};
 pub use self::identify::{Identity, identify};
 pub(crate) use self::intake::min_revision;
-pub use self::intake::{CREDENTIAL_HEADERS, is_credential_header};
+pub use self::intake::{CREDENTIAL_HEADERS, is_credential_header, is_min_revision};
 pub use self::mcp::{
     EventFilter, MAX_LISTED_TOOLS, MAX_MCP_BODY, MAX_MCP_NAME, McpCall, McpTerms, TermsError, Unfilterable,
-    filter_tools,
+    filter_tools, metadata_place,
 };
 pub use self::missing_key::issuer_of_token;
 pub use self::owners::Owners;

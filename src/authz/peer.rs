@@ -223,6 +223,15 @@ impl Presented<'_> {
 // === impl Settings ===
 
 impl Settings {
+    /// Whether the word of the other end about its client's certificate could count, as far as that is clear without a state.
+    pub fn may_believe(&self, peer: Peer<'_>) -> bool {
+        let svid = || X509Svid::parse(&certificate_from_pem(peer.certificate?).ok()?).ok();
+        self.trusted_proxies.iter().any(|proxy| match &proxy.peer {
+            ProxyPeer::SpiffeId(id) => svid().is_some_and(|svid| svid.id == *id),
+            ProxyPeer::Network(network) => peer.address.is_some_and(|address| network.contains(address)),
+        })
+    }
+
     /// The headers of the other end of the connection that count, if it is a listed proxy.
     fn believed(&self, peer: Peer<'_>, snapshot: &Snapshot, now: Now, memo: &impl Memo) -> Option<Believed> {
         if self.trusted_proxies.is_empty() {

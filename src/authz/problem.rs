@@ -45,7 +45,10 @@ pub fn body(decision: &Decision, grant_request_url: Option<&str>) -> Vec<u8> {
     let authenticated = decision.is_authenticated();
     let reason = disclosed_reason(decision);
     let title = title(decision);
-    let hint = decision.grant_request.as_deref().filter(|_| authenticated && decision.reason.is_entitlement());
+    // On an MCP route a grant is for tools: one without them would be for every tool, whatever was denied.
+    let narrow = decision.mcp.as_ref().is_none_or(|call| call.tool().is_some());
+    let told = authenticated && narrow && decision.reason.is_entitlement();
+    let hint = decision.grant_request.as_deref().filter(|_| told);
     let problem = Problem {
         kind: format!("https://portcullis.dev/problems/{reason}"),
         title,

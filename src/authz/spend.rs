@@ -50,7 +50,7 @@ pub(super) fn spend(
             lacking.into_iter().find(|lacking| matches!(lacking, Lacking::Exhausted(_)))
         }
         // Does not get here: its use has been spent.
-        Mode::Open => None,
+        Mode::Open(_) => None,
         Mode::Decides | Mode::Again => match purse.spend(&grants, inputs.now.mono) {
             Ok(spent) => {
                 trace.step("uses", || format!("a use was spent of {spent:?}"));

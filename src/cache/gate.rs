@@ -14,6 +14,7 @@ use super::replay::ReplayStore;
 use crate::authz::{self, Decision, Deferred, Inputs, Proving, Reason, Request, Settings, Step};
 use crate::clock::{SharedClock, Timestamp};
 use crate::credential::Nonces;
+use crate::object::GrantId;
 use crate::state::{State, World};
 
 /// Decides on requests from the current state, through the caches.
@@ -50,6 +51,11 @@ impl Gate {
         self.replay = ReplayStore::new(capacity);
         self.nonces = nonces.or(self.nonces);
         self
+    }
+
+    /// What the owner says.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The same gate with these settings.
@@ -110,10 +116,10 @@ impl Gate {
         authz::decide_again_deferred(request, self.inputs(&world), &self.memo.view_again())
     }
 
-    /// Decides on a request that was let through and whose answer is still open: see [`authz::decide_open`].
-    pub fn check_open(&self, request: &Request<'_>) -> Decision {
+    /// Decides on a request that was let through, by this grant if by one, and whose answer is still open: see [`authz::decide_open`].
+    pub fn check_open(&self, request: &Request<'_>, by: Option<GrantId>) -> Decision {
         let world = self.state.load();
-        authz::decide_open(request, self.inputs(&world), &self.memo.view_again())
+        authz::decide_open(request, by, self.inputs(&world), &self.memo.view_again())
     }
 
     /// Has the control plane told which issuer seems to have a new key. Not for what is allowed.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::fleet::PointConfig;
 use super::index::{Index, Stored};
-use crate::authz::{Relation, RouteTable, RouteTableError, Template};
+use crate::authz::{Relation, RouteTable, RouteTableError, Template, metadata_place};
 use crate::credential::{self, SpiffeId};
 use crate::object::{
     ArgumentType, FieldError, Grant, GrantState, GrantTerms, Issuer, IssuerKind, Kind, Object, Review, Revocation,
@@ -135,6 +135,7 @@ pub(super) fn service(index: &Index, points: &[PointConfig], new: &Service) -> R
         RouteTable::compile(neighbours.chain([new])).map_err(|e| route_error(new, &e))?;
     }
     let others = others.iter().filter_map(|s| as_service(s)).filter(|s| s.name != new.name);
+    mcp_resources(others.clone(), new)?;
     // The new one last, so that it is the one at fault.
     mcp_arguments(others.chain([new])).map(|_types| ())
 }
@@ -172,6 +173,24 @@ pub(super) fn arguments_of_tools(index: &Index) -> BTreeMap<String, ArgumentType
     let services = index.list(Kind::Service);
     // No service is stored that gives a name another type.
     mcp_arguments(services.iter().filter_map(|s| as_service(s))).unwrap_or_default()
+}
+
+/// No other service says of itself that it is a resource of `new`, or is told of in the same place: a client would be sent
+/// to the authorization servers of whichever comes first.
+fn mcp_resources<'a>(others: impl Iterator<Item = &'a Service> + Clone, new: &Service) -> Result<(), FieldError> {
+    for (i, route) in new.routes.iter().enumerate() {
+        let Some(resource) = route.mcp.as_ref().and_then(|mcp| mcp.resource.as_deref()) else { continue };
+        let place = metadata_place(resource);
+        let claims = |other: &&Service| {
+            let mut theirs = other.routes.iter().filter_map(|route| route.mcp.as_ref()?.resource.as_deref());
+            theirs.any(|their| their == resource || (place.is_some() && metadata_place(their) == place))
+        };
+        if let Some(other) = others.clone().find(claims) {
+            let message = format!("service `{}` says already what the resource in this place is like", other.name);
+            return Err(FieldError::new(format!("routes[{i}].mcp.resource"), message));
+        }
+    }
+    Ok(())
 }
 
 /// The arguments of MCP tools that routes name, and their types; an error when two give one name two types.

@@ -8,9 +8,11 @@ use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
+use smallvec::SmallVec;
 
-use crate::authz::{Door, Header, Peer, Request};
+use super::is_alias;
+use crate::authz::{Door, Header, Peer, Request, is_min_revision};
 
 /// A request to decide on.
 #[derive(Clone)]
@@ -70,6 +72,17 @@ impl Asked {
                 address: self.peer.address,
             },
         }
+    }
+
+    /// Takes out what a client may not say of itself, because it is told in its place: the identity headers, in every
+    /// spelling. What it may ask of the decision stays.
+    pub(crate) fn take_out_identity(headers: &mut HeaderMap) {
+        let goes = |name: &&HeaderName| {
+            let name = name.as_str().as_bytes();
+            is_alias(name) && !is_min_revision(name)
+        };
+        let names: SmallVec<[HeaderName; 4]> = headers.keys().filter(goes).cloned().collect();
+        names.iter().for_each(|name| drop(headers.remove(name)));
     }
 
     /// Whether it has no more headers, and no longer ones, than that.

@@ -11,6 +11,7 @@ use crate::authz::{Decision, Deferred, Request};
 use crate::cache::Gate;
 use crate::clock::Now;
 use crate::grant::purse::Purse;
+use crate::object::GrantId;
 
 /// Behind a type of its own, so that tests can give any answer.
 pub(crate) enum Decide {
@@ -64,10 +65,10 @@ impl Decide {
         self.gate().and_then(|gate| gate.resource_metadata(request.method, request.host, request.path))
     }
 
-    /// Decides on a request that was let through and whose answer is still open.
-    pub(super) fn check_open(&self, request: &Request<'_>) -> Decision {
+    /// Decides on a request that was let through, by this grant if by one, and whose answer is still open.
+    pub(super) fn check_open(&self, request: &Request<'_>, by: Option<GrantId>) -> Decision {
         match self {
-            Self::Gate(gate) => gate.check_open(request),
+            Self::Gate(gate) => gate.check_open(request, by),
             #[cfg(test)]
             Self::Test(decide, _) => decide(request),
         }

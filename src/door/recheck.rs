@@ -13,7 +13,8 @@ impl Checks {
     /// The denial that a request would get now which was let through before; `None` while it would still be let through.
     pub fn recheck(&self, before: &Checked) -> Option<Decision> {
         let desk = self.desk();
-        let decided = catch_unwind(AssertUnwindSafe(|| desk.decide.check_open(&before.request.lend())));
+        let decided =
+            catch_unwind(AssertUnwindSafe(|| desk.decide.check_open(&before.request.lend(), before.decision.grant)));
         let decision = decided.unwrap_or_else(|_panic| {
             let refused = Refused::panicked();
             desk.refusal(refused.reason, &refused.detail)

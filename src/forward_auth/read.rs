@@ -7,9 +7,9 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderValue, Method};
 
 use super::dialect::Dialect;
 use super::forwarded::{Family, Forwarded};
@@ -51,7 +51,7 @@ pub(super) fn asked(dialect: Dialect, own: &str, head: Parts, body: Option<Bytes
         return Err((Reason::InputMalformed, "the method is none"));
     }
     let (method, path, host) = (method.to_owned(), target.to_owned(), host.to_owned());
-    let (scheme, address) = (scheme(said.scheme)?, said.address()?);
+    let (is_websocket, scheme, address) = (is_websocket(said.scheme), scheme(said.scheme)?, said.address()?);
     let partial_body = headers.get_all(PARTIAL_BODY).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"true"));
     let peer = OwnedPeer { address, ..OwnedPeer::default() };
     let (door, mut headers) = (Door::ForwardAuth, head.headers);
@@ -59,6 +59,10 @@ pub(super) fn asked(dialect: Dialect, own: &str, head: Parts, body: Option<Bytes
     // for the client's word that there is none.
     headers.remove(CONTENT_LENGTH);
     headers.remove(TRANSFER_ENCODING);
+    if is_websocket && !headers.contains_key(UPGRADE) {
+        // The proxy has kept the header for itself, and says so in another way.
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
     Ok(Asked { door, method, path, host, scheme, headers, partial_body, body, peer })
 }
 
@@ -85,6 +89,11 @@ fn host(headers: &HeaderMap) -> Result<&str, Refusal> {
         (Some(Err(_)), _) => Err((Reason::InputMalformed, "the host is not ASCII")),
         (Some(_), Some(_)) => Err((Reason::InputDuplicateHeader, "two hosts")),
     }
+}
+
+/// Whether the client asks for a WebSocket, which Traefik tells by the scheme alone.
+fn is_websocket(scheme: Option<&str>) -> bool {
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("ws") || scheme.eq_ignore_ascii_case("wss"))
 }
 
 fn scheme(said: Option<&str>) -> Result<Cow<'static, str>, Refusal> {
@@ -190,6 +199,16 @@ mod tests {
         let asked = asked(Dialect::Envoy, "/a", head, None).unwrap();
         let names: Vec<&str> = asked.headers.keys().map(http::HeaderName::as_str).collect();
         assert_eq!((names, asked.body), (vec!["host", "x-a"], None));
+    }
+
+    #[test]
+    fn an_upgrade_that_only_the_scheme_tells_of_is_told_of() {
+        for (scheme, meant) in [("wss", "https"), ("WS", "http")] {
+            let lines = USUAL.map(|(n, v)| if n == "x-forwarded-proto" { (n, scheme) } else { (n, v) });
+            let asked = asked(Dialect::Traefik, "", head("GET", &lines), None).unwrap();
+            assert_eq!((&*asked.scheme, asked.headers[UPGRADE].to_str().unwrap()), (meant, "websocket"));
+        }
+        assert!(!asked(Dialect::Traefik, "", head("GET", &USUAL), None).unwrap().headers.contains_key(UPGRADE));
     }
 
     #[test]

@@ -137,7 +137,9 @@ impl GrantIndex {
     /// Puts a grant in place of its earlier version. One that was never granted and no longer can be is left out.
     pub fn put(&mut self, grant: &CompactGrant<'_>, version: u64) {
         let Some((phase, not_before, not_after)) = phase(grant) else { return self.remove(grant.id, version) };
-        let limits = match phase.is_limited().then(|| Limits::of(grant)) {
+        let limits = match phase.has_limits().then(|| Limits::of(grant)) {
+            // What is over is told of nevertheless.
+            Some(None) if phase == Phase::Exhausted => None,
             Some(None) => return self.remove(grant.id, version),
             Some(Some(limits)) => Some(Arc::new(limits)),
             None => None,
@@ -213,7 +215,7 @@ impl GrantIndex {
                 let mut over = 0;
                 for entry in run {
                     over += usize::from(entry.not_after <= sought.now);
-                    if over > EXPLAIN_AT_MOST {
+                    if over > EXPLAIN_AT_MOST && sought.request.spent.is_none() {
                         break; // ended ones sort last: only more of them follow
                     }
                     look.consider(entry, &mut found);
@@ -238,7 +240,8 @@ impl GrantIndex {
         let id = *id.0.as_bytes();
         let leaf = self.by_id.get(Shard::of(&id)).and_then(|ids| ids.find(&id));
         let leaf = leaf.and_then(|shard| self.by_workload.get(shard));
-        leaf.and_then(|leaf| leaf.limits(&id)).is_some_and(|limits| limits.uses().is_some())
+        leaf.and_then(|leaf| leaf.limits(&id))
+            .is_some_and(|limits| limits.uses().is_some() && limits.spent_until().is_none())
     }
 
     /// What is known of one grant of `workload` for what is `sought`, whatever other grants there are.
@@ -323,6 +326,10 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
             Phase::Pending => Standing::Pending(id),
             // INVARIANT: what has ended is over, whatever a clock says that is behind.
             Phase::Over => over(entry.not_after.min(now), End::Expired),
+            Phase::Exhausted if self.sought.request.spent == Some(id) => match self.spent(entry) {
+                Ok(active) => return found.take_in(active, true, self.apart),
+                Err(standing) => standing,
+            },
             Phase::Exhausted => over(entry.not_after.min(now), End::Exhausted),
             _ if now < entry.not_before => Standing::NotYetValid(id),
             _ if now >= entry.not_after => over(entry.not_after, End::Expired),
@@ -349,6 +356,21 @@ impl<R: Fn(GrantId) -> bool> Look<'_, R> {
             _ if now >= entry.not_after => over(entry.not_after, End::Expired),
             _ => Standing::Scope(id),
         }
+    }
+
+    /// A grant whose last use the request itself may have spent, if it would cover it otherwise. INVARIANT: that excuses the
+    /// use alone: its end, its conditions and its call hold as before.
+    #[inline(never)]
+    fn spent(&self, entry: &Entry) -> Result<Active, Standing> {
+        let now = self.sought.now;
+        let id = GrantId(uuid::Uuid::from_bytes(entry.id));
+        let over = |at, by| Standing::Over(Ended { at, by, id });
+        let until = self.leaf.limits(&entry.id).and_then(Limits::spent_until);
+        let until = until.ok_or(over(entry.not_after.min(now), End::Exhausted))?;
+        if now >= until {
+            return Err(over(until, End::Expired));
+        }
+        self.limited(&entry.until(until)).map(|(active, _counted)| active)
     }
 
     /// A grant with limits, if they let it cover the request, and whether its uses are counted.

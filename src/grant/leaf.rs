@@ -284,6 +284,11 @@ impl Phase {
         matches!(self, Self::Limited | Self::LimitedBreakGlass)
     }
 
+    /// Whether its limits are kept: also of one that is over, for what it has let through.
+    pub(super) const fn has_limits(self) -> bool {
+        self.is_limited() || matches!(self, Self::Exhausted)
+    }
+
     pub(super) const fn is_break_glass(self) -> bool {
         matches!(self, Self::BreakGlass | Self::LimitedBreakGlass)
     }
@@ -292,6 +297,11 @@ impl Phase {
 // === impl Entry ===
 
 impl Entry {
+    /// The same with another end, to be judged by it.
+    pub(super) const fn until(self, not_after: Timestamp) -> Self {
+        Self { not_after, ..self }
+    }
+
     /// An entry of no leaf yet.
     pub(super) const fn new(workload: Key, id: Key, [not_before, not_after]: [Timestamp; 2], phase: Phase) -> Self {
         let (kind, text_len, text_at) = (PathKind::Any, 0, 0);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::compact::CompactGrant;
 use crate::authz::{Header, Network};
 use crate::clock::Timestamp;
-use crate::object::{ExactCall, GrantConditions, TimeWindow, Weekday};
+use crate::object::{ExactCall, GrantConditions, GrantId, GrantState, TimeWindow, Weekday};
 
 /// The limits of one grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(super) struct Limits {
     tools: Texts,
     call: Option<Call>,
     uses: Option<u32>,
+    /// When it would end whose last use has been spent: what was let through by it may go on until then.
+    spent_until: Option<Timestamp>,
 }
 
 /// Any of some texts.
@@ -44,6 +46,8 @@ pub struct Circumstances<'a> {
     pub body: Option<&'a [u8]>,
     /// The MCP tool that it calls, if it does.
     pub tool: Option<&'a str>,
+    /// The grant by which it was let through before, of which its use has been spent.
+    pub spent: Option<GrantId>,
     /// SHA-256 of the body, once somebody asked.
     digest: OnceCell<Option<[u8; 32]>>,
 }
@@ -96,12 +100,18 @@ impl Limits {
                 None => None,
             },
             uses: grant.uses,
+            spent_until: grant.not_after.filter(|_| grant.state == GrantState::Exhausted),
         })
     }
 
     /// How many requests it allows, if not any number.
     pub(super) const fn uses(&self) -> Option<u32> {
         self.uses
+    }
+
+    /// When it would end, if its last use has been spent.
+    pub(super) const fn spent_until(&self) -> Option<Timestamp> {
+        self.spent_until
     }
 
     /// Whether its exact call and its tools, if it is for such, are those of the request, whatever the body.
@@ -154,12 +164,17 @@ impl<'a> Circumstances<'a> {
         address: Option<IpAddr>,
         body: Option<&'a [u8]>,
     ) -> Self {
-        Self { address, headers, method, target, body, tool: None, digest: OnceCell::new() }
+        Self { address, headers, method, target, body, tool: None, spent: None, digest: OnceCell::new() }
     }
 
     /// Those of a request that calls this MCP tool, if it calls one.
     pub fn with_tool(self, tool: Option<&'a str>) -> Self {
         Self { tool, ..self }
+    }
+
+    /// Those of a request that was let through by this grant, if by one, and has spent its use.
+    pub fn once_let_through(self, spent: Option<GrantId>) -> Self {
+        Self { spent, ..self }
     }
 
     /// The value of a header that occurs once. One that some server could take for it counts as an occurrence, and is

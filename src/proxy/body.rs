@@ -1,8 +1,9 @@
 //! The bodies that go through: from the client to the upstream, and back.
 //!
 //! Plane: hot path. Nothing is gathered: a piece is passed on before the next is taken, so that memory does not grow with a
-//! body. INVARIANT: once an answer is cut, no piece follows in either direction, and a client never takes a cut answer for
-//! a whole one: gRPC ends with `PERMISSION_DENIED`, everything else is reset. Trailers cannot bring in what headers may not.
+//! body. INVARIANT: once a request is cut, no piece follows in either direction, also when its answer has ended before its
+//! body; and a client never takes a cut answer for a whole one: gRPC ends with `PERMISSION_DENIED`, everything else is
+//! reset. Trailers cannot bring in what headers may not.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::forwarded;
 use super::guard::UnderWay;
 use super::live;
 use super::upstream::{Lease, Place};
@@ -38,7 +40,15 @@ struct Sending {
     incoming: Incoming,
     /// How much more there may be.
     left: u64,
-    entry: Arc<live::Entry>,
+    held: Arc<Held>,
+}
+
+/// What a request holds until its body and its answer have both ended, whichever is later.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) stream: live::Stream,
+    pub(super) place: Place,
+    pub(super) _under_way: UnderWay,
 }
 
 /// An answer to a client.
@@ -54,12 +64,10 @@ pub(super) enum Reply {
 #[derive(Debug)]
 pub(super) struct Streamed {
     pub(super) incoming: Incoming,
-    pub(super) stream: live::Stream,
+    pub(super) held: Arc<Held>,
     pub(super) lease: Lease,
     pub(super) is_grpc: bool,
     pub(super) is_cut: bool,
-    pub(super) _place: Place,
-    pub(super) _under_way: UnderWay,
 }
 
 // === impl Sent ===
@@ -69,11 +77,11 @@ impl Sent {
         Self(None)
     }
 
-    pub(super) fn new(incoming: Incoming, limit: Option<u64>, entry: &Arc<live::Entry>) -> Self {
+    pub(super) fn new(incoming: Incoming, limit: Option<u64>, held: &Arc<Held>) -> Self {
         if incoming.is_end_stream() {
             return Self(None);
         }
-        Self(Some(Sending { incoming, left: limit.unwrap_or(u64::MAX), entry: Arc::clone(entry) }))
+        Self(Some(Sending { incoming, left: limit.unwrap_or(u64::MAX), held: Arc::clone(held) }))
     }
 
     pub(super) fn is_nothing(&self) -> bool {
@@ -87,7 +95,7 @@ impl Body for Sent {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Some(sending) = &mut self.0 else { return Poll::Ready(None) };
-        if sending.entry.is_cut() {
+        if sending.held.stream.poll_sending_cut(cx).is_ready() {
             return Poll::Ready(Some(Err(Broken::Cut)));
         }
         let mut frame = match Pin::new(&mut sending.incoming).poll_frame(cx) {
@@ -123,7 +131,7 @@ fn only_trailers(trailers: &mut HeaderMap) {
         let name = name.as_str();
         door::is_alias(name.as_bytes())
             || name.contains('_')
-            || name.starts_with("x-forwarded-")
+            || forwarded::is_ours(name)
             || name.starts_with("content-")
             || matches!(
                 name,
@@ -131,7 +139,6 @@ fn only_trailers(trailers: &mut HeaderMap) {
                     | "connection"
                     | "cookie"
                     | "dpop"
-                    | "forwarded"
                     | "host"
                     | "te"
                     | "trailer"
@@ -187,7 +194,7 @@ impl Streamed {
         if self.is_cut {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(decision) = self.stream.poll_cut(cx) {
+        if let Poll::Ready(decision) = self.held.stream.poll_cut(cx) {
             self.is_cut = true;
             if self.is_grpc {
                 let mut trailers = HeaderMap::new();
@@ -218,6 +225,11 @@ mod tests {
             "authorization",
             "content-length",
             "host",
+            "forwarded",
+            "x-forwarded-for",
+            "x-real-ip",
+            "via",
+            "client-cert",
             "grpc-status",
             "x-sum",
         ] {

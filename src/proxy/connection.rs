@@ -25,7 +25,7 @@ use super::guard::{Guarded, Pace, Tie, preface};
 use super::head::Follower;
 use super::proxy_protocol;
 use super::service::{Client, Proxy};
-use crate::authz::{Door, Network, Reason};
+use crate::authz::{Door, Network, Peer, Reason};
 use crate::door::{Asked, OwnedPeer};
 use crate::tls::{ALPN_H2, ALPN_HTTP1};
 
@@ -104,7 +104,9 @@ where
     let tie = Arc::new(Tie::default());
     let peer = OwnedPeer { principal: None, certificate: tls.flatten(), address: Some(address) };
     let said = Said::new(address, scheme, is_listed);
-    let client = Arc::new(Client { peer, scheme, said, tie: Arc::clone(&tie) });
+    let asked_about = Peer { principal: None, certificate: peer.certificate.as_deref(), address: peer.address };
+    let tells_certificates = proxy.checks.gate().is_some_and(|gate| gate.settings().may_believe(asked_about));
+    let client = Arc::new(Client { peer, scheme, said, tells_certificates, tie: Arc::clone(&tie) });
     let pace = Pace { head: limits.head_timeout, idle: limits.idle_timeout };
     if is_http2 {
         return http2(Guarded::http2(io, &begun, tie, pace), client, proxy).await;
@@ -175,6 +177,8 @@ where
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 served = connection.as_mut() => served,
+                // A client that takes nothing, not even the end, does not keep the connection.
+                () = rests(&client.tie, limits.idle_timeout) => Ok(()),
                 () = proxy.drain.expired() => Ok(()),
             }
         }

@@ -1,12 +1,13 @@
 //! What the next server is told about the client's connection: `Forwarded` (RFC 7239) and `X-Forwarded-*`.
 //!
-//! Pure; hot path. INVARIANT: what a client says of itself in these headers, in any spelling, does not reach the upstream;
-//! only a listed peer, which is a proxy of ours, is added to. What never changes on a connection is made once for it.
+//! Pure; hot path. INVARIANT: what a client says of itself in these headers, in any spelling, is neither decided on nor does
+//! it reach the upstream; only a listed peer, which is a proxy of ours, is added to, and only by the names themselves. What never changes on a connection is made once for it.
 
 use core::net::IpAddr;
 use std::fmt::Write;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -43,13 +44,19 @@ impl Said {
         Self { address, scheme: HeaderValue::from_static(scheme), element, is_listed }
     }
 
+    /// Takes out what the client may not say. `counts` tells what is to stay nevertheless.
+    pub(super) fn take_out(&self, headers: &mut HeaderMap, counts: impl Fn(&str) -> bool) {
+        let goes = |name: &&HeaderName| {
+            let name = name.as_str();
+            is_ours(name) && (!self.is_listed || name.contains('_')) && !counts(name)
+        };
+        let names: SmallVec<[HeaderName; 4]> = headers.keys().filter(goes).cloned().collect();
+        names.iter().for_each(|name| drop(headers.remove(name)));
+    }
+
     /// Says it in `headers`, in place of what the client said.
     pub(super) fn write(&self, headers: &mut HeaderMap, host: &str) {
-        let client_says = headers.keys().any(|name| is_ours(name.as_str()));
-        if client_says && !self.is_listed {
-            let names: Vec<HeaderName> = headers.keys().filter(|name| is_ours(name.as_str())).cloned().collect();
-            names.iter().for_each(|name| drop(headers.remove(name)));
-        }
+        self.take_out(headers, |_name| false);
         let mut element = String::with_capacity(self.element.len() + host.len() + 8);
         element.push_str(&self.element);
         // Only what needs no escape within quotes; the host has been judged before.
@@ -72,7 +79,7 @@ impl Said {
 }
 
 /// Whether a server could take the name for one that tells of the client's connection.
-fn is_ours(name: &str) -> bool {
+pub(super) fn is_ours(name: &str) -> bool {
     let first = name.as_bytes().first();
     if !matches!(first, Some(b'x' | b'f' | b't' | b'c' | b'v')) {
         return false;
@@ -127,6 +134,9 @@ mod tests {
         assert_eq!(text(&headers, "forwarded"), ["10.0.0.1", "for=\"[2001:db8::1]\";proto=http"]);
         assert_eq!(text(&headers, "x-forwarded-for"), ["10.0.0.1", "2001:db8::1"]);
         assert_eq!(text(&headers, "x-forwarded-proto"), ["10.0.0.1"]);
+        for alias in ["x_forwarded_for", "x_real-ip"] {
+            assert!(!headers.contains_key(alias), "another spelling is not what our proxy writes: {alias}");
+        }
     }
 
     #[test]

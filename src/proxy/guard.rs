@@ -1,7 +1,8 @@
 //! The socket of a client as the HTTP library sees it: every byte has been looked at before, and none is waited for too long.
 //!
 //! Plane: hot path. INVARIANT: after something that is refused, the library is given a byte that no head and no chunk may
-//! hold, and then the end, so that it answers 400 in its turn, behind the answers to the requests before, and closes. After
+//! hold, and then the end, so that it answers 400 in its turn, behind the answers to the requests before, and closes; within a body it is given an
+//! error instead, because there the byte would be one of the body. After
 //! a head that asks to leave HTTP nothing is read until the answer is known. Slow: a head that does not end in time, a body
 //! that stops, a connection that rests, each end the connection; one with a request under way is not resting.
 
@@ -80,6 +81,8 @@ enum State {
     /// Until the answer is known.
     Held,
     Refused,
+    /// Refused within a body.
+    Broken,
     Ended,
 }
 
@@ -154,6 +157,7 @@ impl<S> Guarded<S> {
             self.looked = self.filled;
             return;
         };
+        let in_body = !follower.is_between() && !follower.is_in_head();
         let unseen = self.buffer.get(self.looked..self.filled).unwrap_or_default();
         match follower.follow(unseen) {
             Ok(Seen::All) => self.looked = self.filled,
@@ -162,13 +166,20 @@ impl<S> Guarded<S> {
                 self.tie.leaves.store(UNDECIDED, Ordering::Release);
                 self.state = State::Held;
             }
-            Err(refusal) => self.refuse(refusal),
+            Err(refusal) => self.refuse(refusal, in_body),
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal) {
+    /// `in_body` says that the library waits for the rest of a body.
+    fn refuse(&mut self, refusal: Refusal, in_body: bool) {
         tracing::debug!(%refusal, "a client is refused for how it writes HTTP");
         self.tie.refused.store(true, Ordering::Release);
+        if in_body {
+            // Whatever it were given would be of that body.
+            (self.from, self.looked, self.filled) = (0, 0, 0);
+            self.state = State::Broken;
+            return;
+        }
         // Requests that came whole in the same piece are not answered either: it was one client who wrote all of it.
         self.buffer.clear();
         self.buffer.extend_from_slice(POISON);
@@ -276,6 +287,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Read for Guarded<S> {
                         continue;
                     }
                     return Poll::Pending;
+                }
+                State::Broken => {
+                    this.state = State::Ended;
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the body is malformed")));
                 }
                 State::Refused => {
                     this.state = State::Ended;

@@ -81,7 +81,9 @@ pub(super) fn take_in(parts: &mut Parts) -> Result<Target, Refusal> {
     let mut upgrade = None;
     if parts.version == Version::HTTP_2 {
         // The library refuses most of these already (RFC 9113, section 8.2.2).
-        if headers.contains_key(TRANSFER_ENCODING) || headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
+        let is_number = |v: &HeaderValue| !v.is_empty() && v.as_bytes().iter().all(u8::is_ascii_digit);
+        let lengths = headers.get_all(CONTENT_LENGTH);
+        if headers.contains_key(TRANSFER_ENCODING) || lengths.iter().count() > 1 || !lengths.iter().all(is_number) {
             return Err(Refusal::Length);
         }
     } else if headers.contains_key(UPGRADE) {
@@ -160,13 +162,20 @@ fn host(parts: &Parts) -> Result<String, Refusal> {
 fn wanted(headers: &HeaderMap) -> Result<Option<HeaderValue>, Refusal> {
     let mut values = headers.get_all(UPGRADE).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return Err(Refusal::Upgrade) };
+    Ok(asks_to_leave(headers).then(|| value.clone()))
+}
+
+/// Whether a head of HTTP/1 asks to leave HTTP: exactly when [`Follower`](super::head::Follower) stops behind it.
+pub(super) fn asks_to_leave(headers: &HeaderMap) -> bool {
+    if !headers.contains_key(UPGRADE) {
+        return false;
+    }
     let has_body = headers.contains_key(TRANSFER_ENCODING)
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes().iter().any(|b| *b != b'0'));
     let says = |value: &HeaderValue| {
         value.as_bytes().split(|b| *b == b',').any(|o| o.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     };
-    let wants = headers.get_all(CONNECTION).iter().any(says) && !has_body;
-    Ok(wants.then(|| value.clone()))
+    headers.get_all(CONNECTION).iter().any(says) && !has_body
 }
 
 fn says_trailers(value: &HeaderValue) -> bool {

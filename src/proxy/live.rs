@@ -1,8 +1,8 @@
 //! Every request that was let through and whose answer has not ended, to be decided on again when the state changes.
 //!
-//! Plane: hot path. INVARIANT: from the moment before a request is sent until its answer has ended it is among these, and a
-//! change of the state that came after its decision is never missed: who enters says which change was the last that the
-//! decision may have seen. Nothing is spent and no proof is used up by deciding again. An error there is a cut.
+//! Plane: hot path. INVARIANT: from the moment before a request is sent until its body and its answer have both ended it is
+//! among these, and a change of the state that came after its decision is never missed: who enters says which change was the
+//! last that the decision may have seen. Nothing is spent and no proof is used up by deciding again. An error there is a cut.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
-use crate::authz::{Decision, Reason};
+use crate::authz::Decision;
 use crate::door::{Checked, Checks};
 
 /// Locks are shared by so few that nobody waits.
@@ -45,7 +45,10 @@ struct Slots {
 pub(super) struct Entry {
     pub(super) checked: Checked,
     cut: OnceLock<Decision>,
+    /// Of the answer, or of the tunnel.
     waker: AtomicWaker,
+    /// Of the request's body.
+    sending: AtomicWaker,
 }
 
 /// An entry, until it is dropped.
@@ -72,7 +75,8 @@ impl Live {
 
     /// Enters what was let through by a decision that may have seen no later change than that.
     pub(super) fn enter(self: &Arc<Self>, checked: Checked, seen: u64) -> Stream {
-        let entry = Arc::new(Entry { checked, cut: OnceLock::new(), waker: AtomicWaker::new() });
+        let entry =
+            Arc::new(Entry { checked, cut: OnceLock::new(), waker: AtomicWaker::new(), sending: AtomicWaker::new() });
         let shard = self.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let slot = self.lock(shard).map_or(0, |mut slots| slots.put(Arc::clone(&entry)));
         if self.seen() != seen {
@@ -106,10 +110,11 @@ impl Live {
             };
             for batch in entries.chunks(BATCH) {
                 for entry in batch.iter().filter(|entry| !entry.is_cut()) {
-                    if let Some(denial) = self.checks.recheck(&entry.checked).filter(|denial| !entry.outlives(denial)) {
+                    if let Some(denial) = self.checks.recheck(&entry.checked) {
                         self.checks.tell(&entry.checked.request, &denial);
                         let _first = entry.cut.set(denial);
                         entry.waker.wake();
+                        entry.sending.wake();
                     }
                 }
                 tokio::task::yield_now().await;
@@ -151,11 +156,6 @@ impl Entry {
     pub(super) fn is_cut(&self) -> bool {
         self.cut.get().is_some()
     }
-
-    /// The use that it took may have been the last one of its grant: that was its own.
-    fn outlives(&self, denial: &Decision) -> bool {
-        denial.reason == Reason::EntitlementGrantExhausted && self.checked.decision.grant == denial.grant
-    }
 }
 
 impl fmt::Debug for Entry {
@@ -177,6 +177,14 @@ impl Stream {
             self.entry.waker.register(cx.waker());
         }
         self.entry.cut.get().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    /// The same for the body of the request, which may go on after the answer has ended.
+    pub(super) fn poll_sending_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.entry.is_cut() {
+            self.entry.sending.register(cx.waker());
+        }
+        if self.entry.is_cut() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Waits until it is not allowed any more.

@@ -7,18 +7,18 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio_util::task::TaskTracker;
 
-use super::body::{Reply, Sent, Streamed};
+use super::body::{Held, Reply, Sent, Streamed};
 use super::config::{Config, Protocol};
 use super::forwarded::Said;
-use super::guard::{Tie, UnderWay};
+use super::guard::Tie;
 use super::hygiene::{self, Target};
-use super::live::{Live, Stream};
+use super::live::Live;
 use super::respond;
 use super::tunnel::Tunnel;
 use super::upstream::{Answer, Outgoing, Upstream};
@@ -47,6 +47,8 @@ pub(super) struct Client {
     pub(super) peer: OwnedPeer,
     pub(super) scheme: &'static str,
     pub(super) said: Said,
+    /// It may be a proxy whose word about its clients' certificates counts.
+    pub(super) tells_certificates: bool,
     pub(super) tie: Arc<Tie>,
 }
 
@@ -60,6 +62,7 @@ struct Outbound<'a> {
     said: &'a Said,
     upgrade: Option<HeaderValue>,
     protocol: Protocol,
+    has_body: bool,
 }
 
 // === impl Proxy ===
@@ -73,15 +76,24 @@ impl Proxy {
     ) -> Result<Response<Reply>, Infallible> {
         let under_way = client.tie.begin();
         let is_http1 = request.version() != Version::HTTP_2;
-        let mut leaving = Leaving(is_http1.then_some(&client.tie));
+        let mut leaving = Leaving((is_http1 && hygiene::asks_to_leave(request.headers())).then_some(&client.tie));
         let leaves = (is_http1 && request.headers().contains_key(UPGRADE)).then(|| hyper::upgrade::on(&mut request));
         let (mut parts, body) = request.into_parts();
         let method = parts.method.clone();
+        let upgrade = parts.headers.get(UPGRADE).cloned();
         let target = hygiene::take_in(&mut parts);
+        // For the check alone, as other proxies tell it; `Outbound` takes them out again.
+        if let Some(upgrade) = upgrade {
+            parts.headers.insert(UPGRADE, upgrade);
+        }
+        if !body.is_end_stream() && !parts.headers.contains_key(CONTENT_LENGTH) {
+            parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let (target, refusal) = match target {
             Ok(target) => (target, None),
             Err(refusal) => (Target::unread(&parts), Some(refusal)),
         };
+        client.take_out(&mut parts.headers);
         let asked = Asked {
             door: Door::Proxy,
             method: method.as_str().to_owned(),
@@ -109,38 +121,43 @@ impl Proxy {
         }
         let Some(upstream) = self.upstream(&checked) else { return Ok(respond::nowhere(is_grpc)) };
         let upgrade = target.upgrade.filter(|wanted| self.may_leave(wanted) && upstream.protocol() == Protocol::Http1);
+        if checked.decision.mcp.is_some()
+            && let Some(refusal) = beside_messages(&method, upgrade.is_some(), !body.is_end_stream())
+        {
+            let checked = self.checks.refuse(checked.request, Reason::InputMalformed, refusal);
+            return Ok(respond::denied(&checked, is_http1));
+        }
         let stream = self.live.enter(checked, seen);
-        let body = Sent::new(body, limit, stream.entry());
+        let place = match upstream.enter() {
+            Ok(place) => place,
+            Err(error) => return Ok(respond::failed(&error, is_grpc)),
+        };
+        let held = Arc::new(Held { stream, place, _under_way: under_way });
+        let body = Sent::new(body, limit, &held);
         let outbound = Upgradable { method, upgrade, leaves };
-        let response = self.forward(permit, &client, upstream, stream, body, outbound, under_way).await;
+        let response = self.forward(permit, &client, upstream.protocol(), held, body, outbound).await;
         leaving.is_known(response.status() == StatusCode::SWITCHING_PROTOCOLS);
         Ok(response)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is one of the things that a permit is needed for")]
     async fn forward(
         &self,
         permit: Permit,
         client: &Client,
-        upstream: &Arc<Upstream>,
-        stream: Stream,
+        protocol: Protocol,
+        held: Arc<Held>,
         body: Sent,
         request: Upgradable,
-        under_way: UnderWay,
     ) -> Response<Reply> {
         let Upgradable { method, upgrade, leaves } = request;
-        let entry = Arc::clone(stream.entry());
+        let entry = Arc::clone(held.stream.entry());
         let is_grpc = answer::is_grpc(&entry.checked.request.headers);
-        let place = match upstream.enter() {
-            Ok(place) => place,
-            Err(error) => return respond::failed(&error, is_grpc),
-        };
-        let protocol = upstream.protocol();
-        let outbound = Outbound { checked: &entry.checked, method, said: &client.said, upgrade, protocol };
+        let (said, has_body) = (&client.said, !body.is_nothing());
+        let outbound = Outbound { checked: &entry.checked, method, said, upgrade, protocol, has_body };
         let answer = tokio::select! {
             biased;
-            answer = place.send(permit, &outbound, body) => answer,
-            denial = stream.cut() => {
+            answer = held.place.send(permit, &outbound, body) => answer,
+            denial = held.stream.cut() => {
                 let request = entry.checked.request.clone();
                 return respond::denied(&entry.checked.instead(denial.clone(), request), true);
             }
@@ -167,7 +184,7 @@ impl Proxy {
                 lease.give_back();
             }
             let is_cut = false;
-            let streamed = Streamed { incoming, stream, lease, is_grpc, is_cut, _place: place, _under_way: under_way };
+            let streamed = Streamed { incoming, held, lease, is_grpc, is_cut };
             return Response::from_parts(parts, Reply::Upstream(Box::new(streamed)));
         };
         let (Some(wanted), Some(agreed), Some(leaves)) = (outbound.upgrade.as_ref(), agreed, leaves) else {
@@ -180,15 +197,7 @@ impl Proxy {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(UPGRADE, agreed);
         let drain = self.drain.clone();
-        let tunnel = Tunnel {
-            client: leaves,
-            upstream: leaves_upstream,
-            is_websocket,
-            stream,
-            drain,
-            _place: place,
-            _under_way: under_way,
-        };
+        let tunnel = Tunnel { client: leaves, upstream: leaves_upstream, is_websocket, held, drain };
         self.tunnels.spawn(tunnel.run());
         Response::from_parts(parts, Reply::Own(None))
     }
@@ -221,8 +230,29 @@ fn tell(checked: &Checked, headers: &mut HeaderMap) {
     }
 }
 
+/// Why a request to an MCP server is not forwarded though what was decided on is allowed: something goes with it that was
+/// not looked at.
+fn beside_messages(method: &Method, upgrades: bool, has_body: bool) -> Option<&'static str> {
+    if upgrades {
+        return Some("what is said after an upgrade on a route of the Model Context Protocol is not looked at");
+    }
+    let is_read = !matches!(*method, Method::GET | Method::DELETE);
+    (has_body && !is_read).then_some("a request of the Model Context Protocol has a body that is not looked at")
+}
+
 fn length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Takes out what it may not say of itself, so that it is not decided on.
+    fn take_out(&self, headers: &mut HeaderMap) {
+        Asked::take_out_identity(headers);
+        let is_certificate = |name: &str| matches!(name, "x-forwarded-client-cert" | "client-cert");
+        self.said.take_out(headers, |name| self.tells_certificates && is_certificate(name));
+    }
 }
 
 // === impl Target ===
@@ -243,12 +273,16 @@ impl Outgoing for Outbound<'_> {
         // INVARIANT: there is a permit, or nobody would be asking.
         let _allowed = answer::prepare(self.checked, &mut headers);
         self.said.write(&mut headers, &request.host);
-        headers.remove(HOST);
+        [HOST, UPGRADE, TRANSFER_ENCODING].iter().for_each(|name| drop(headers.remove(name)));
         if self.protocol == Protocol::Http1 {
             if let Ok(host) = HeaderValue::from_str(&request.host) {
                 headers.insert(HOST, host);
             }
             one_cookie(&mut headers);
+            // Without a length, the library would take a body for none where most requests have none.
+            if self.has_body && !headers.contains_key(CONTENT_LENGTH) {
+                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
         }
         if let Some(upgrade) = &self.upgrade {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

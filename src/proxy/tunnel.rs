@@ -4,15 +4,14 @@
 //! told with close code 1008, between two frames; every other connection is closed. At the end of a drain it is closed too.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
-use super::guard::UnderWay;
-use super::live::Stream;
-use super::upstream::Place;
+use super::body::Held;
 use super::websocket::{self, Frames};
 use crate::authz::problem;
 use crate::drain;
@@ -26,10 +25,8 @@ pub(super) struct Tunnel {
     pub(super) client: OnUpgrade,
     pub(super) upstream: OnUpgrade,
     pub(super) is_websocket: bool,
-    pub(super) stream: Stream,
+    pub(super) held: Arc<Held>,
     pub(super) drain: drain::Signal,
-    pub(super) _place: Place,
-    pub(super) _under_way: UnderWay,
 }
 
 type Io = TokioIo<Upgraded>;
@@ -66,7 +63,7 @@ impl Tunnel {
         };
         let reason = tokio::select! {
             biased;
-            denial = self.stream.cut() => problem::disclosed_reason(denial),
+            denial = self.held.stream.cut() => problem::disclosed_reason(denial),
             ended = async { tokio::try_join!(up, down.run()) } => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a connection that had been upgraded broke");

@@ -43,6 +43,7 @@ mod oracle;
 mod reverse_proxy;
 mod reverse_proxy_bulk;
 mod reverse_proxy_decisions;
+mod reverse_proxy_edges;
 mod reverse_proxy_live;
 mod reverse_proxy_raw;
 mod reverse_proxy_tls;

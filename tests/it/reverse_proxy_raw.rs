@@ -137,6 +137,7 @@ async fn over_http2_too_what_is_ambiguous_is_refused() {
             ("two hosts", uri, &[("host", "other.example")][..], None),
             ("a length that is not", uri, &[("content-length", "9")][..], Some("abc")),
             ("two lengths", uri, &[("content-length", "3"), ("content-length", "4")][..], Some("abc")),
+            ("an empty length", uri, &[("content-length", "")][..], None),
             ("an alias", uri, &[("transfer_encoding", "chunked")][..], Some("abc")),
             ("dot segments", "http://shop.example/app/../live/x", &[][..], None),
             ("an escaped slash", "http://shop.example/app%2flive", &[][..], None),

@@ -120,9 +120,15 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// What it names, for the header that repeats it.
+    /// What it names, for the header that repeats it: by its method, because servers look at no other member.
     pub(super) fn named(&self) -> Option<&str> {
-        [&self.name, &self.uri, &self.task].into_iter().find_map(|read| text(read))
+        let method = self.method.as_deref()?;
+        match method {
+            CALL | PROMPT => text(&self.name),
+            _ if method.starts_with("resources/") => text(&self.uri),
+            _ if method.starts_with("tasks/") => text(&self.task),
+            _ => None,
+        }
     }
 
     /// Whether `Mcp-Name` belongs to it.

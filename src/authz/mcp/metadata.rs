@@ -33,13 +33,14 @@ struct Metadata<'a> {
 // === impl Documents ===
 
 impl Documents {
-    /// Those of these services. Of two routes that say they are one resource, the first says what it is like.
+    /// Those of these services. No two have a resource in one place that the control plane has stored; of two routes of
+    /// one service, and in older stores of two services in the order of their names, the first says what it is like.
     pub(in crate::authz) fn of<'a>(services: impl IntoIterator<Item = &'a Service>) -> Self {
         let mut documents = HashMap::new();
         for service in services {
             for mcp in service.routes.iter().filter_map(|route| route.mcp.as_deref()) {
                 let Some(resource) = mcp.resource.as_deref() else { continue };
-                let Some((host, path)) = place(resource) else { continue };
+                let Some((host, path)) = metadata_place(resource) else { continue };
                 let document = Metadata::of(service, mcp, resource);
                 // Serialising plain texts cannot fail.
                 let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
@@ -82,8 +83,8 @@ pub(super) fn url(resource: &str) -> String {
     format!("{origin}{WELL_KNOWN}{}", if path == "/" { "" } else { path })
 }
 
-/// The host of a resource, as routes know hosts, and its path.
-fn place(resource: &str) -> Option<(String, &str)> {
+/// Where a resource is told of: its host, as routes know hosts, and its path.
+pub fn metadata_place(resource: &str) -> Option<(String, &str)> {
     let (_, rest) = resource.split_once("://")?;
     let path_at = rest.find('/').unwrap_or(rest.len());
     let (authority, path) = rest.split_at_checked(path_at)?;

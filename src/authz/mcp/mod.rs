@@ -5,6 +5,7 @@
 //! otherwise than the body; nothing is repaired, and the bytes that were read are those that are forwarded. A body that the
 //! check did not carry whole is refused. Says nothing of who may do what: that is for policy, which gets [`McpFacts`].
 
+mod carriage;
 mod headers;
 mod message;
 mod metadata;
@@ -19,6 +20,7 @@ mod tests;
 use self::headers::{Headers, Version};
 use self::message::{Kind, Message};
 pub(super) use self::metadata::Documents;
+pub use self::metadata::metadata_place;
 pub use self::terms::{McpTerms, TermsError};
 pub use self::tools::{EventFilter, Unfilterable, filter_tools};
 use super::intake::Refusal;
@@ -76,15 +78,14 @@ impl McpCall {
 /// Reads the message of a request. Borrows from it.
 pub(super) fn read<'a>(request: &'a Request<'_>, terms: &'a McpTerms) -> Result<McpFacts<'a>, Refusal> {
     let headers = Headers::of(request)?;
+    carriage::is_plain(request)?;
     let kind = match request.method {
         "POST" => return post(request, &headers, terms),
         "GET" => McpMessage::Stream,
         "DELETE" => McpMessage::End,
         _ => return malformed("the MCP transport has no such method"),
     };
-    if request.body.is_some_and(|body| !body.is_empty()) {
-        return malformed("a request without a message has a body");
-    }
+    carriage::has_no_body(request)?;
     let version = headers.known_version()?;
     if !version.has_sessions() {
         return malformed("this version of MCP has neither streams of its own nor sessions");

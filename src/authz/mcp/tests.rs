@@ -3,6 +3,7 @@
 //! The corpus that doors share is `tests/decisions/mcp.yaml`; here is what takes bytes that are no text, and properties.
 //! Pure, like the module; a failure prints the body.
 
+mod carriage;
 mod headers;
 
 use proptest::prelude::*;

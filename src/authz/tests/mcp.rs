@@ -146,6 +146,11 @@ fn a_denial_says_what_it_is_about() {
     let message = json!({"jsonrpc": "2.0", "id": 1, "method": "logging/setLevel"});
     let body: Value = serde_json::from_slice(&problem::body(&desk.post("ci", "/mcp", &message), None)).unwrap();
     assert_eq!(body["grant_request"].get("conditions"), None);
+    assert_eq!(
+        (&body["reason"], body.get("grant_request")),
+        (&json!("entitlement.no_grant"), None),
+        "not for every tool"
+    );
     let route = desk.post("ci", "/refunds/7", &message);
     assert!(route.mcp.is_none() && problem::headers(&route).iter().all(|(name, _)| *name != "www-authenticate"));
 }

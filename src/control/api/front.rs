@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::Api;
 use super::extract::{Caller, MAX_WAIT, RequestId};
-use super::operation::Route;
+use super::operation::{Method, Route};
 use super::problem::Problem;
 use super::watch::Entered;
 use crate::control::audit::{Author, Event};
@@ -32,11 +32,14 @@ const REQUEST_ID: &str = "x-request-id";
 /// Actions whose success is recorded although they change nothing.
 const RECORDED_READS: [&str; 1] = ["audit.list"];
 
+/// What a record calls a method that no operation has. A method is any token, `audit.begin` too.
+const OTHER_METHOD: &str = "other";
+
 /// What was called and by whom, for the audit trail.
 #[derive(Debug)]
 struct Call {
     author: Author,
-    /// The operation's action; the method where there is no such operation.
+    /// The operation's action; the method where there is no such operation, and never another word of the caller's.
     action: Cow<'static, str>,
     /// Method and path.
     object: String,
@@ -138,10 +141,11 @@ async fn guarded(
 
 impl Call {
     fn of(request: &Request) -> Self {
+        let method = Method::of(request.method()).map_or(OTHER_METHOD, |_known| request.method().as_str());
         Self {
             author: Author::unknown(),
-            action: Cow::Owned(request.method().to_string()),
-            object: format!("{} {}", request.method(), request.uri().path()),
+            action: Cow::Owned(method.to_owned()),
+            object: format!("{method} {}", request.uri().path()),
             peer: None,
             stranger: None,
             is_read: request.method().is_safe(),

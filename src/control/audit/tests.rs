@@ -405,3 +405,40 @@ async fn what_was_left_out_is_owned_up_to_without_another_record() {
     assert_eq!(lost().await, [said(3), said(1)]);
     store.close().await;
 }
+
+#[tokio::test]
+async fn nobody_but_the_control_plane_says_where_the_trail_begins() {
+    let by = |kind: &'static str, via| Author { name: "system".into(), kind: kind.into(), via };
+    let said = |author: Author, object: &str| (NOW, Event::done(author, "audit.begin", object, ""));
+    let refused = |(at, event): (_, Event)| (at, event.answered(401));
+    let forged = [
+        refused(said(Author::unknown(), "audit.begin /")),
+        refused(said(Author::unknown(), "revision/7")),
+        said(Author::unknown(), "revision/7"),
+        said(by("person", Some(Via::Token)), "revision/7"),
+        said(by("system", None), "revision/7"),
+        said(Author::system("sweep"), "revision/7"),
+        said(Author::system("system"), "revision/+7"),
+        said(Author::system("system"), "revision/x"),
+        refused(said(Author::system("system"), "revision/7")),
+    ];
+    let directory = TempDir::new().unwrap();
+    let store = SqliteStore::open(directory.path(), NOW).await.unwrap();
+    store.audit(&forged).await.unwrap();
+    store.close().await;
+    SqliteStore::open(directory.path(), NOW).await.unwrap().close().await;
+    let verdict = verify(directory.path(), Vec::new()).await;
+    assert!(verdict.is_whole() && verdict.records == 1 + forged.len() as u64, "{verdict:?}");
+
+    // In a trail from before it said where it begins, such records come first.
+    let directory = TempDir::new().unwrap();
+    let store = SqliteStore::open(directory.path(), NOW).await.unwrap();
+    tamper(directory.path(), "DELETE FROM audit").await;
+    store.audit(&forged).await.unwrap();
+    store.close().await;
+    for _ in 0..2 {
+        SqliteStore::open(directory.path(), NOW).await.unwrap().close().await;
+    }
+    let verdict = verify(directory.path(), Vec::new()).await;
+    assert!(verdict.is_whole() && verdict.records == 1 + forged.len() as u64, "sealed once: {verdict:?}");
+}

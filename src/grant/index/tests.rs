@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::super::limits::Circumstances;
+use super::super::limits::{Circumstances, Unmet};
 use super::*;
 use crate::authz::{CanonicalPath, Template};
 use crate::credential::SpiffeId;
@@ -138,6 +138,40 @@ fn revocations_end_a_grant_that_is_still_listed() {
     let sought = Sought { resource, action, path: Some(&path), environment, request, now };
     let found = index.find(&WorkloadKey::of("spiffe://a/w"), &sought, Apart::Nothing, |id| id == g.id);
     assert_eq!((found.active.len(), found.standing), (0, over(15, true, g.id)));
+}
+
+#[test]
+fn a_grant_whose_last_use_is_spent_covers_what_spent_it_within_its_end_and_its_conditions() {
+    let mut index = GrantIndex::new(1);
+    let mut spent = grant(1, "w", "payments/refunds", None, 10, 20);
+    spent.uses = Some(1);
+    spent.conditions.source_networks = vec!["10.0.0.0/8".to_owned()];
+    spent.state = GrantState::Exhausted;
+    let at = Timestamp::from_secs(12);
+    spent.ended = Some(crate::object::Ending { by: "w".to_owned(), at, reason: String::new() });
+    put(&mut index, &spent, 2);
+    assert!(!index.is_counted(spent.id), "nothing more is spent of it");
+    let path = CanonicalPath::parse("/refunds/7").unwrap();
+    let find = |by, address: &str, now, is_revoked| {
+        let request = &Circumstances::new(("POST", "/"), &[], address.parse().ok(), None).once_let_through(by);
+        let (resource, action, environment, now) = (REFUNDS, "write", "production", Timestamp::from_secs(now));
+        let sought = Sought { resource, action, path: Some(&path), environment, request, now };
+        let key = WorkloadKey::of("spiffe://a/w");
+        let found = index.find(&key, &sought, Apart::Id, |_| is_revoked);
+        let one = index.find_one(spent.id, &key, &sought, |_| is_revoked);
+        assert_eq!(found.counted, one.counted);
+        assert!(found.active.is_empty());
+        found.counted.first().map(|active| (active.id, active.not_after)).ok_or(found.standing)
+    };
+    let (its_own, other) = (Some(spent.id), Some(GrantId(Uuid::from_u128(7))));
+    let ended = |at, by| Err(Standing::Over(Ended { at: Timestamp::from_secs(at), by, id: spent.id }));
+    assert_eq!(find(its_own, "10.0.0.1", 15, false), Ok((spent.id, Timestamp::from_secs(20))));
+    assert_eq!(find(its_own, "10.0.0.1", 20, false), ended(20, End::Expired));
+    assert_eq!(find(its_own, "192.0.2.1", 15, false), Err(Standing::Unmet(Unmet::Condition, spent.id)));
+    assert_eq!(find(its_own, "10.0.0.1", 15, true), ended(12, End::Revoked));
+    for by in [None, other] {
+        assert_eq!(find(by, "10.0.0.1", 15, false), ended(12, End::Exhausted));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Where requests go: the addresses of a service, their connections, and which of them work.
 //!
 //! Plane: hot path. INVARIANT: nothing is sent without a [`Permit`]. A request is sent again only when no byte of it was
-//! written, or when it is idempotent, has no body, and no byte of an answer came; and only so often. When no address is
+//! written, or when it is idempotent, has no body, and no head of an answer came; and only so often. When no address is
 //! known to work, all are tried.
 
 mod connect;
@@ -166,7 +166,9 @@ impl Place {
                     unsent -= 1;
                     body = unsent_request.into_body();
                 }
-                Err((_, None)) if is_repeatable && retries > 0 => {
+                // What has begun to answer, and cannot be read, is not asked again.
+                Err((error, None)) if is_repeatable && retries > 0 && !error.is_parse() => {
+                    tracing::debug!(%error, "a request is sent again");
                     retries -= 1;
                     body = Sent::nothing();
                 }

@@ -98,3 +98,29 @@ fn a_header_that_is_not_needed_still_has_to_be_true() {
     let unknown = [LEGACY[0], ("mcp-protocol-version", "2025-03-26")];
     assert!(facts(&unknown, first.as_bytes()).is_err());
 }
+
+#[test]
+fn the_name_in_the_header_is_the_one_that_the_method_is_about() {
+    let said = |method: &str, name: &str| {
+        let params =
+            json!({"name": "a", "uri": "file:///b", "taskId": "c", "ref": {"type": "ref/prompt", "name": "p"}});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        facts(&[LEGACY, &[("mcp-name", name)]].concat(), body.as_bytes()).map(|_| ()).map_err(|e| code(&e))
+    };
+    for (method, right) in [
+        ("tools/call", "a"),
+        ("prompts/get", "a"),
+        ("resources/read", "file:///b"),
+        ("resources/subscribe", "file:///b"),
+        ("tasks/get", "c"),
+        ("tasks/cancel", "c"),
+        ("ping", ""),
+        ("tools/list", ""),
+        ("completion/complete", ""),
+    ] {
+        for name in ["a", "file:///b", "c", "p"] {
+            let expected = if name == right { Ok(()) } else { Err("input.header_mismatch".to_owned()) };
+            assert_eq!(said(method, name), expected, "{method} {name}");
+        }
+    }
+}

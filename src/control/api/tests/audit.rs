@@ -97,3 +97,12 @@ async fn the_trail_is_listed_by_page_and_by_filter_and_verifies_as_it_is_answere
     let newest = site.get("/v1/audit?order=newest&limit=1").await.expect(200).body;
     assert!(newest["items"][0]["seq"].as_u64() >= Some(tip.seq), "{newest}");
 }
+
+#[tokio::test]
+async fn a_word_of_the_caller_s_is_no_action() {
+    let site = Site::new().await;
+    site.call_as("ptc_op_wrong", "audit.begin", "/", Value::Null).await.expect(401);
+    let records = site.records("", "other /").await;
+    let said: Vec<[&str; 5]> = records.iter().map(brief).filter(|r| r[4] == "refused").collect();
+    assert_eq!(said, [["", "", "other", "other /", "refused"]]);
+}

@@ -290,3 +290,26 @@ async fn an_old_document_does_not_put_keys_back_that_their_source_has_replaced()
     assert_eq!(shown().await["keys_fetched"], Value::Null);
     site.call("POST", "/v1/revocations", revoke).await.expect(422).names("target.kid", "has no key `old`");
 }
+
+#[tokio::test]
+async fn one_service_says_what_an_mcp_resource_is_like() {
+    let site = Site::new().await;
+    let service = |name: &str, resource: &str| {
+        let mcp = json!({ "resource": resource });
+        json!({ "name": name, "routes": [
+            { "name": "plain", "path": "/x" },
+            { "name": "mcp", "path": "/mcp", "mcp": mcp },
+            { "name": "again", "path": "/again", "mcp": mcp },
+        ] })
+    };
+    let put = async |name: &str, resource: &str| {
+        site.call("PUT", &format!("/v1/services/{name}"), service(name, resource)).await
+    };
+    put("desk", "https://mcp.example/mcp").await.expect(201);
+    for taken in ["https://mcp.example/mcp", "https://mcp.example:8443/mcp"] {
+        put("other", taken).await.expect(422).names("routes[1].mcp.resource", "service `desk`");
+    }
+    put("other", "https://mcp.example/other").await.expect(201);
+    put("desk", "https://mcp.example:8443/mcp").await.expect(200);
+    put("desk", "https://mcp.example/other").await.expect(422).names("routes[1].mcp.resource", "service `other`");
+}

@@ -4,6 +4,8 @@
 //! gets it when it is opened next. From then on nothing is believed to be older than the trail because the database
 //! says so: what was there is in a record, and the log of before is forgotten, as compaction would.
 //! A database that says otherwise than its trail is refused.
+//! INVARIANT: only what the control plane writes for itself is believed. Records once repeated the method of any request
+//! as their action, so a trail may hold others of this action; they say nothing.
 
 use std::collections::HashSet;
 
@@ -14,12 +16,15 @@ use sqlx::{Connection, Row, query};
 use super::read::{kind, number, operators, revision};
 use super::{audit, failed};
 use crate::clock::Timestamp;
-use crate::control::audit::{Author, Changed, Event, Hash, Record};
+use crate::control::audit::{Author, Changed, Event, Hash, Outcome, Record};
+use crate::control::principal::Via;
 use crate::control::store::StoreError;
 use crate::wire::{Epoch, Revision};
 
 /// What a record that says where the trail begins is called.
-pub(super) const ACTION: &str = "audit.begin";
+const ACTION: &str = "audit.begin";
+/// Who writes it.
+const AUTHOR: &str = "system";
 /// What a record calls an operator.
 const OPERATOR: &str = "operator";
 /// How many objects one record speaks for at most.
@@ -27,7 +32,17 @@ const CHANGES: usize = 1000;
 
 /// After which revision the trail begins, as `record` says; nothing when it says nothing of the kind.
 pub(super) fn base(record: &Record) -> Option<Revision> {
-    (record.action == ACTION).then(|| record.object.strip_prefix("revision/")?.parse().ok().map(Revision)).flatten()
+    let is_own = record.action == ACTION
+        && (&*record.author, &*record.kind, record.via) == (AUTHOR, AUTHOR, Some(Via::System))
+        && (record.outcome, record.revision, record.status) == (Outcome::Done, None, None)
+        && record.peer.is_none()
+        && record.request_id.is_empty();
+    let base = record.object.strip_prefix("revision/")?.parse().ok().map(Revision)?;
+    (is_own && record.object == object(base)).then_some(base)
+}
+
+fn object(base: Revision) -> String {
+    format!("revision/{base}")
 }
 
 /// Makes sure that the trail says where it begins, and that the database says the same.
@@ -41,7 +56,7 @@ pub(super) async fn ensure(
     let (stored, said) = (stored(c).await.map_err(refused)?, said(c).await.map_err(refused)?);
     match said {
         None => write(c, epoch, stored, now).await.map_err(refused),
-        Some(said) if said == Some(stored) => Ok(()),
+        Some(said) if said == stored => Ok(()),
         Some(_) => {
             let detail = format!("its audit trail does not begin after revision {stored}, as `audit_base` says");
             Err(StoreError::corrupt(place, detail))
@@ -55,24 +70,27 @@ async fn stored(c: &mut SqliteConnection) -> Result<Revision, sqlx::Error> {
 }
 
 /// What the trail says, if it says anything. The whole of it is searched only where its first record is another one.
-async fn said(c: &mut SqliteConnection) -> Result<Option<Option<Revision>>, sqlx::Error> {
+async fn said(c: &mut SqliteConnection) -> Result<Option<Revision>, sqlx::Error> {
     // Quotes inside of a record's values are escaped, so this text occurs only where the action stands.
-    let row = query(
+    let mut rows = query(
         "SELECT record FROM audit WHERE seq = 1 AND instr(record, '\"action\":\"audit.begin\"') > 0
-         UNION ALL SELECT record FROM audit WHERE instr(record, '\"action\":\"audit.begin\"') > 0 LIMIT 1",
+         UNION ALL SELECT record FROM audit WHERE instr(record, '\"action\":\"audit.begin\"') > 0",
     )
-    .fetch_optional(&mut *c)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let record: Option<Record> = serde_json::from_str(row.try_get(0)?).ok();
-    Ok(Some(record.as_ref().and_then(base)))
+    .fetch(&mut *c);
+    while let Some(row) = rows.try_next().await? {
+        let record: Option<Record> = serde_json::from_str(row.try_get(0)?).ok();
+        if let Some(base) = record.as_ref().and_then(base) {
+            return Ok(Some(base));
+        }
+    }
+    Ok(None)
 }
 
 /// Writes the record; several where more was there than one holds.
 async fn write(c: &mut SqliteConnection, epoch: Epoch, base: Revision, now: Timestamp) -> Result<(), sqlx::Error> {
     let mut tx = c.begin_with("BEGIN IMMEDIATE").await?;
     let there = if base > Revision(0) { older(&mut tx, base).await? } else { Vec::new() };
-    let mut begin = Event::done(Author::system("system"), ACTION, &format!("revision/{base}"), "");
+    let mut begin = Event::done(Author::system(AUTHOR), ACTION, &object(base), "");
     let mut tip = audit::tip(&mut tx, epoch).await?;
     let mut rest = there.into_iter().peekable();
     loop {

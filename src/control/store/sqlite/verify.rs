@@ -74,8 +74,8 @@ async fn records(
                 format!("record {seq} is filed under another revision than its own"),
             );
         }
-        if record.action == seal::ACTION {
-            begin.sealed(verifier, seq, seal::base(&record));
+        if let Some(said) = seal::base(&record) {
+            begin.sealed(verifier, seq, said);
         }
         if let Some(revision) = record.revision {
             begin.precedes(verifier, seq, revision);
@@ -203,17 +203,12 @@ async fn people(
 
 impl Begin {
     /// Record `seq` says where the trail begins. It is believed, and not the database.
-    fn sealed(&mut self, verifier: &mut Verifier, seq: u64, said: Option<Revision>) {
-        match said {
-            Some(said) if said == self.base => {}
-            Some(said) => {
-                let base = self.base;
-                let detail =
-                    format!("record {seq} says that the trail begins after revision {said}, and not after {base}");
-                verifier.find(seq, What::Contradicted, detail);
-                self.base = said;
-            }
-            None => verifier.find(seq, What::Contradicted, format!("record {seq} does not say where the trail begins")),
+    fn sealed(&mut self, verifier: &mut Verifier, seq: u64, said: Revision) {
+        let base = self.base;
+        if said != base {
+            let detail = format!("record {seq} says that the trail begins after revision {said}, and not after {base}");
+            verifier.find(seq, What::Contradicted, detail);
+            self.base = said;
         }
         self.sealed = true;
     }
