@@ -145,11 +145,11 @@ async fn nothing_goes_past_the_messages_of_an_mcp_server() {
     proxy.estate.put(Kind::Service, &json!({"name": "app", "routes": routes}));
     proxy.publish();
     let get = ["MCP-Protocol-Version: 2025-06-18", "Accept: text/event-stream"];
-    let websocket = [&get[..], &["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: x"]].concat();
+    let websocket = [&get[..], &["Upgrade: websocket", "Connection: Upgrade, close", "Sec-WebSocket-Key: x"]].concat();
     let mut head = proxy.head("GET /app/mcp", &websocket);
     let answer = raw(proxy.address, head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    let body = [&get[..], &["Content-Length: 3"]].concat();
+    let body = [&get[..], &["Content-Length: 3", "Connection: close"]].concat();
     for method in ["GET", "DELETE"] {
         head = proxy.head(&format!("{method} /app/mcp"), &body) + "abc";
         let answer = raw(proxy.address, head.as_bytes()).await;
