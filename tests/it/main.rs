@@ -46,6 +46,7 @@ mod reverse_proxy_decisions;
 mod reverse_proxy_edges;
 mod reverse_proxy_live;
 mod reverse_proxy_raw;
+mod reverse_proxy_svid;
 mod reverse_proxy_tls;
 mod reverse_proxy_upstream;
 mod running;

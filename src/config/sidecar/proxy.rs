@@ -1,7 +1,8 @@
 //! `proxy:` of `sidecar.yaml`: the reverse proxy, as it is written and validated.
 //!
 //! Plane: composition. Fails closed: without an upstream for a service the proxy does not listen; nobody's word about a
-//! client's address or connection counts unless the peer is listed; an upstream with TLS names who vouches for it.
+//! client's address or connection counts unless the peer is listed; an upstream with TLS names who vouches for it. What
+//! would be a certificate from two places, or an agent that nothing uses, is refused.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,8 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::positive;
 use crate::config::load::{self, ConfigError};
-use crate::config::values::{Cidr, Span};
-use crate::proxy::{Config, Health, Limits, Listener, Protocol, ServerTls, Timeouts, UpstreamConfig};
+use crate::config::values::{Cidr, Identity, Span, WorkloadApi};
+use crate::proxy::{
+    Config, Health, Limits, Listener, Protocol, ServerCertificates, ServerTls, Timeouts, UpstreamConfig, UpstreamTls,
+};
+use crate::svid;
 use crate::tls::{ClientFiles, ServerFiles};
 
 /// The reverse proxy, at `listeners.proxy`.
@@ -24,6 +28,8 @@ pub struct RawProxy {
     pub upstreams: Vec<RawUpstream>,
     /// TLS towards clients. Null: plain text.
     pub tls: Option<RawProxyTls>,
+    /// The SPIFFE agent that certificates come from where `workload_api` says so. Null: all come from files.
+    pub workload_api: Option<RawWorkloadApi>,
     /// The load balancers that begin their connections with the header of the PROXY protocol, version 2. They must; from
     /// anybody else it is refused. Default: nobody.
     pub proxy_protocol_from: Vec<Cidr>,
@@ -47,14 +53,27 @@ pub struct RawProxy {
     pub recheck_interval: Span,
 }
 
+/// A SPIFFE agent. New SVIDs and bundles count for new connections as soon as it sends them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "ProxyWorkloadApi")]
+pub struct RawWorkloadApi {
+    /// Required. Where it is: a Unix socket, or TCP on a loopback address.
+    pub endpoint: Option<WorkloadApi>,
+    /// Which of several SVIDs. Null: the first.
+    pub spiffe_id: Option<Identity>,
+}
+
 /// TLS towards clients. Changed files are read again within a second or two.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "ProxyTls")]
 pub struct RawProxyTls {
-    /// Required. PEM: the certificate and its chain.
+    /// The SVID of `proxy.workload_api` is shown, and clients may show one that its bundles vouch for. No file beside it.
+    pub workload_api: bool,
+    /// Required without `workload_api`. PEM: the certificate and its chain.
     pub cert_file: Option<PathBuf>,
-    /// Required. PEM: its private key.
+    /// Required without `workload_api`. PEM: its private key.
     pub key_file: Option<PathBuf>,
     /// PEM: who vouches for clients' certificates. Null: none are asked for.
     pub client_ca_file: Option<PathBuf>,
@@ -94,9 +113,13 @@ pub struct RawUpstream {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "UpstreamTls")]
 pub struct RawUpstreamTls {
-    /// Required. PEM: who vouches for the upstream's certificate.
+    /// The SVID of `proxy.workload_api` is shown, and its bundles vouch for the upstream. No file beside it.
+    pub workload_api: bool,
+    /// Required with `workload_api`: the upstream has an SVID of one of these. Its host name is not looked at.
+    pub spiffe_ids: Vec<Identity>,
+    /// Required without `workload_api`. PEM: who vouches for the upstream's certificate.
     pub ca_file: Option<PathBuf>,
-    /// Required. The name in its certificate.
+    /// Required without `workload_api`. The name in its certificate.
     pub server_name: Option<String>,
     /// PEM: this proxy's own certificate and its chain, if it shows one.
     pub client_cert_file: Option<PathBuf>,
@@ -161,9 +184,11 @@ impl RawProxy {
                 return Err(ConfigError::value(format!("proxy.upgrades[{i}]"), why));
             }
         }
+        let agent = self.workload_api.map(RawWorkloadApi::validate).transpose()?;
+        let agent = agent.as_ref();
         let mut upstreams: Vec<UpstreamConfig> = Vec::new();
         for (i, upstream) in self.upstreams.into_iter().enumerate() {
-            let upstream = upstream.validate(&format!("proxy.upstreams[{i}]"), services)?;
+            let upstream = upstream.validate(&format!("proxy.upstreams[{i}]"), services, agent)?;
             if upstreams.iter().any(|other| other.service == upstream.service) {
                 let why = format!("`{}` has two entries", upstream.service);
                 return Err(ConfigError::value(format!("proxy.upstreams[{i}].service"), why));
@@ -171,7 +196,13 @@ impl RawProxy {
             upstreams.push(upstream);
         }
         let networks = |all: Vec<Cidr>| all.into_iter().map(|Cidr(network)| network).collect();
-        let tls = self.tls.map(RawProxyTls::validate).transpose()?;
+        let tls = self.tls.map(|tls| tls.validate(agent)).transpose()?;
+        let is_used = tls.as_ref().is_some_and(|tls| matches!(tls.certificates, ServerCertificates::Svid(_)))
+            || upstreams.iter().any(|upstream| matches!(upstream.tls, Some(UpstreamTls::Svid(..))));
+        if agent.is_some() && !is_used {
+            let why = "nothing uses it: say `workload_api: true` in `proxy.tls`, or in `tls` of an upstream";
+            return Err(ConfigError::value("proxy.workload_api", why));
+        }
         Ok(Config {
             listener: Listener { tls, proxy_protocol: networks(self.proxy_protocol_from) },
             upstreams,
@@ -191,8 +222,35 @@ impl RawProxy {
     }
 }
 
+impl RawWorkloadApi {
+    fn validate(self) -> Result<svid::Settings, ConfigError> {
+        let endpoint = self.endpoint.ok_or_else(|| ConfigError::value("proxy.workload_api.endpoint", "is required"))?;
+        Ok(svid::Settings { endpoint: endpoint.0, spiffe_id: self.spiffe_id.map(|id| id.0) })
+    }
+}
+
+/// The agent, for a section that asks for it; nothing beside it says where certificates come from.
+fn agent_of(at: &str, agent: Option<&svid::Settings>, beside: &[(&str, bool)]) -> Result<svid::Settings, ConfigError> {
+    if let Some((name, _)) = beside.iter().find(|(_, is_there)| *is_there) {
+        let why = format!("`workload_api` and `{name}` cannot both be: certificates come from the agent or from files");
+        return Err(ConfigError::value(at, why));
+    }
+    let why = "needs `proxy.workload_api`, where the agent is";
+    agent.cloned().ok_or_else(|| ConfigError::value(format!("{at}.workload_api"), why))
+}
+
 impl RawProxyTls {
-    fn validate(self) -> Result<ServerTls, ConfigError> {
+    fn validate(self, agent: Option<&svid::Settings>) -> Result<ServerTls, ConfigError> {
+        let require_client_certificate = self.require_client_certificate;
+        if self.workload_api {
+            let beside = [
+                ("cert_file", self.cert_file.is_some()),
+                ("key_file", self.key_file.is_some()),
+                ("client_ca_file", self.client_ca_file.is_some()),
+            ];
+            let certificates = ServerCertificates::Svid(agent_of("proxy.tls", agent, &beside)?);
+            return Ok(ServerTls { certificates, require_client_certificate });
+        }
         let cert_file = file("proxy.tls.cert_file", self.cert_file)?;
         let key_file = file("proxy.tls.key_file", self.key_file)?;
         let client_ca_file = self.client_ca_file;
@@ -202,13 +260,18 @@ impl RawProxyTls {
             let why = "is required with `require_client_certificate`";
             return Err(ConfigError::value("proxy.tls.client_ca_file", why));
         }
-        let files = ServerFiles { cert_file, key_file, client_ca_file };
-        Ok(ServerTls { files, require_client_certificate: self.require_client_certificate })
+        let certificates = ServerCertificates::Files(ServerFiles { cert_file, key_file, client_ca_file });
+        Ok(ServerTls { certificates, require_client_certificate })
     }
 }
 
 impl RawUpstream {
-    fn validate(self, at: &str, services: &[String]) -> Result<UpstreamConfig, ConfigError> {
+    fn validate(
+        self,
+        at: &str,
+        services: &[String],
+        agent: Option<&svid::Settings>,
+    ) -> Result<UpstreamConfig, ConfigError> {
         let key = |name: &str| format!("{at}.{name}");
         let service = self.service.ok_or_else(|| ConfigError::value(key("service"), "is required"))?;
         if !services.contains(&service) {
@@ -240,7 +303,7 @@ impl RawUpstream {
                 RawProtocol::Http1 => Protocol::Http1,
                 RawProtocol::Http2 => Protocol::Http2,
             },
-            tls: self.tls.map(|tls| tls.validate(&key("tls"))).transpose()?,
+            tls: self.tls.map(|tls| tls.validate(&key("tls"), agent)).transpose()?,
             timeouts: Timeouts {
                 connect: self.connect_timeout.0,
                 response: self.response_timeout.0,
@@ -254,8 +317,24 @@ impl RawUpstream {
 }
 
 impl RawUpstreamTls {
-    fn validate(self, at: &str) -> Result<(ClientFiles, String), ConfigError> {
+    fn validate(self, at: &str, agent: Option<&svid::Settings>) -> Result<UpstreamTls, ConfigError> {
         let key = |name: &str| format!("{at}.{name}");
+        if self.workload_api {
+            let beside = [
+                ("ca_file", self.ca_file.is_some()),
+                ("server_name", self.server_name.is_some()),
+                ("client_cert_file", self.client_cert_file.is_some()),
+                ("client_key_file", self.client_key_file.is_some()),
+            ];
+            let agent = agent_of(at, agent, &beside)?;
+            if self.spiffe_ids.is_empty() {
+                return Err(ConfigError::value(key("spiffe_ids"), "is required with `workload_api`"));
+            }
+            return Ok(UpstreamTls::Svid(agent, self.spiffe_ids.into_iter().map(|id| id.0).collect()));
+        }
+        if !self.spiffe_ids.is_empty() {
+            return Err(ConfigError::value(key("spiffe_ids"), "counts only with `workload_api`"));
+        }
         let ca_file = file(&key("ca_file"), self.ca_file)?;
         let name = self.server_name.ok_or_else(|| ConfigError::value(key("server_name"), "is required"))?;
         if rustls_pki_types::ServerName::try_from(name.as_str()).is_err() {
@@ -265,7 +344,7 @@ impl RawUpstreamTls {
             (None, None) => None,
             (cert, private) => Some((file(&key("client_cert_file"), cert)?, file(&key("client_key_file"), private)?)),
         };
-        Ok((ClientFiles { ca_file, identity }, name))
+        Ok(UpstreamTls::Files(ClientFiles { ca_file, identity }, name))
     }
 }
 
@@ -302,6 +381,7 @@ impl Default for RawProxy {
         Self {
             upstreams: Vec::new(),
             tls: None,
+            workload_api: None,
             proxy_protocol_from: Vec::new(),
             trusted_forwarders: Vec::new(),
             upgrades: vec!["websocket".to_owned()],
