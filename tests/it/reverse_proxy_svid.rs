@@ -10,12 +10,14 @@ use portcullis::clock::{Clock, SystemClock};
 use portcullis::config::{Environment, RawSidecar};
 use portcullis::credential::SpiffeId;
 use portcullis::drain;
-use portcullis::proxy::{Protocol, ServerCertificates, ServerTls, UpstreamTls};
+use portcullis::object::Kind;
+use portcullis::proxy::{Protocol, ServerCertificates, ServerTls, UpstreamConfig, UpstreamTls};
 use portcullis::svid::{Endpoint, Settings};
 use portcullis::testing::{Estate, SpiffeAgent};
 use portcullis::tls::{ClientFiles, ServerFiles, TLS12_UP, client_config};
 use portcullis::wire::workload_api::{X509svid, X509svidResponse};
 use rustls::pki_types::ServerName;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -213,30 +215,36 @@ async fn an_upstream_is_known_by_its_spiffe_id_and_shown_the_svid() {
     let app = "spiffe://test.example/app";
     let good = server(&ca, files(&ca, app)).await;
     let forged = server(&ca, files(&stranger, app)).await;
-    let mut proxies = Vec::new();
-    for (address, ids, expected) in [
-        (good, &["spiffe://test.example/other", app][..], "200"),
-        (good, &["spiffe://test.example/other"], "503"),
-        (good, &["spiffe://test.example/app/x"], "503"),
-        (forged, &[app], "503"),
-    ] {
-        let mut upstream = upstream(&[address], Protocol::Http1);
+    // One proxy, so that what one of its upstreams shows of the SVID counts for all.
+    let cases = [
+        ("app", good, &["spiffe://test.example/other", app][..], "200"),
+        ("other", good, &["spiffe://test.example/other"], "503"),
+        ("longer", good, &["spiffe://test.example/app/x"], "503"),
+        ("forged", forged, &[app], "503"),
+    ];
+    let mut config = config(upstream(&[good], Protocol::Http1));
+    config.upstreams.clear();
+    for (service, address, ids, _) in cases {
         let ids = ids.iter().map(|id| SpiffeId::parse(id).unwrap()).collect();
-        upstream.tls = Some(UpstreamTls::Svid(agent.settings(), ids));
-        let proxy = Proxy::open(config(upstream)).await;
-        let head = proxy.head("GET /app/x", &["Connection: close"]);
-        let answer = raw(proxy.address, head.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 503 "), "without an SVID nothing is sent: {answer}");
-        proxies.push((proxy, head, expected));
+        let tls = Some(UpstreamTls::Svid(agent.settings(), ids));
+        let service = service.to_owned();
+        config.upstreams.push(UpstreamConfig { service, tls, ..upstream(&[address], Protocol::Http1) });
     }
+    let mut proxy = Proxy::open(config).await;
+    for (service, ..) in cases {
+        let routes = json!([{"name": "all", "path": format!("/{service}/{{**}}")}]);
+        proxy.estate.put(Kind::Service, &json!({"name": service, "routes": routes}));
+    }
+    proxy.estate.put_policies(r#"@id("all") permit(principal, action, resource);"#);
+    proxy.publish();
+    let head = |service| proxy.head(&format!("GET /{service}/x"), &["Connection: close"]);
+    let answer = raw(proxy.address, head("app").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "without an SVID nothing is sent: {answer}");
     agent.says(&ca, 3600, &[], &[]);
-    for (proxy, head, expected) in &proxies {
+    for (service, _, _, expected) in cases {
         let is_expected = |answer: &String| answer.starts_with(&format!("HTTP/1.1 {expected} "));
-        let answer = comes_to(expected, async || raw(proxy.address, head.as_bytes()).await, is_expected).await;
-        assert!(*expected != "200" || answer.ends_with("shown"), "{answer}");
-        // The first of them shows that the SVID has come by now.
-        let again = raw(proxy.address, head.as_bytes()).await;
-        assert!(is_expected(&again), "{again}");
+        let answer = comes_to(service, async || raw(proxy.address, head(service).as_bytes()).await, is_expected).await;
+        assert!(expected != "200" || answer.ends_with("shown"), "{answer}");
     }
 }
 

@@ -4,19 +4,21 @@
 //! client's address or connection counts unless the peer is listed; an upstream with TLS names who vouches for it. What
 //! would be a certificate from two places, or an agent that nothing uses, is refused.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::positive;
-use crate::config::load::{self, ConfigError};
-use crate::config::values::{Cidr, Identity, Span, WorkloadApi};
+use crate::config::load::ConfigError;
+use crate::config::values::{Cidr, Span};
 use crate::proxy::{
-    Config, Health, Limits, Listener, Protocol, ServerCertificates, ServerTls, Timeouts, UpstreamConfig, UpstreamTls,
+    Config, Health, Limits, Listener, Protocol, ServerCertificates, Timeouts, UpstreamConfig, UpstreamTls,
 };
-use crate::svid;
-use crate::tls::{ClientFiles, ServerFiles};
+use crate::svid::Settings;
+
+mod tls;
+
+pub use self::tls::{RawProxyTls, RawUpstreamTls, RawWorkloadApi};
 
 /// The reverse proxy, at `listeners.proxy`.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
@@ -53,34 +55,6 @@ pub struct RawProxy {
     pub recheck_interval: Span,
 }
 
-/// A SPIFFE agent. New SVIDs and bundles count for new connections as soon as it sends them.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(rename = "ProxyWorkloadApi")]
-pub struct RawWorkloadApi {
-    /// Required. Where it is: a Unix socket, or TCP on a loopback address.
-    pub endpoint: Option<WorkloadApi>,
-    /// Which of several SVIDs. Null: the first.
-    pub spiffe_id: Option<Identity>,
-}
-
-/// TLS towards clients. Changed files are read again within a second or two.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(rename = "ProxyTls")]
-pub struct RawProxyTls {
-    /// The SVID of `proxy.workload_api` is shown, and clients may show one that its bundles vouch for. No file beside it.
-    pub workload_api: bool,
-    /// Required without `workload_api`. PEM: the certificate and its chain.
-    pub cert_file: Option<PathBuf>,
-    /// Required without `workload_api`. PEM: its private key.
-    pub key_file: Option<PathBuf>,
-    /// PEM: who vouches for clients' certificates. Null: none are asked for.
-    pub client_ca_file: Option<PathBuf>,
-    /// Clients without a certificate get no connection. Otherwise it is the route that says what they must show.
-    pub require_client_certificate: bool,
-}
-
 /// Where the requests of a service go.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -106,25 +80,6 @@ pub struct RawUpstream {
     pub max_requests: u32,
     /// Whether and how addresses are asked whether they work. Null: they are not.
     pub health: Option<RawHealth>,
-}
-
-/// TLS towards an upstream. Changed files are read again within a second or two.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(rename = "UpstreamTls")]
-pub struct RawUpstreamTls {
-    /// The SVID of `proxy.workload_api` is shown, and its bundles vouch for the upstream. No file beside it.
-    pub workload_api: bool,
-    /// Required with `workload_api`: the upstream has an SVID of one of these. Its host name is not looked at.
-    pub spiffe_ids: Vec<Identity>,
-    /// Required without `workload_api`. PEM: who vouches for the upstream's certificate.
-    pub ca_file: Option<PathBuf>,
-    /// Required without `workload_api`. The name in its certificate.
-    pub server_name: Option<String>,
-    /// PEM: this proxy's own certificate and its chain, if it shows one.
-    pub client_cert_file: Option<PathBuf>,
-    /// PEM: its private key.
-    pub client_key_file: Option<PathBuf>,
 }
 
 /// How addresses are asked whether they work: GET, and any 2xx is good.
@@ -222,56 +177,8 @@ impl RawProxy {
     }
 }
 
-impl RawWorkloadApi {
-    fn validate(self) -> Result<svid::Settings, ConfigError> {
-        let endpoint = self.endpoint.ok_or_else(|| ConfigError::value("proxy.workload_api.endpoint", "is required"))?;
-        Ok(svid::Settings { endpoint: endpoint.0, spiffe_id: self.spiffe_id.map(|id| id.0) })
-    }
-}
-
-/// The agent, for a section that asks for it; nothing beside it says where certificates come from.
-fn agent_of(at: &str, agent: Option<&svid::Settings>, beside: &[(&str, bool)]) -> Result<svid::Settings, ConfigError> {
-    if let Some((name, _)) = beside.iter().find(|(_, is_there)| *is_there) {
-        let why = format!("`workload_api` and `{name}` cannot both be: certificates come from the agent or from files");
-        return Err(ConfigError::value(at, why));
-    }
-    let why = "needs `proxy.workload_api`, where the agent is";
-    agent.cloned().ok_or_else(|| ConfigError::value(format!("{at}.workload_api"), why))
-}
-
-impl RawProxyTls {
-    fn validate(self, agent: Option<&svid::Settings>) -> Result<ServerTls, ConfigError> {
-        let require_client_certificate = self.require_client_certificate;
-        if self.workload_api {
-            let beside = [
-                ("cert_file", self.cert_file.is_some()),
-                ("key_file", self.key_file.is_some()),
-                ("client_ca_file", self.client_ca_file.is_some()),
-            ];
-            let certificates = ServerCertificates::Svid(agent_of("proxy.tls", agent, &beside)?);
-            return Ok(ServerTls { certificates, require_client_certificate });
-        }
-        let cert_file = file("proxy.tls.cert_file", self.cert_file)?;
-        let key_file = file("proxy.tls.key_file", self.key_file)?;
-        let client_ca_file = self.client_ca_file;
-        if let Some(path) = &client_ca_file {
-            load::read_named("proxy.tls.client_ca_file", path)?;
-        } else if self.require_client_certificate {
-            let why = "is required with `require_client_certificate`";
-            return Err(ConfigError::value("proxy.tls.client_ca_file", why));
-        }
-        let certificates = ServerCertificates::Files(ServerFiles { cert_file, key_file, client_ca_file });
-        Ok(ServerTls { certificates, require_client_certificate })
-    }
-}
-
 impl RawUpstream {
-    fn validate(
-        self,
-        at: &str,
-        services: &[String],
-        agent: Option<&svid::Settings>,
-    ) -> Result<UpstreamConfig, ConfigError> {
+    fn validate(self, at: &str, services: &[String], agent: Option<&Settings>) -> Result<UpstreamConfig, ConfigError> {
         let key = |name: &str| format!("{at}.{name}");
         let service = self.service.ok_or_else(|| ConfigError::value(key("service"), "is required"))?;
         if !services.contains(&service) {
@@ -316,38 +223,6 @@ impl RawUpstream {
     }
 }
 
-impl RawUpstreamTls {
-    fn validate(self, at: &str, agent: Option<&svid::Settings>) -> Result<UpstreamTls, ConfigError> {
-        let key = |name: &str| format!("{at}.{name}");
-        if self.workload_api {
-            let beside = [
-                ("ca_file", self.ca_file.is_some()),
-                ("server_name", self.server_name.is_some()),
-                ("client_cert_file", self.client_cert_file.is_some()),
-                ("client_key_file", self.client_key_file.is_some()),
-            ];
-            let agent = agent_of(at, agent, &beside)?;
-            if self.spiffe_ids.is_empty() {
-                return Err(ConfigError::value(key("spiffe_ids"), "is required with `workload_api`"));
-            }
-            return Ok(UpstreamTls::Svid(agent, self.spiffe_ids.into_iter().map(|id| id.0).collect()));
-        }
-        if !self.spiffe_ids.is_empty() {
-            return Err(ConfigError::value(key("spiffe_ids"), "counts only with `workload_api`"));
-        }
-        let ca_file = file(&key("ca_file"), self.ca_file)?;
-        let name = self.server_name.ok_or_else(|| ConfigError::value(key("server_name"), "is required"))?;
-        if rustls_pki_types::ServerName::try_from(name.as_str()).is_err() {
-            return Err(ConfigError::value(key("server_name"), format!("`{name}` is not a host name or an address")));
-        }
-        let identity = match (self.client_cert_file, self.client_key_file) {
-            (None, None) => None,
-            (cert, private) => Some((file(&key("client_cert_file"), cert)?, file(&key("client_key_file"), private)?)),
-        };
-        Ok(UpstreamTls::Files(ClientFiles { ca_file, identity }, name))
-    }
-}
-
 impl RawHealth {
     fn validate(self, at: &str) -> Result<Health, ConfigError> {
         let key = |name: &str| format!("{at}.{name}");
@@ -362,12 +237,6 @@ impl RawHealth {
         let (unhealthy_after, healthy_after) = (self.unhealthy_after, self.healthy_after);
         Ok(Health { path: self.path, interval: self.interval.0, unhealthy_after, healthy_after })
     }
-}
-
-fn file(key: &str, path: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
-    let path = path.ok_or_else(|| ConfigError::value(key, "is required"))?;
-    load::read_named(key, &path)?;
-    Ok(path)
 }
 
 fn at_least_one(key: &str, number: u32) -> Result<(), ConfigError> {

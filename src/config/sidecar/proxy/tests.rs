@@ -1,6 +1,7 @@
 //! What is refused of `proxy:`, each with its key.
 
 use super::*;
+use crate::svid;
 
 const SERVICES: [&str; 2] = ["catalog", "payments"];
 
