@@ -10,6 +10,7 @@
 
 mod agreement;
 mod authzen;
+mod authzen_door;
 mod bench;
 mod caddy;
 #[path = "../../src/testing/certificates.rs"]
