@@ -83,7 +83,7 @@ impl Upstream {
     pub(super) fn new(config: UpstreamConfig, svids: &mut Svids) -> Result<Arc<Self>, TlsError> {
         let connector = Arc::new(Connector::new(&config, svids)?);
         let endpoint = |address: &String| {
-            let pool = Pool::new(config.protocol, config.timeouts.idle);
+            let pool = Pool::new(config.protocol, config.timeouts.idle, config.max_requests);
             Arc::new(Endpoint { address: address.as_str().into(), pool, health: health::State::default() })
         };
         let endpoints = config.addresses.iter().map(endpoint).collect();
