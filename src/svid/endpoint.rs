@@ -90,7 +90,8 @@ impl FromStr for Endpoint {
             return Ok(Self::Unix(PathBuf::from(path)));
         }
         let address = text.strip_prefix("tcp://").ok_or(EndpointError::Scheme)?;
-        let address: SocketAddr = address.parse().map_err(|_: std::net::AddrParseError| EndpointError::Address)?;
+        let address: SocketAddr =
+            address.parse().map_err(|_unread: std::net::AddrParseError| EndpointError::Address)?;
         if !address.ip().to_canonical().is_loopback() {
             return Err(EndpointError::NotLoopback);
         }
