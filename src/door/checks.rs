@@ -13,9 +13,9 @@ use bytes::Bytes;
 
 use super::desk::Place;
 use super::{Asked, Config, Decide, Decided, Desk, Later, Question, Refused};
-use crate::authz::{Decision, Reason, Request};
+use crate::authz::{Decision, Door, Reason, Request};
 use crate::cache::{Gate, Source, VerificationPool};
-use crate::telemetry::{Outcome, Shed, Telemetry};
+use crate::telemetry::{OpenRecord, Outcome, Shed, Telemetry};
 
 /// Decides on requests, for every door. Cheap to clone; clones share.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct Checked {
     /// The request, handed back.
     pub request: Asked,
     pub(super) grant_request_url: Option<Arc<str>>,
+    /// Of an allow at the door that forwards: what became of it is told to this.
+    pub(super) record: OpenRecord,
 }
 
 // === impl Checks ===
@@ -139,8 +141,17 @@ impl Checks {
     }
 
     fn decided(&self, decision: Decision, request: Asked, outcome: &mut Outcome<'_>) -> Checked {
-        outcome.finish(decision.clone(), &request.method, &request.path);
-        Checked { decision, request, grant_request_url: self.desk.grant_request_url.clone() }
+        let (method, path) = (&request.method, &request.path);
+        let record = match request.door {
+            Door::Proxy if decision.reason.is_allow() => {
+                outcome.finish_open(&self.desk.telemetry, decision.clone(), method, path)
+            }
+            _ => {
+                outcome.finish(decision.clone(), method, path);
+                OpenRecord::default()
+            }
+        };
+        Checked { decision, request, grant_request_url: self.desk.grant_request_url.clone(), record }
     }
 }
 
@@ -161,10 +172,16 @@ fn at_once(desk: &Desk, request: &Asked, outcome: &mut Outcome<'_>) -> Result<Re
 // === impl Checked ===
 
 impl Checked {
+    /// The record of an allowed request that the door forwards, which is written with what became of it.
+    #[must_use = "what is dropped is written as that of a client that is gone"]
+    pub fn open_record(&mut self) -> OpenRecord {
+        self.record.take()
+    }
+
     /// For tests of what happens after a check.
     #[cfg(any(test, feature = "testing"))]
     pub fn for_test(decision: Decision, request: Asked) -> Self {
-        Self { decision, request, grant_request_url: None }
+        Self { decision, request, grant_request_url: None, record: OpenRecord::default() }
     }
 }
 
