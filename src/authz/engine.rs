@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::authenticate::{Caller, KnownToken, agree, authenticate, registered};
 use super::case::Case;
-use super::decision::{Decision, DecisionId, Parts};
+use super::decision::{Decision, DecisionId, NeedsBody, Parts};
 use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, Refusal, intake};
@@ -293,6 +293,7 @@ fn steps(
     if let Some(unused) = proven.unused {
         if !matches!(mode, Mode::Again | Mode::Lists) {
             unused.use_up(inputs.proofs, now.wall, mode == Mode::Looks)?;
+            parts.proof_is_used = mode == Mode::Decides;
         }
         trace.step("proof", || "the key that the token is bound to was proven".to_owned());
     }
@@ -341,7 +342,11 @@ fn steps(
     }
     // What is asked of an MCP server is in the message. It is read last, because that takes longest: not for those who are
     // nobody here.
-    let message = Box::new(mcp::read(request, terms).map_err(told)?);
+    let message = Box::new(mcp::read(request, terms).map_err(|refusal| {
+        let is_absent = refusal.0 == Reason::InputBodyTruncated;
+        parts.needs_body = is_absent.then_some(NeedsBody { proof_is_used: parts.proof_is_used });
+        told(refusal)
+    })?);
     if let Some(call) = &mut parts.mcp {
         call.note(&message);
     }
