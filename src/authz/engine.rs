@@ -110,10 +110,17 @@ pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &im
 }
 
 /// Which of these tools the sender of a request may use, all by one state: what of the answer to its `tools/list` it gets to
-/// see. `request` is that request, allowed already, which has used its proof of possession up. Nothing is spent, and what is
-/// not answered is no.
+/// see. `request` is that request, or the one for a stream on which lists come; allowed already, which has used its proof of
+/// possession up. Each tool is asked about as what calls one, a `POST`. Nothing is spent, and what is not answered is no.
 pub fn allowed_tools(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, tools: &[&str]) -> Vec<bool> {
     let tools = tools.get(..MAX_LISTED_TOOLS).unwrap_or(tools);
+    let call;
+    let request = if request.method == "POST" {
+        request
+    } else {
+        call = Request { method: "POST", ..request.clone() };
+        &call
+    };
     let mut listing = Listing { tools, allowed: Vec::with_capacity(tools.len()) };
     let _no_decision = run(request, inputs, memo, (Mode::Lists, Some(&mut listing)), &mut Trace::off());
     listing.allowed

@@ -38,7 +38,8 @@ pub struct RawProxy {
     pub max_concurrent_streams: u32,
     /// Bytes of a request's body. Null: any number; only what is decided on is kept (`limits.max_message_bytes`).
     pub max_body_bytes: Option<u64>,
-    /// How long the head of a request may take to arrive once it has begun; a TLS handshake too.
+    /// How long the head of a request may take to arrive once it has begun; a body that is decided on, and a TLS handshake,
+    /// too.
     pub head_timeout: Span,
     /// How long a client may be silent: between two requests, and in the middle of a body.
     pub idle_timeout: Span,

@@ -231,8 +231,10 @@ async fn a_check_waits_for_a_use_of_a_counted_grant_for_so_long() {
 fn mcp(estate: &mut Estate) {
     let route = json!({"name": "mcp", "path": "/mcp", "mcp": {}});
     estate.put(Kind::Service, &json!({"name": "desk", "routes": [route]}));
-    let policy =
-        r#"permit(principal, action, resource) when { context has mcp.method && context.mcp.method == "ping" };"#;
+    let policy = r#"
+        @id("ping") permit(principal, action, resource) when { context has mcp.method && context.mcp.method == "ping" };
+        @id("grants") permit(principal, action, resource) when { context has grant };
+    "#;
     estate.put_policies(policy);
 }
 
