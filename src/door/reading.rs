@@ -75,12 +75,14 @@ impl Checks {
                 let again = if needs.proof_is_used { Again::Yes } else { Again::No };
                 self.decide(request, again, Instant::now(), outcome).await
             }
-            (Err(Unread { reason: None, detail }), Some(mut denial)) => {
+            (Err(Unread { reason, detail }), Some(mut denial)) => {
+                // Whoever it is has been found out, and may know.
+                denial.reason = reason.filter(|reason| !reason.is_allow()).unwrap_or(denial.reason);
                 denial.detail = Some(detail.into());
                 (denial, request)
             }
-            (Err(Unread { reason, detail }), _) => {
-                let reason = reason.unwrap_or(Reason::InputBodyTruncated);
+            (Err(Unread { detail, .. }), None) => {
+                let reason = Reason::InputBodyTruncated;
                 (self.refusal(&Refused { reason, detail: Cow::Borrowed(detail) }), request)
             }
         }

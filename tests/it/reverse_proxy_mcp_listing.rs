@@ -135,7 +135,7 @@ async fn streams_are_filtered_event_by_event() {
     // An event that cannot be read ends the stream.
     let bad = head(&proxy, "agent", "GET /mcp", &[LEGACY[1], "X-Bad: 1"]);
     let seen = raw(proxy.address, bad.as_bytes()).await;
-    assert!(seen.starts_with("HTTP/1.1 200 ") && !seen.contains(r#""method":"x""#), "{seen}");
+    assert!(!seen.contains(r#""method":"x""#), "{seen}");
     assert!(!seen.ends_with("0\r\n\r\n"), "it does not look whole: {seen}");
     // What answers a `GET` in another form is no stream.
     let page = Server::start(|_| answer("text/html", &all())).await;
