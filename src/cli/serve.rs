@@ -11,6 +11,10 @@ use crate::app::process;
 use crate::config::{ControlConfig, Environment, SidecarConfig};
 
 /// Run the enforcement point: answers Envoy's ext_authz checks, and those of Traefik, Caddy and nginx over HTTP.
+///
+/// Doors, each by a key of the configuration: ext_authz over gRPC (`listeners.ext_authz`), forward-auth over HTTP
+/// (`listeners.forward_auth`), AuthZEN for applications that ask directly (`authzen`, on the same listener), and the reverse
+/// proxy, which forwards what is allowed by itself (`listeners.proxy`). All of them decide alike.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  portcullis sidecar --config sidecar.yaml --check && portcullis sidecar --config sidecar.yaml"

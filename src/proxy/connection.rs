@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -25,6 +25,7 @@ use super::guard::{Guarded, Pace, Tie, preface};
 use super::head::Follower;
 use super::proxy_protocol;
 use super::service::{Client, Proxy};
+use super::taken::{Streams, Taken};
 use crate::authz::{Door, Network, Peer, Reason};
 use crate::door::{Asked, OwnedPeer};
 use crate::tls::{ALPN_H2, ALPN_HTTP1};
@@ -149,6 +150,8 @@ where
     if client.tie.is_refused() {
         refused(&client, proxy);
     }
+    // What has left HTTP is still a connection of this client: it counts among those that there may be.
+    client.tie.has_left().await;
     served.map_err(io::Error::other)
 }
 
@@ -157,7 +160,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let limits = proxy.config.limits;
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(Streams { patience: limits.idle_timeout });
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_concurrent_streams)
@@ -167,7 +170,10 @@ where
         .keep_alive_timeout(KEEPALIVE);
     let service = {
         let (proxy, client) = (Arc::clone(proxy), Arc::clone(&client));
-        service_fn(move |request| Arc::clone(&proxy).answer(Arc::clone(&client), request))
+        service_fn(move |request| {
+            let answer = Arc::clone(&proxy).answer(Arc::clone(&client), request);
+            async move { answer.await.map(|response| response.map(Taken::new)) }
+        })
     };
     let mut connection = pin!(builder.serve_connection(io, service));
     let served = tokio::select! {

@@ -16,6 +16,7 @@ use futures_util::task::AtomicWaker;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::head::{Follower, Refusal, Seen};
@@ -44,6 +45,8 @@ pub(super) struct Tie {
     leaves: AtomicU8,
     waker: AtomicWaker,
     refused: AtomicBool,
+    /// Told when nothing is under way any more.
+    idle: Notify,
 }
 
 const UNDECIDED: u8 = 0;
@@ -107,6 +110,22 @@ impl Tie {
         self.under_way.load(Ordering::Acquire) == 0
     }
 
+    /// Until what has left HTTP is over, if anything has.
+    pub(super) async fn has_left(&self) {
+        if self.leaves.load(Ordering::Acquire) != LEFT {
+            return;
+        }
+        let mut idle = std::pin::pin!(self.idle.notified());
+        loop {
+            idle.as_mut().enable();
+            if self.is_idle() {
+                return;
+            }
+            idle.as_mut().await;
+            idle.set(self.idle.notified());
+        }
+    }
+
     /// Whether the client was refused for how it wrote.
     pub(super) fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Acquire)
@@ -121,7 +140,9 @@ impl Tie {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+        if self.0.under_way.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod reload;
 mod respond;
 mod serve;
 mod service;
+mod taken;
 mod tunnel;
 mod upstream;
 mod websocket;

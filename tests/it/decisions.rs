@@ -26,6 +26,7 @@ use portcullis::{drain, ext_authz, readiness};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::authzen_door::{Application, AuthzenDoor, Told};
 use crate::certificates;
 use crate::check_door::CheckDoor;
 use crate::envoy::Answer;
@@ -254,8 +255,9 @@ impl GrantStep {
     }
 }
 
-fn set_up(steps: &[Step]) -> (Estate, Vec<GrantId>, Arc<State>) {
+fn set_up(steps: &[Step]) -> (Estate, Application, Vec<GrantId>, Arc<State>) {
     let mut estate = Estate::new();
+    let application = Application::of(&mut estate);
     let lease = estate.lease();
     let mut grants: Vec<GrantId> = Vec::new();
     for step in steps {
@@ -290,7 +292,7 @@ fn set_up(steps: &[Step]) -> (Estate, Vec<GrantId>, Arc<State>) {
     }
     let state = Arc::new(State::new());
     state.restore(Arc::new(estate.snapshot()), lease);
-    (estate, grants, state)
+    (estate, application, grants, state)
 }
 
 fn proof(estate: &Estate, client: &KeyHolder, case: &Case, proof: &Proof, token: &str) -> String {
@@ -573,7 +575,7 @@ fn check_answer(name: &str, case: &Case, answer: &CheckAnswer) {
 async fn every_case_gets_its_decision_at_every_door() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decisions");
     let mut families = std::collections::BTreeSet::new();
-    let (mut checked, mut over_http, mut proxied) = (0, 0, 0);
+    let (mut checked, mut over_http, mut proxied, mut asked) = (0, 0, 0, 0);
     let behind = crate::reverse_proxy_upstream::Service::start().await;
     let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
@@ -582,13 +584,14 @@ async fn every_case_gets_its_decision_at_every_door() {
         let text = std::fs::read_to_string(path).unwrap();
         let value: Value = serde_yaml_ng::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let file: File = serde_json::from_value(value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let (estate, grants, state) = set_up(&file.setup);
+        let (estate, application, grants, state) = set_up(&file.setup);
         let sizes = CacheSizes { tokens: 1000, decisions: 1000 };
         let settings = Settings { trusted_proxies: file.trusted_proxies.iter().map(TrustedProxyCase::proxy).collect() };
         let gate = Gate::new(state, Arc::clone(&estate.clock) as _, sizes).with_settings(settings);
         let gate = Arc::new(gate);
         let (mut client, drain) = grpc(&gate).await;
         let (check_door, http_door) = (CheckDoor::of(&gate), HttpDoor::of(&gate).await);
+        let authzen_door = AuthzenDoor::of(&gate, &estate).await;
         let services = file.setup.iter().filter_map(Step::service).chain(["catalog", "payments"].map(str::to_owned));
         let proxy = ProxyDoor::of(&gate, services.collect(), &behind).await;
         let client_key = KeyHolder::new();
@@ -640,6 +643,13 @@ async fn every_case_gets_its_decision_at_every_door() {
                 }
                 proxied += 1;
             }
+            let has_peer = peered.certificate.is_some() || peered.principal.is_some() || peered.address.is_some();
+            let (method, path, host) = (&*case.method, &*case.path, &*case.host);
+            let told = Told { method, path, host, headers: &headers, has_peer, body: case.body.as_deref() };
+            if let Some(question) = authzen_door.question(&told, &evaluated) {
+                authzen_door.check(&name, (&application, &estate), question, case.grant_request).await;
+                asked += 1;
+            }
             // No certificate of its client's is a proxy's to tell over HTTP, but in a header of its own.
             if peered.certificate.is_none() && peered.principal.is_none() {
                 // A proof is used up by now: another.
@@ -662,6 +672,7 @@ async fn every_case_gets_its_decision_at_every_door() {
     assert!(checked >= 150, "only {checked} cases");
     assert!(over_http >= 120, "only {over_http} cases over HTTP");
     assert!(proxied >= 100, "only {proxied} through the reverse proxy");
+    assert!(asked >= 122, "only {asked} that an application can ask about");
     assert_eq!(families.into_iter().collect::<Vec<_>>(), expected, "every family of reasons is hit");
 }
 

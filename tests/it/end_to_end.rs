@@ -128,6 +128,28 @@ fn dev_runs_everything_twice_on_one_directory_and_ends_on_sigterm() {
         let answer = crate::envoy::exchange(over_http, question.as_bytes()).unwrap();
         assert_eq!(answer.status, 200, "{start}: {answer:?}");
         assert!(answer.head.contains("x-portcullis-workload: spiffe://demo.portcullis.local/storefront"), "{answer:?}");
+        // As an application asks that has no request to forward.
+        let (authzen, path) = at("authzen").strip_prefix("http://").unwrap().split_once('/').map(own).unwrap();
+        let pipeline = std::fs::read_to_string(file("ci.jwt")).unwrap();
+        for (subject, allowed) in [("storefront", true), ("agent", false)] {
+            let body = serde_json::json!({
+                "subject": {"type": "workload", "id": format!("{DOMAIN}/{subject}")},
+                "action": {"name": "read"}, "resource": {"type": "service", "id": "catalog"},
+            });
+            let (body, token) = (body.to_string(), pipeline.trim());
+            let question = format!(
+                "POST /{path}/evaluation HTTP/1.1\r\nHost: demo.local\r\nConnection: close\r\n\
+                 Authorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let answer = crate::envoy::exchange(authzen.parse().unwrap(), question.as_bytes()).unwrap();
+            let told: Value = serde_json::from_str(&answer.body).unwrap_or_default();
+            assert_eq!(
+                (answer.status, &told["decision"]),
+                (200, &Value::Bool(allowed)),
+                "{start}: {subject}: {answer:?}"
+            );
+        }
         let refund = ["check", "--method", "POST", "--path", "/refunds/7", "--token-file", &storefront];
         let refund: Vec<&str> = refund.into_iter().chain(["--admin", &admin, "--output", "json"]).collect();
         let denied = portcullis(&refund);
@@ -148,6 +170,10 @@ fn dev_runs_everything_twice_on_one_directory_and_ends_on_sigterm() {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(0), "{start}");
     }
+}
+
+fn own((address, path): (&str, &str)) -> (String, String) {
+    (address.to_owned(), path.to_owned())
 }
 
 /// The first JSON document on a stream that stays open.

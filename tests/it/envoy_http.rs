@@ -2,7 +2,11 @@
 //! only, and not even `failure_mode_allow` lets pass what the sidecar denies.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use portcullis::object::Kind;
+use serde_json::json;
 
 use crate::envoy::Envoy;
 use crate::envoy_config::{echo_service, file};
@@ -51,6 +55,39 @@ async fn invariant_09_no_denial_over_http_opens_an_envoy_that_allows_on_failure(
         sent.push(&storefront);
         let refused = envoy.get("/catalog/1", &sent);
         assert_eq!(refused.status, 400, "{refused:?}");
+    });
+    told.await.unwrap();
+}
+
+/// What docs/forward-auth.md says of Envoy: it does as the route says, and the file lets it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_that_the_route_keeps_back_does_not_reach_the_service() {
+    let (mut door, service) = (Door::open().await, echo_service().await);
+    let kept = json!({"name": "kept", "routes": [
+        {"name": "items", "methods": ["GET"], "path": "/kept/{*}", "pass_token": false},
+        {"name": "tools", "path": "/tools", "mcp": {}},
+    ]});
+    door.estate.put(Kind::Service, &kept);
+    let policies = r#"@id("all") permit(principal in Role::"storefront", action, resource);"#;
+    door.estate.put_policies(policies);
+    let _retired = door.state.publish(Arc::new(door.estate.snapshot()));
+    let told = tokio::task::spawn_blocking(move || {
+        let envoy = Envoy::start(&configuration(door.address, service));
+        let storefront = door.bearer("storefront");
+        let token = storefront.rsplit(' ').next().unwrap();
+        let accept = "accept: text/event-stream";
+        let version = "mcp-protocol-version: 2025-11-25";
+        // Cold, then from the caches.
+        for (path, reaches) in [("/catalog/1", true), ("/kept/1", false), ("/kept/1", false), ("/tools", false)] {
+            let allowed = envoy.get(path, &[&storefront, accept, version]);
+            assert_eq!(allowed.status, 200, "{path}: {allowed:?}");
+            let received = allowed.body.to_lowercase();
+            assert!(received.contains("x-portcullis-workload: spiffe://test.example/storefront"), "{path}: {received}");
+            assert_eq!(received.contains("\r\nauthorization:"), reaches, "{path}: {received}");
+            assert_eq!(allowed.body.contains(token), reaches, "{path}: {received}");
+        }
+        // A denial is one also there, and says nothing more.
+        assert_eq!(envoy.get("/kept/1", &[&door.bearer("agent")]).status, 403);
     });
     told.await.unwrap();
 }

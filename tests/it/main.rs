@@ -10,6 +10,7 @@
 
 mod agreement;
 mod authzen;
+mod authzen_door;
 mod bench;
 mod caddy;
 #[path = "../../src/testing/certificates.rs"]
@@ -41,6 +42,7 @@ mod openapi_document;
 mod operators;
 mod oracle;
 mod reverse_proxy;
+mod reverse_proxy_answers;
 mod reverse_proxy_bulk;
 mod reverse_proxy_decisions;
 mod reverse_proxy_edges;

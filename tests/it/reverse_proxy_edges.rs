@@ -241,3 +241,88 @@ async fn what_has_begun_to_answer_is_not_asked_again() {
     assert_eq!(ask(&proxy, "GET /app/x", &[], "").await.0, 502);
     assert_eq!(*count.lock().unwrap(), 1);
 }
+
+/// A connection of HTTP/2 whose streams have this much room, and the connection any.
+async fn narrow(proxy: &Proxy, window: u32) -> h2::client::SendRequest<bytes::Bytes> {
+    let stream = TcpStream::connect(proxy.address).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(window).initial_connection_window_size(1 << 30);
+    let (send, connection) = builder.handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    tokio::spawn(connection);
+    send.ready().await.unwrap()
+}
+
+fn get(proxy: &Proxy, path: &str) -> Request<()> {
+    let auth = proxy.bearer("storefront");
+    let request = Request::get(format!("http://shop.example{path}"));
+    request.header("authorization", auth.split_once(": ").unwrap().1).body(()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_over_http2_that_is_not_taken_is_given_up_and_the_others_go_on() {
+    let service = Service::start().await;
+    for (protocol, window) in [(Protocol::Http1, 0), (Protocol::Http1, 30_000), (Protocol::Http2, 0)] {
+        let mut one = upstream(&[service.address], protocol);
+        one.max_requests = 2;
+        let mut config = config(one);
+        config.limits.idle_timeout = Duration::from_millis(400);
+        let proxy = Proxy::open(config).await;
+        let before = service.requests();
+        let mut send = narrow(&proxy, window).await;
+        let (answer, _) = send.send_request(get(&proxy, "/app/bytes?n=100000000"), true).unwrap();
+        let stalled = answer.await.unwrap();
+        // One that the upstream is slow with, on the same connection: nobody's fault, and it goes on.
+        let (slow, _) = send.send_request(get(&proxy, "/app/slow?ms=2500"), true).unwrap();
+        let slow = tokio::spawn(slow);
+        service.until(before + 2).await;
+        // Both places are taken, until the first is given up.
+        let freed = async {
+            while ask(&proxy, "GET /app/echo", &[], "").await.0 == 503 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(2), freed).await.unwrap_or_else(|_| panic!("{protocol:?} {window}"));
+        let mut body = stalled.into_body();
+        let mut taken = 0;
+        let end = loop {
+            match tokio::time::timeout(Duration::from_secs(5), body.data()).await.expect("it ends") {
+                Some(Ok(piece)) => {
+                    taken += piece.len();
+                    body.flow_control().release_capacity(piece.len()).unwrap();
+                }
+                Some(Err(error)) => break error,
+                None => panic!("{protocol:?} {window}: {taken} look whole"),
+            }
+        };
+        assert!(end.is_reset() && taken < 200_000, "{protocol:?} {window}: {end} after {taken}");
+        assert_eq!(slow.await.unwrap().unwrap().status(), 200, "{protocol:?} {window}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_over_http2_that_is_not_taken_is_cut_all_the_same() {
+    let service = Service::start().await;
+    let mut proxy = Proxy::before(&service).await;
+    let mut send = narrow(&proxy, 0).await;
+    let (answer, _) = send.send_request(get(&proxy, "/app/bytes?n=100000000"), true).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    proxy.estate.revoke(&json!({"kind": "workload", "workload": Estate::id("storefront")}));
+    proxy.publish();
+    let end = tokio::time::timeout(Duration::from_secs(2), body.data()).await.expect("it is cut");
+    assert!(end.is_some_and(|end| end.is_err_and(|error| error.is_reset())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_nothing_keep_no_other_from_a_shared_connection() {
+    let service = Service::start().await;
+    let proxy = Proxy::open(config(upstream(&[service.address], Protocol::Http2))).await;
+    let mut stalled = Vec::new();
+    for _ in 0..40 {
+        let mut send = narrow(&proxy, 0).await;
+        let (answer, _) = send.send_request(get(&proxy, "/app/bytes?n=100000000"), true).unwrap();
+        stalled.push((send, answer.await.unwrap()));
+    }
+    let other = ask(&proxy, "GET /app/bytes?n=5000000", &[], "");
+    let (status, body) = tokio::time::timeout(Duration::from_secs(20), other).await.expect("in time");
+    assert_eq!((status, body.len() > 5_000_000), (200, true));
+}

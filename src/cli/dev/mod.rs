@@ -20,10 +20,10 @@ use super::failure::{Answer, Failure, Outcome};
 use super::output::Out;
 use crate::app::{self, Binder, Deps, RunError, SystemBinder, control, process, sidecar, upstream};
 use crate::config::{
-    Address, HttpUrl, Identity, LogFormat, LogLevel, RawControl, RawControlListeners, RawControlPlane, RawDrain,
-    RawEnforcementPoint, RawExtAuthz, RawGrants, RawKeys, RawOperators, RawProxy, RawRecords, RawScope, RawSidecar,
-    RawSidecarListeners, RawState, RawSync, RawTelemetry, RawTokens, RawUpstream, RawWorkloadCallers, RecordOutput,
-    Span,
+    Address, HttpUrl, Identity, LogFormat, LogLevel, RawAuthzen, RawCaller, RawControl, RawControlListeners,
+    RawControlPlane, RawDrain, RawEnforcementPoint, RawExtAuthz, RawGrants, RawKeys, RawOperators, RawProxy,
+    RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawSync, RawTelemetry, RawTokens, RawUpstream,
+    RawWorkloadCallers, RecordOutput, Span,
 };
 use crate::drain::{self, Signal};
 use crate::readiness::Readiness;
@@ -43,6 +43,9 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Run everything on this machine: control plane, sidecar, demo issuer, demo upstream.
+///
+/// The sidecar has every door: ext_authz over gRPC for Envoy, forward-auth over HTTP for nginx, Traefik, Caddy and Envoy,
+/// AuthZEN for applications that ask directly, and the reverse proxy. What it prints says where, with commands to paste.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  portcullis dev\n  portcullis dev --only upstream")]
 pub(super) struct DevArgs {
@@ -203,6 +206,13 @@ impl DevArgs {
         })
     }
 
+    fn authzen(&self) -> Result<RawAuthzen, Failure> {
+        let forward_auth = self.address(9192)?;
+        // With free ports it is not known yet where it will be.
+        let url = (!self.free_ports).then(|| format!("http://{forward_auth}").parse()).transpose();
+        Ok(RawAuthzen { url: url.map_err(Failure::error)?, callers: vec![asker()], ..RawAuthzen::default() })
+    }
+
     fn sidecar(
         &self,
         directory: &Path,
@@ -224,6 +234,7 @@ impl DevArgs {
                 admin: self.address(9193)?,
                 probes: None,
             },
+            authzen: self.authzen()?,
             control_plane: RawControlPlane {
                 url: Some(url(format!("http://{sync}"))?),
                 insecure_loopback: true,
@@ -247,6 +258,15 @@ impl DevArgs {
             drain: RawDrain { deadline: Span(DRAIN) },
             ..RawSidecar::default()
         })
+    }
+}
+
+/// The demo's pipeline may ask about the other workloads of the demo without a token of theirs.
+fn asker() -> RawCaller {
+    let others = ["storefront", "agent"];
+    RawCaller {
+        identity: SpiffeId::parse(&seed::id("ci")).ok().map(Identity),
+        may_assert: others.map(seed::id).to_vec(),
     }
 }
 

@@ -42,6 +42,11 @@ pub(super) struct Seed {
     clock: SystemClock,
 }
 
+/// The SPIFFE ID of a workload of the demo.
+pub(super) fn id(name: &str) -> String {
+    format!("{DOMAIN}/{name}")
+}
+
 impl Seed {
     /// Makes sure that everything is there.
     pub(super) async fn plant(directory: &Path, server: &str, control: &Path) -> Result<Self, Failure> {
@@ -85,7 +90,7 @@ impl Seed {
         let now = self.clock.now().wall.as_secs();
         for (name, audience) in tokens {
             let claims = json!({
-                "sub": format!("{DOMAIN}/{name}"), "aud": [audience, super::ISSUER], "iat": now, "exp": now.saturating_add(TTL.as_secs()),
+                "sub": id(name), "aud": [audience, super::ISSUER], "iat": now, "exp": now.saturating_add(TTL.as_secs()),
                 "jti": uuid::Uuid::new_v4(),
             });
             let token = self.signer.sign(&claims).map_err(|e| Failure::error(format!("cannot sign: {e}")))?;

@@ -38,6 +38,7 @@ impl Running {
                 "ext_authz": self.ext_authz.map(|a| a.to_string()),
                 "ext_authz_unix": self.ext_authz_unix,
                 "forward_auth": self.forward_auth.map(|a| format!("http://{a}")),
+                "authzen": self.forward_auth.map(|a| format!("http://{a}/access/v1")),
                 "proxy": self.proxy.map(|a| format!("http://{a}")),
                 "upstream": format!("http://{}", self.upstream),
             }))?;
@@ -57,6 +58,7 @@ impl Running {
         let proxy = self.proxy.map(|a| format!("http://{a}")).unwrap_or_default();
         let (api, sync, upstream) = (self.api, self.sync, self.upstream);
         let (sidecar_admin, control_admin) = (self.sidecar_admin, self.control_admin);
+        let storefront = super::seed::id("storefront");
         format!(
             r#"Portcullis is running; Ctrl-C stops it. Everything is in {d}
 
@@ -65,6 +67,7 @@ impl Running {
   control plane, admin  http://{control_admin}/metrics
   sidecar, ext_authz    {tcp}{unix}
   sidecar, forward-auth {forward_auth}
+  sidecar, AuthZEN      {forward_auth}/access/v1
   sidecar, proxy        {proxy}
   sidecar, admin        http://{sidecar_admin}/metrics
   demo upstream         http://{upstream}
@@ -93,6 +96,12 @@ To try, in another terminal:
 
   # as a proxy asks over HTTP (docs/forward-auth.md)
   curl -i -H "authorization: Bearer $(cat storefront.jwt)" {forward_auth}/envoy/catalog/1
+
+  # as an application asks that wants to know beforehand, by AuthZEN (docs/authzen.md)
+  curl -s {forward_auth}/access/v1/evaluation -H "authorization: Bearer $(cat ci.jwt)" \
+    -H 'content-type: application/json' -d '{{
+      "subject": {{ "type": "workload", "id": "{storefront}" }},
+      "action": {{ "name": "read" }}, "resource": {{ "type": "service", "id": "catalog" }} }}'
 
   # through the reverse proxy, to the demo upstream (docs/reverse-proxy.md)
   curl -i -H "authorization: Bearer $(cat storefront.jwt)" {proxy}/catalog/1

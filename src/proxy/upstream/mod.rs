@@ -82,7 +82,7 @@ impl Upstream {
     pub(super) fn new(config: UpstreamConfig) -> Result<Arc<Self>, TlsError> {
         let connector = Arc::new(Connector::new(&config)?);
         let endpoint = |address: &String| {
-            let pool = Pool::new(config.protocol, config.timeouts.idle);
+            let pool = Pool::new(config.protocol, config.timeouts.idle, config.max_requests);
             Arc::new(Endpoint { address: address.as_str().into(), pool, health: health::State::default() })
         };
         let endpoints = config.addresses.iter().map(endpoint).collect();

@@ -21,12 +21,18 @@ use crate::proxy::config::Protocol;
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// So many free connections are kept.
 const MAX_FREE: usize = 256;
+/// What may be on its way, or wait for its client, of one answer over HTTP/2.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// The largest window that there is (RFC 9113, section 6.9.1).
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// The connections to one address.
 #[derive(Debug)]
 pub(super) struct Pool {
     protocol: Protocol,
     idle: Duration,
+    /// Of a connection that is shared.
+    window: u32,
     free: FreeOnes,
     shared: tokio::sync::Mutex<Option<http2::SendRequest<Sent>>>,
 }
@@ -56,8 +62,13 @@ type Unsent = (hyper::Error, Option<Box<Request<Sent>>>);
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn new(protocol: Protocol, idle: Duration) -> Self {
-        Self { protocol, idle, free: Arc::default(), shared: tokio::sync::Mutex::new(None) }
+    /// For so many requests at once.
+    pub(super) fn new(protocol: Protocol, idle: Duration, max_requests: usize) -> Self {
+        // INVARIANT: all streams may be full and none of them takes another's room, so that a client that takes nothing of its
+        // answer delays nobody else's.
+        let streams = u32::try_from(max_requests).unwrap_or(u32::MAX);
+        let window = STREAM_WINDOW.saturating_mul(streams.saturating_add(1)).min(MAX_WINDOW);
+        Self { protocol, idle, window, free: Arc::default(), shared: tokio::sync::Mutex::new(None) }
     }
 
     /// A connection: one that is at hand, or a new one.
@@ -84,6 +95,7 @@ impl Pool {
                 let io = TokioIo::new(connector.connect(address).await?);
                 let mut builder = http2::Builder::new(TokioExecutor::new());
                 builder.timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE);
+                builder.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(self.window);
                 let (sender, connection) = builder.handshake(io).await.map_err(io::Error::other)?;
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {
