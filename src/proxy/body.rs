@@ -203,6 +203,17 @@ impl From<Bytes> for Reply {
     }
 }
 
+impl Reply {
+    /// What an answer of the upstream holds.
+    pub(super) fn held(&self) -> Option<&Arc<Held>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Upstream(streamed) => Some(&streamed.held),
+            Self::Listed(listed) => Some(listed.held()),
+        }
+    }
+}
+
 impl Body for Reply {
     type Data = Bytes;
     type Error = Broken;

@@ -6,6 +6,7 @@
 //! answer with, in time. No protection: each call is decided on when it comes.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use hyper::body::{Body as _, Frame, SizeHint};
 
-use super::body::{Broken, Reply, Streamed};
+use super::body::{Broken, Held, Reply, Streamed};
 use super::message::{Room, Rooms};
 use super::respond;
 use super::upstream::SendError;
@@ -75,7 +76,7 @@ pub(super) fn may_list(checked: &Checked) -> bool {
 /// The answer for the client, `within` this time if all of it has to come first.
 pub(super) async fn listed(
     checks: &Checks,
-    rooms: &std::sync::Arc<Rooms>,
+    rooms: &Arc<Rooms>,
     within: Duration,
     (mut parts, mut streamed): (Parts, Streamed),
 ) -> Response<Reply> {
@@ -161,6 +162,10 @@ fn essence(headers: &HeaderMap) -> Option<&[u8]> {
 // === impl Listed ===
 
 impl Listed {
+    pub(super) fn held(&self) -> &Arc<Held> {
+        &self.streamed.held
+    }
+
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let Self { streamed, checks, form, room } = self;
         let filter = match form {
