@@ -7,6 +7,7 @@
 //! closed. An answer that is still open is decided on again when the state changes, and cut when it no longer holds.
 
 mod body;
+mod certificates;
 mod config;
 mod connection;
 mod forwarded;
@@ -26,5 +27,7 @@ mod tunnel;
 mod upstream;
 mod websocket;
 
-pub use self::config::{Config, Health, Limits, Listener, Protocol, ServerTls, Timeouts, UpstreamConfig};
+pub use self::config::{
+    Config, Health, Limits, Listener, Protocol, ServerCertificates, ServerTls, Timeouts, UpstreamConfig, UpstreamTls,
+};
 pub use self::serve::{Bound, StartError, serve};

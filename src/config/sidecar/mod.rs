@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 pub use self::authzen::{Authzen, RawAuthzen, RawCaller, RawResourceType, RawSubjectType};
 pub use self::forward_auth::{ForwardAuth, RawDialect, RawForwardAuth};
-pub use self::proxy::{RawHealth, RawProtocol, RawProxy, RawProxyTls, RawUpstream, RawUpstreamTls};
+pub use self::proxy::{RawHealth, RawProtocol, RawProxy, RawProxyTls, RawUpstream, RawUpstreamTls, RawWorkloadApi};
 pub use self::raw::{
     CertificateHeader, OverloadMode, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawOverload,
     RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
