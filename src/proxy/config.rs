@@ -74,7 +74,11 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Bytes of its body, if that is limited.
     pub max_body_bytes: Option<u64>,
-    /// For a head to arrive once it has begun, for a TLS handshake, and for the header of the PROXY protocol.
+    /// Bytes of a body that is decided on; a larger one is denied.
+    pub max_read_bytes: usize,
+    /// Bytes of all such bodies whose answers are open, and of lists of tools that are being filtered.
+    pub max_kept_bytes: usize,
+    /// For a head to arrive once it has begun, for a body that is decided on, for a TLS handshake, and for the header of the PROXY protocol.
     pub head_timeout: Duration,
     /// For a client that sends and receives nothing.
     pub idle_timeout: Duration,
@@ -160,6 +164,8 @@ impl Default for Limits {
             max_headers: 100,
             max_header_bytes: 64 << 10,
             max_body_bytes: None,
+            max_read_bytes: 1 << 20,
+            max_kept_bytes: 64 << 20,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             live_interval: Duration::from_secs(1),

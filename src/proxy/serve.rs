@@ -16,9 +16,10 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use super::certificates::Svids;
-use super::config::{Config, ServerCertificates, ServerTls};
+use super::config::{Config, Limits, ServerCertificates, ServerTls};
 use super::connection::connection;
 use super::live::Live;
+use super::message::{Reader, Rooms};
 use super::reload::Watched;
 use super::service::Proxy;
 use super::upstream::Upstream;
@@ -97,7 +98,9 @@ pub async fn serve(bound: Bound, checks: Checks, drain: drain::Signal) -> io::Re
     let max_connections = config.limits.max_connections;
     let tunnels = TaskTracker::new();
     let drained = drain.clone();
-    let proxy = Arc::new(Proxy { checks, live, upstreams, config, drain, tunnels: tunnels.clone() });
+    let Limits { max_read_bytes, max_kept_bytes, head_timeout, .. } = config.limits;
+    let reader = Reader { rooms: Rooms::new(max_kept_bytes), max_bytes: max_read_bytes, within: head_timeout };
+    let proxy = Arc::new(Proxy { checks, live, upstreams, config, reader, drain, tunnels: tunnels.clone() });
 
     let mut connections = JoinSet::new();
     let serve = |(stream, from): (TcpStream, SocketAddr), connections: &mut JoinSet<()>| {

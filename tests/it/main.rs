@@ -47,6 +47,8 @@ mod reverse_proxy_bulk;
 mod reverse_proxy_decisions;
 mod reverse_proxy_edges;
 mod reverse_proxy_live;
+mod reverse_proxy_mcp;
+mod reverse_proxy_mcp_listing;
 mod reverse_proxy_raw;
 mod reverse_proxy_records;
 mod reverse_proxy_svid;

@@ -44,9 +44,10 @@ pub struct RawProxy {
     pub max_connections: u32,
     /// Requests at once on one HTTP/2 connection.
     pub max_concurrent_streams: u32,
-    /// Bytes of a request's body. Null: any number; they are not kept.
+    /// Bytes of a request's body. Null: any number; only what is decided on is kept (`limits.max_message_bytes`).
     pub max_body_bytes: Option<u64>,
-    /// How long the head of a request may take to arrive once it has begun; a TLS handshake too.
+    /// How long the head of a request may take to arrive once it has begun; a body that is decided on, and a TLS handshake,
+    /// too.
     pub head_timeout: Span,
     /// How long a client may be silent: between two requests, and in the middle of a body.
     pub idle_timeout: Span,
@@ -117,7 +118,7 @@ impl RawProxy {
         self,
         listens: bool,
         services: &[String],
-        (max_headers, max_header_bytes): (u32, u32),
+        [max_headers, max_header_bytes, max_message_bytes]: [u32; 3],
     ) -> Result<Config, ConfigError> {
         if listens && self.upstreams.is_empty() {
             return Err(ConfigError::value("proxy.upstreams", "at least one is needed with `listeners.proxy`"));
@@ -169,9 +170,11 @@ impl RawProxy {
                 max_headers: max_headers as usize,
                 max_header_bytes: max_header_bytes as usize,
                 max_body_bytes: self.max_body_bytes,
+                max_read_bytes: max_message_bytes as usize,
                 head_timeout: self.head_timeout.0,
                 idle_timeout: self.idle_timeout.0,
                 live_interval: self.recheck_interval.0,
+                ..Limits::default()
             },
         })
     }

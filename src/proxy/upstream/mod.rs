@@ -19,7 +19,7 @@ pub(super) use self::pool::Lease;
 use self::pool::Pool;
 use super::body::Sent;
 use super::certificates::Svids;
-use super::config::{Protocol, UpstreamConfig};
+use super::config::{Protocol, Timeouts, UpstreamConfig};
 use crate::authz::Permit;
 use crate::tls::TlsError;
 
@@ -124,6 +124,11 @@ impl Upstream {
 // === impl Place ===
 
 impl Place {
+    /// How long the upstream may take.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        self.0.config.timeouts
+    }
+
     /// Sends a request, with its body, and waits for the head of the answer.
     pub(super) async fn send(
         &self,

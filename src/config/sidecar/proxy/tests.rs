@@ -9,7 +9,7 @@ const AGENT: &str = "workload_api: {endpoint: 'unix:/run/agent.sock'}\n";
 
 fn validate(yaml: &str) -> Result<Config, ConfigError> {
     let raw: RawProxy = serde_yaml_ng::from_str(yaml).unwrap();
-    raw.validate(true, &SERVICES.map(str::to_owned), (100, 65_536))
+    raw.validate(true, &SERVICES.map(str::to_owned), [100, 65_536, 1 << 20])
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn what_cannot_be_meant_is_refused_with_its_key() {
 
 #[test]
 fn without_a_listener_nothing_is_needed_and_defaults_are_the_proxys_own() {
-    let config = RawProxy::default().validate(false, &[], (100, 65_536)).unwrap();
+    let config = RawProxy::default().validate(false, &[], [100, 65_536, 1 << 20]).unwrap();
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.upgrades, ["websocket"]);
     let config = validate("upstreams: [{service: payments, addresses: ['[::1]:80', 'a.internal:8080']}]").unwrap();
