@@ -48,6 +48,7 @@ mod reverse_proxy_decisions;
 mod reverse_proxy_edges;
 mod reverse_proxy_live;
 mod reverse_proxy_raw;
+mod reverse_proxy_system;
 mod reverse_proxy_tls;
 mod reverse_proxy_upstream;
 mod running;
