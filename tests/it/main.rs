@@ -46,6 +46,7 @@ mod reverse_proxy_answers;
 mod reverse_proxy_bulk;
 mod reverse_proxy_decisions;
 mod reverse_proxy_edges;
+mod reverse_proxy_frames;
 mod reverse_proxy_live;
 mod reverse_proxy_raw;
 mod reverse_proxy_system;
