@@ -22,7 +22,7 @@
 //! | [`proxy`] | hot path | The reverse proxy: enforcement in line, where there is no Envoy |
 //! | [`sync`] | sync | Client of the control plane: ordered apply, last-known-good on disk, backoff |
 //! | [`control`] | control | Store, revision log, index, REST API, sync server |
-//! | [`admin`], [`telemetry`], [`tls`], [`drain`], [`readiness`], [`offload`] | cross-cutting | Health, metrics, logs, traces, decision records, shutdown |
+//! | [`admin`], [`telemetry`], [`tls`], [`svid`], [`drain`], [`readiness`], [`offload`] | cross-cutting | Health, metrics, logs, traces, decision records, TLS from files and from a SPIFFE agent, shutdown |
 //! | [`bench`] | composition | Load generator for any ext_authz server, a simulated fleet, and estates of any size to measure with |
 //! | [`config`], [`app`], [`cli`] | composition | Configuration compiles to one runtime form; `app` builds it; `cli` is what people type |
 //! | [`testing`] | tests | Fakes that speak the real protocols |
@@ -55,6 +55,7 @@ pub mod policy;
 pub mod proxy;
 pub mod readiness;
 pub mod state;
+pub mod svid;
 pub mod sync;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]

@@ -5,6 +5,9 @@
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+/// Taking in so many bytes takes longer than others should wait for.
+const LONG: usize = 64 << 10;
+
 /// The work panicked, or the runtime is ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the work was not finished")]
@@ -16,6 +19,12 @@ pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
         return Ok(work());
     }
     tokio::task::spawn_blocking(work).await.map_err(|_panicked| Unfinished)
+}
+
+/// Does `work` here, and lets the thread's other tasks go elsewhere first if it takes in more than a few bytes. Within a tokio
+/// runtime.
+pub fn in_place<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes < LONG || !has_other_threads() { work() } else { tokio::task::block_in_place(work) }
 }
 
 /// Whether work may be done off the runtime's threads. Within a tokio runtime.

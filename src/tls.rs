@@ -76,6 +76,9 @@ pub enum TlsError {
         /// Why.
         reason: String,
     },
+    /// There is no such configuration, whatever the certificates.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(String),
 }
 
 /// Makes aws-lc-rs the process's provider, once. Code that is given a configuration never needs it; `reqwest` does.
@@ -184,7 +187,8 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
-fn provider() -> Arc<CryptoProvider> {
+/// The one provider of cryptography.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 

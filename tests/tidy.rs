@@ -16,7 +16,7 @@ mod rules {
     use super::scan::{State, calls_on_others, module_of, paths, tokens, without_tests};
 
     const PURE: &[&str] = &["clock", "object", "credential", "policy", "grant", "authz", "wire"];
-    const EDGE: &[&str] = &["telemetry", "tls", "drain", "readiness", "offload"];
+    const EDGE: &[&str] = &["telemetry", "tls", "svid", "drain", "readiness", "offload"];
 
     /// Each top-level module and what it may use. `main` and `lib` are the frame.
     const RULES: &[(&str, &[&[&str]])] = &[
@@ -39,6 +39,7 @@ mod rules {
         ("admin", &[PURE, EDGE, &["cache", "state"]]),
         ("telemetry", &[PURE, &["cache", "state", "readiness"]]),
         ("tls", &[PURE]),
+        ("svid", &[PURE, &["tls", "offload"]]),
         ("drain", &[PURE, &["readiness"]]),
         ("readiness", &[PURE]),
         ("offload", &[]),

@@ -30,6 +30,7 @@ use crate::forward_auth;
 use crate::proxy;
 use crate::readiness::{Blocker, Readiness};
 use crate::state::State;
+use crate::svid::Source;
 use crate::sync::{self, BackoffConfig, SyncClient, SyncClientConfig};
 use crate::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry};
 
@@ -37,6 +38,8 @@ use crate::telemetry::{Output, Records, RecordsConfig, SidecarMetrics, Telemetry
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A stream without a frame for this long is dead; bookmarks come at least every ten seconds.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is waited for without an SVID.
+const AN_SVID: &str = "SVID from the Workload API";
 /// Records that are still queued at the end get this long.
 const RECORDS_FLUSH: Duration = Duration::from_secs(2);
 
@@ -56,6 +59,8 @@ pub struct Bound {
     state: Arc<State>,
     readiness: Readiness,
     blockers: Blockers,
+    /// The SVIDs that are waited for, each with what keeps this from being ready.
+    svids: Vec<(Arc<Source>, Blocker)>,
 }
 
 #[derive(Debug)]
@@ -126,6 +131,8 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         None => None,
     };
     let proxy = in_line::bind(&config, deps)?;
+    let svids = proxy.iter().flat_map(|(bound, _)| bound.svids()).map(|source| (source, readiness.block(AN_SVID)));
+    let svids = svids.collect();
     let admin = Admin::bind(deps, config.listeners.admin, config.listeners.probes)?;
 
     let grant_request_url = config.control_plane.grant_request_url.clone();
@@ -155,6 +162,7 @@ pub fn build(config: SidecarConfig, deps: &Deps) -> Result<Bound, BuildError> {
         state,
         readiness,
         blockers,
+        svids,
     })
 }
 
@@ -320,7 +328,7 @@ impl Bound {
     pub async fn run(self, drain: Signal) -> Result<(), RunError> {
         let Self { deps, checks, door, forward_auth, proxy, client, admin, common, router, telemetry, state, .. } =
             self;
-        let (readiness, blockers) = (self.readiness, self.blockers);
+        let (readiness, blockers, svids) = (self.readiness, self.blockers, self.svids);
         let stop = CancellationToken::new();
         let _also_when_dropped = stop.clone().drop_guard();
         tracing::info!(
@@ -334,6 +342,10 @@ impl Bound {
         );
         let clock = Arc::clone(&deps.clock);
         deps.support.spawn(stop.clone().run_until_cancelled_owned(announce(state, clock, blockers.state)));
+        for (source, blocker) in svids {
+            let told = identified(source, readiness.clone(), blocker);
+            deps.support.spawn(stop.clone().run_until_cancelled_owned(told));
+        }
         let mut doors = JoinSet::new();
         if door.tcp.is_some() || door.unix.is_some() {
             let (checks, drain) = (checks.clone(), drain.clone());
@@ -392,6 +404,17 @@ async fn all(mut doors: JoinSet<Result<(), (&'static str, std::io::Error)>>) -> 
         }
     }
     Ok(())
+}
+
+/// Holds a blocker as long as there is no SVID in time.
+async fn identified(source: Arc<Source>, readiness: Readiness, mut blocker: Blocker) {
+    loop {
+        source.present().await;
+        drop(blocker);
+        source.lapsed().await;
+        tracing::error!("the SVID has ended and no other has come: where it is used nothing is served or forwarded");
+        blocker = readiness.block(AN_SVID);
+    }
 }
 
 /// Holds the blocker until there is a state that may be answered from.

@@ -6,7 +6,7 @@
 use smallvec::SmallVec;
 
 use super::authenticate::Caller;
-use super::decision::Parts;
+use super::decision::{NeedsBody, Parts};
 use super::engine::{Inputs, Memo, Mode};
 use super::explain::Trace;
 use super::question::Question;
@@ -44,6 +44,7 @@ impl Case<'_> {
             None => subject.answer(until, memo, trace, &mut parts.cached),
             Some(tie) => subject.answer_within(tie, until, memo, trace, &mut parts.cached),
         };
+        let mut lacks_body = said.lacks_body;
         let mut sides = SmallVec::<[Side<'_>; 2]>::new();
         sides.push(Side { question: subject, grants: std::mem::take(&mut said.counted) });
         // Whoever acts for somebody may do what both may: the actor is asked about like the subject, with its own grants.
@@ -52,6 +53,7 @@ impl Case<'_> {
             let actor = Question { workload, key, ..subject };
             let mut of_actor = actor.answer(until, memo, trace, &mut cached);
             parts.cached &= cached;
+            lacks_body |= of_actor.lacks_body;
             sides.push(Side { question: actor, grants: std::mem::take(&mut of_actor.counted) });
             // Of two that allow, the record names the one that took more.
             let tells_more = match (said.answer.reason, of_actor.answer.reason) {
@@ -68,6 +70,8 @@ impl Case<'_> {
         if answer.reason.is_allow() && !sides.is_empty() && !matches!(mode, Mode::Open(_)) {
             answer = spend::spend(answer, &sides, inputs, mode, trace, parts);
         }
+        let needs_body = lacks_body && !answer.reason.is_allow();
+        parts.needs_body = needs_body.then_some(NeedsBody { proof_is_used: parts.proof_is_used });
         parts.grant = answer.grant;
         parts.policies = answer.policies;
         parts.grant_request = answer.grant_request;

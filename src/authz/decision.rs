@@ -68,11 +68,20 @@ pub struct Decision {
     ///
     /// [`decide_again`]: super::decide_again
     pub awaits: Option<GrantId>,
+    /// On a denial: a body that was not there would have told more. Whoever can read it may ask again with it.
+    pub needs_body: Option<NeedsBody>,
     /// Whether the credential is to be taken out of the request before it is forwarded: the headers of
     /// [`is_credential_header`](super::is_credential_header).
     pub removes_token: bool,
     /// What it is about, on a route that speaks the Model Context Protocol.
     pub mcp: Option<Box<McpCall>>,
+}
+
+/// A denial that rests on a body that was not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeedsBody {
+    /// Whether this decision has used a proof of possession up: then [`decide_again`](super::decide_again) asks for no other.
+    pub proof_is_used: bool,
 }
 
 /// A grant request that would turn the denial into an allow once approved.
@@ -116,6 +125,9 @@ pub(super) struct Parts {
     pub(super) challenge: Challenge,
     pub(super) dpop_nonce: Option<String>,
     pub(super) awaits: Option<GrantId>,
+    pub(super) needs_body: Option<NeedsBody>,
+    /// Whether a proof of possession has been used up so far.
+    pub(super) proof_is_used: bool,
     pub(super) removes_token: bool,
     pub(super) mcp: Option<Box<McpCall>>,
 }
@@ -148,6 +160,7 @@ impl Decision {
             challenge: p.challenge,
             dpop_nonce: p.dpop_nonce,
             awaits: p.awaits,
+            needs_body: p.needs_body,
             removes_token: p.removes_token,
             mcp: p.mcp,
         }
@@ -185,6 +198,8 @@ impl Decision {
             challenge: Challenge::default(),
             dpop_nonce: None,
             awaits: None,
+            needs_body: None,
+            proof_is_used: false,
             removes_token: false,
             mcp: None,
         })
@@ -228,6 +243,8 @@ impl Parts {
             challenge: Challenge::default(),
             dpop_nonce: None,
             awaits: None,
+            needs_body: None,
+            proof_is_used: false,
             removes_token: false,
             mcp: None,
         }

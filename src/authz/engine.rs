@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::authenticate::{Caller, KnownToken, agree, authenticate, registered};
 use super::case::Case;
-use super::decision::{Decision, DecisionId, Parts};
+use super::decision::{Decision, DecisionId, NeedsBody, Parts};
 use super::explain::{Step, Trace};
 use super::freshness::Lease;
 use super::intake::{Intake, Refusal, intake};
@@ -110,10 +110,17 @@ pub fn decide_unless_costly(request: &Request<'_>, inputs: Inputs<'_>, memo: &im
 }
 
 /// Which of these tools the sender of a request may use, all by one state: what of the answer to its `tools/list` it gets to
-/// see. `request` is that request, allowed already, which has used its proof of possession up. Nothing is spent, and what is
-/// not answered is no.
+/// see. `request` is that request, or the one for a stream on which lists come; allowed already, which has used its proof of
+/// possession up. Each tool is asked about as what calls one, a `POST`. Nothing is spent, and what is not answered is no.
 pub fn allowed_tools(request: &Request<'_>, inputs: Inputs<'_>, memo: &impl Memo, tools: &[&str]) -> Vec<bool> {
     let tools = tools.get(..MAX_LISTED_TOOLS).unwrap_or(tools);
+    let call;
+    let request = if request.method == "POST" {
+        request
+    } else {
+        call = Request { method: "POST", ..request.clone() };
+        &call
+    };
     let mut listing = Listing { tools, allowed: Vec::with_capacity(tools.len()) };
     let _no_decision = run(request, inputs, memo, (Mode::Lists, Some(&mut listing)), &mut Trace::off());
     listing.allowed
@@ -293,6 +300,7 @@ fn steps(
     if let Some(unused) = proven.unused {
         if !matches!(mode, Mode::Again | Mode::Lists) {
             unused.use_up(inputs.proofs, now.wall, mode == Mode::Looks)?;
+            parts.proof_is_used = mode == Mode::Decides;
         }
         trace.step("proof", || "the key that the token is bound to was proven".to_owned());
     }
@@ -341,7 +349,11 @@ fn steps(
     }
     // What is asked of an MCP server is in the message. It is read last, because that takes longest: not for those who are
     // nobody here.
-    let message = Box::new(mcp::read(request, terms).map_err(told)?);
+    let message = Box::new(mcp::read(request, terms).map_err(|refusal| {
+        let is_absent = refusal.0 == Reason::InputBodyTruncated;
+        parts.needs_body = is_absent.then_some(NeedsBody { proof_is_used: parts.proof_is_used });
+        told(refusal)
+    })?);
     if let Some(call) = &mut parts.mcp {
         call.note(&message);
     }

@@ -41,7 +41,7 @@ mod transaction;
 pub use self::asker::{Asker, authenticate_asker, authenticate_asker_again};
 pub use self::authenticate::KnownToken;
 pub use self::change::{Change, Prepared};
-pub use self::decision::{Decision, DecisionId, GrantHint, Permit};
+pub use self::decision::{Decision, DecisionId, GrantHint, NeedsBody, Permit};
 pub use self::engine::{
     Deferred, Inputs, Memo, NoMemo, allowed_tools, decide, decide_again, decide_again_deferred, decide_open,
     decide_unless_costly, explain,
@@ -53,8 +53,8 @@ pub use self::identify::{Identity, identify};
 pub(crate) use self::intake::min_revision;
 pub use self::intake::{CREDENTIAL_HEADERS, is_credential_header, is_min_revision};
 pub use self::mcp::{
-    EventFilter, MAX_LISTED_TOOLS, MAX_MCP_BODY, MAX_MCP_NAME, McpCall, McpTerms, TermsError, Unfilterable,
-    filter_tools, metadata_place,
+    EventFilter, MAX_LISTED_TOOLS, MAX_MCP_BODY, MAX_MCP_NAME, MAX_TOOLS_ANSWER, McpCall, McpTerms, TermsError,
+    Unfilterable, filter_tools, metadata_place,
 };
 pub use self::missing_key::issuer_of_token;
 pub use self::owners::Owners;

@@ -44,6 +44,8 @@ pub(super) struct Answer {
 pub(super) struct Said {
     pub(super) answer: Answer,
     pub(super) counted: Vec<GrantId>,
+    /// Some grant in force is for one body, and that of the request is not known.
+    pub(super) lacks_body: bool,
 }
 
 /// What policy is asked.
@@ -79,6 +81,7 @@ impl Question<'_> {
         {
             (said, *hit) = (counted, false);
         }
+        said.note_body(covering.standing);
         said.trace(trace);
         said
     }
@@ -96,7 +99,8 @@ impl Question<'_> {
         let in_scope = tie.scope.iter().any(|action| **action == *self.route.action);
         let found = in_scope
             .then(|| self.snapshot.grants.find_one(tie.grant, &self.key, &self.sought(), |id| self.is_revoked(id)));
-        let said = match found {
+        let standing = found.as_ref().map_or(Standing::None, |covering| covering.standing);
+        let mut said = match found {
             Some(covering) if !covering.active.is_empty() => {
                 let answer = self.judge(&covering, until, memo, trace, hit);
                 Said::of(Answer { grant: Some(tie.grant), ..answer })
@@ -111,6 +115,7 @@ impl Question<'_> {
                 Said::of(self.outside(tie.grant, standing))
             }
         };
+        said.note_body(standing);
         said.trace(trace);
         said
     }
@@ -151,7 +156,7 @@ impl Question<'_> {
             (None, Some((active, denied))) if covering.active.is_empty() => denial(denied, Some(active.id)),
             _ => return None,
         };
-        Some(Said { answer, counted: allowed })
+        Some(Said { answer, counted: allowed, lacks_body: false })
     }
 
     fn judge(
@@ -366,7 +371,12 @@ fn describe(covering: &Covering) -> String {
 impl Said {
     /// An answer that takes no use.
     const fn of(answer: Answer) -> Self {
-        Self { answer, counted: Vec::new() }
+        Self { answer, counted: Vec::new(), lacks_body: false }
+    }
+
+    /// Of all that can be said of grants, that one depends on the body is the most telling: it is never hidden by another.
+    fn note_body(&mut self, standing: Standing) {
+        self.lacks_body = matches!(standing, Standing::Unmet(Unmet::Body, _));
     }
 
     fn trace(&self, trace: &mut Trace) {

@@ -32,7 +32,7 @@ pub use self::sidecar::{
     RawAuthzen, RawCache, RawCaller, RawControlPlane, RawDialect, RawDrain, RawExtAuthz, RawForwardAuth, RawHealth,
     RawLimits, RawOverload, RawProof, RawProtocol, RawProxy, RawProxyTls, RawRecords, RawResourceType, RawScope,
     RawSidecar, RawSidecarListeners, RawState, RawSubjectType, RawTrustedProxy, RawUpstream, RawUpstreamTls,
-    RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory, Transport,
+    RawWorkloadApi, RecordOutput, Records, Scope, SidecarConfig, SidecarListeners, StateDirectory, Transport,
 };
 pub use self::token_review::RawTokenReview;
 pub use self::tokens::{RawTokens, TokensConfig};

@@ -403,6 +403,9 @@ fn the_documented_examples_load_and_show_every_default() {
     let raw = RawSidecar::parse(Path::new("sidecar.yaml"), &read("sidecar.yaml"), &files).unwrap();
     shows_every_key(&raw, &read("sidecar.yaml"));
     raw.validate().unwrap();
+    let mcp = RawSidecar::parse(Path::new("sidecar.yaml"), &read("../mcp/sidecar.yaml"), &files).unwrap();
+    let mcp = mcp.validate().unwrap();
+    assert_eq!((mcp.listeners.proxy.is_some(), &*mcp.proxy.upstreams[0].service), (true, "desk"));
     let review = format!("[{{issuer: cluster-a, url: 'https://kubernetes', ca_file: {any}, token_file: {any}}}]");
     let files = env(&[
         ("PORTCULLIS__SYNC__TOKEN_REVIEW", &review),

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::authz::Network;
 use crate::control::keys::HostPattern;
 use crate::credential::SpiffeId;
+use crate::svid::Endpoint;
 
 /// A duration, written as `10s`, `5m`, `1h 30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,10 @@ pub struct Host(pub HostPattern);
 /// A range of IP addresses, as in `10.0.0.0/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cidr(pub Network);
+
+/// Where the SPIFFE Workload API is: `unix:/path` or `tcp://127.0.0.1:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadApi(pub Endpoint);
 
 macro_rules! as_text {
     ($name:ident, $schema:literal, $json:tt) => {
@@ -106,6 +111,11 @@ as_text!(Host, "Host", {
     "type": "string",
     "description": "A host name, an IP address, or `*.` and a domain, as in `*.example.org`.",
     "pattern": "^(\\*\\.)?[A-Za-z0-9:._-]+$"
+});
+as_text!(WorkloadApi, "WorkloadApiEndpoint", {
+    "type": "string",
+    "description": "As in SPIFFE_ENDPOINT_SOCKET: `unix:/path/to/socket` or `tcp://127.0.0.1:port`.",
+    "pattern": "^(unix:(//)?/.+|tcp://.+:[0-9]{1,5})$"
 });
 as_text!(Cidr, "Network", {
     "type": "string",
@@ -262,6 +272,22 @@ impl FromStr for Identity {
 }
 
 impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+// === impl WorkloadApi ===
+
+impl FromStr for WorkloadApi {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        s.parse().map(Self).map_err(|e| format!("`{s}`: {e}"))
+    }
+}
+
+impl fmt::Display for WorkloadApi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

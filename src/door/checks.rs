@@ -12,6 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::desk::Place;
+use super::later::Again;
 use super::{Asked, Config, Decide, Decided, Desk, Later, Question, Refused};
 use crate::authz::{Decision, Reason, Request};
 use crate::cache::{Gate, Source, VerificationPool};
@@ -61,16 +62,28 @@ impl Checks {
 
     /// The same for a request that arrived then, and had to be read first.
     pub async fn check_since(&self, arrived: Instant, request: Asked) -> Checked {
+        let mut outcome = self.desk.telemetry.begin_at(request.door, arrived);
+        let (decision, request) = self.decide(request, Again::No, arrived, &mut outcome).await;
+        self.decided(decision, request, &mut outcome)
+    }
+
+    /// Decides, and tells nobody yet. What came `arrived` has not waited longer than since then.
+    pub(super) async fn decide(
+        &self,
+        request: Asked,
+        again: Again,
+        arrived: Instant,
+        outcome: &mut Outcome<'_>,
+    ) -> (Decision, Asked) {
         let desk = &*self.desk;
-        let mut outcome = desk.telemetry.begin_at(request.door, arrived);
         let Some(place) = Place::take(&desk.admission) else {
             desk.telemetry.metrics().shed(Shed::All).inc();
-            return self.refused(request, &mut outcome, &Refused::overload("too many checks are under way"));
+            return (self.refusal(&Refused::overload("too many checks are under way")), request);
         };
         let (headers, bytes) = self.limits;
         if !request.is_within(headers, bytes) {
             let detail = "the request has more headers than the limit allows".into();
-            return self.refused(request, &mut outcome, &Refused { reason: Reason::InputMalformed, detail });
+            return (self.refusal(&Refused { reason: Reason::InputMalformed, detail }), request);
         }
         if desk.is_sampled() {
             // When this task is here, a thread has it already. How long it waits to have one again is what the limits
@@ -79,29 +92,30 @@ impl Checks {
             tokio::task::yield_now().await;
             desk.observe(since, Some(since.elapsed()), place.at_once);
         }
-        match at_once(desk, &request, &mut outcome) {
-            Ok(Ok(decision)) => self.decided(decision, request, &mut outcome),
-            Ok(Err(later)) => Box::pin(self.check_later(request, later, arrived, &mut outcome)).await,
-            Err(refused) => self.refused(request, &mut outcome, &refused),
+        match at_once(desk, &request, again, outcome) {
+            Ok(Ok(decision)) => (decision, request),
+            Ok(Err(later)) => Box::pin(self.decide_later(request, (later, again), arrived)).await,
+            Err(refused) => (self.refusal(&refused), request),
         }
     }
 
-    async fn check_later(&self, request: Asked, later: Later, arrived: Instant, outcome: &mut Outcome<'_>) -> Checked {
+    async fn decide_later(&self, request: Asked, later: (Later, Again), arrived: Instant) -> (Decision, Asked) {
         // All whose client is not known are one source: then nothing tells them apart.
         let source = Source::of(request.peer.address, 0);
         let question = Arc::new(request);
-        let decided = self.desk.decide_later(&question, later, source, arrived).await;
+        let decided = self.desk.decide_later_as(&question, later, source, arrived).await;
         let request = Arc::unwrap_or_clone(question);
         match decided {
-            Ok(Decided { decision, answer: () }) => self.decided(decision, request, outcome),
-            Err(refused) => self.refused(request, outcome, &refused),
+            Ok(Decided { decision, answer: () }) => (decision, request),
+            Err(refused) => (self.refusal(&refused), request),
         }
     }
 
     /// A denial for what a door could not read, or does not take from who sent it. It has an outcome as any other.
     pub fn refuse(&self, request: Asked, reason: Reason, detail: &str) -> Checked {
         let mut outcome = self.desk.telemetry.begin(request.door);
-        self.refused(request, &mut outcome, &Refused { reason, detail: detail.to_owned().into() })
+        let decision = self.refusal(&Refused { reason, detail: detail.to_owned().into() });
+        self.decided(decision, request, &mut outcome)
     }
 
     /// What anybody may know of an MCP server, if a request that was denied asks for that: [`answer::document`] makes the
@@ -134,22 +148,33 @@ impl Checks {
         &self.desk
     }
 
-    fn refused(&self, request: Asked, outcome: &mut Outcome<'_>, refused: &Refused) -> Checked {
-        self.decided(self.desk.refusal(refused.reason, &refused.detail), request, outcome)
+    pub(super) fn refusal(&self, refused: &Refused) -> Decision {
+        self.desk.refusal(refused.reason, &refused.detail)
     }
 
-    fn decided(&self, decision: Decision, request: Asked, outcome: &mut Outcome<'_>) -> Checked {
+    pub(super) fn decided(&self, decision: Decision, request: Asked, outcome: &mut Outcome<'_>) -> Checked {
         outcome.finish(decision.clone(), &request.method, &request.path);
         Checked { decision, request, grant_request_url: self.desk.grant_request_url.clone() }
     }
 }
 
 /// Decides on this thread, unless that takes more than it. A panic is a refusal.
-fn at_once(desk: &Desk, request: &Asked, outcome: &mut Outcome<'_>) -> Result<Result<Decision, Later>, Refused> {
+fn at_once(
+    desk: &Desk,
+    request: &Asked,
+    again: Again,
+    outcome: &mut Outcome<'_>,
+) -> Result<Result<Decision, Later>, Refused> {
     let decided = catch_unwind(AssertUnwindSafe(|| {
         let request = request.lend();
-        outcome.trace(&request.headers);
-        let decision = desk.decide.check_unless_costly(&request).map_err(Later::Costly)?;
+        let decision = match again {
+            Again::No => {
+                outcome.trace(&request.headers);
+                desk.decide.check_unless_costly(&request)
+            }
+            Again::Yes => desk.decide.check_again(&request),
+        };
+        let decision = decision.map_err(Later::Costly)?;
         match decision.awaits {
             Some(grant) => Err(Later::Awaits(grant)),
             None => Ok(decision),

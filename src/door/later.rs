@@ -53,7 +53,7 @@ pub(crate) struct Refused {
     pub(crate) detail: Cow<'static, str>,
 }
 
-/// Whether it has been decided on before, and no use of its grant was found.
+/// Whether it has been decided on before, and a proof of possession of its has been used up by that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Again {
     No,
@@ -77,10 +77,21 @@ impl Desk {
         source: Source,
         arrived: Instant,
     ) -> Result<Decided<Q::Answer>, Refused> {
+        self.decide_later_as(question, (later, Again::No), source, arrived).await
+    }
+
+    /// The same, also for what has been decided on before.
+    pub(super) async fn decide_later_as<Q: Question>(
+        &self,
+        question: &Arc<Q>,
+        (later, again): (Later, Again),
+        source: Source,
+        arrived: Instant,
+    ) -> Result<Decided<Q::Answer>, Refused> {
         let grant = match later {
             Later::Awaits(grant) => grant,
             Later::Costly(deferred) => {
-                let decided = self.verified(question, (deferred, Again::No), source).await?;
+                let decided = self.verified(question, (deferred, again), source).await?;
                 match decided.decision.awaits {
                     Some(grant) => grant,
                     None => return Ok(decided),

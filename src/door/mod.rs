@@ -13,6 +13,7 @@ mod decide;
 mod desk;
 mod identity;
 mod later;
+mod reading;
 mod recheck;
 mod uses;
 
@@ -25,6 +26,7 @@ pub(crate) use self::decide::Decide;
 pub(crate) use self::desk::Desk;
 pub(crate) use self::identity::{DECISION_ID, IDENTITY, NOT_FOR_UPSTREAM, identity, is_alias};
 pub(crate) use self::later::{Decided, Later, Question, Refused};
+pub use self::reading::Unread;
 
 /// What is put up with, all doors together.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -15,9 +15,11 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::forwarded;
 use super::guard::UnderWay;
+use super::listing::Listed;
 use super::live;
+use super::message::{Carried, Full, Room};
 use super::upstream::{Lease, Place};
-use crate::authz::problem;
+use crate::authz::{Unfilterable, problem};
 use crate::door;
 
 /// Why a body ends before its end.
@@ -28,6 +30,10 @@ pub(super) enum Broken {
     #[error("the request is not allowed any more")]
     Cut,
     #[error(transparent)]
+    Unlisted(#[from] Unfilterable),
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error(transparent)]
     Http(#[from] hyper::Error),
 }
 
@@ -37,10 +43,18 @@ pub(super) struct Sent(Option<Sending>);
 
 #[derive(Debug)]
 struct Sending {
-    incoming: Incoming,
+    from: Source,
     /// How much more there may be.
     left: u64,
     held: Arc<Held>,
+}
+
+/// Where its pieces come from.
+#[derive(Debug)]
+enum Source {
+    Client(Incoming),
+    /// It was read for the decision.
+    Read(Bytes),
 }
 
 /// What a request holds until its body and its answer have both ended, whichever is later.
@@ -49,6 +63,8 @@ pub(super) struct Held {
     pub(super) stream: live::Stream,
     pub(super) place: Place,
     pub(super) _under_way: UnderWay,
+    /// Of the body that was read for the decision, which is kept to be decided on again.
+    pub(super) _room: Option<Room>,
 }
 
 /// An answer to a client.
@@ -58,6 +74,8 @@ pub(super) enum Reply {
     Own(Option<Bytes>),
     /// Of the upstream.
     Upstream(Box<Streamed>),
+    /// Of the upstream, but for the tools that the caller may not use.
+    Listed(Box<Listed>),
 }
 
 /// An upstream's answer on its way to the client, and what is held until it has ended.
@@ -77,11 +95,15 @@ impl Sent {
         Self(None)
     }
 
-    pub(super) fn new(incoming: Incoming, limit: Option<u64>, held: &Arc<Held>) -> Self {
-        if incoming.is_end_stream() {
+    pub(super) fn new(carried: Carried, limit: Option<u64>, held: &Arc<Held>) -> Self {
+        if carried.is_nothing() {
             return Self(None);
         }
-        Self(Some(Sending { incoming, left: limit.unwrap_or(u64::MAX), held: Arc::clone(held) }))
+        let from = match carried {
+            Carried::Streamed(incoming) => Source::Client(incoming),
+            Carried::Read(bytes) => Source::Read(bytes),
+        };
+        Self(Some(Sending { from, left: limit.unwrap_or(u64::MAX), held: Arc::clone(held) }))
     }
 
     pub(super) fn is_nothing(&self) -> bool {
@@ -98,11 +120,13 @@ impl Body for Sent {
         if sending.held.stream.poll_sending_cut(cx).is_ready() {
             return Poll::Ready(Some(Err(Broken::Cut)));
         }
-        let mut frame = match Pin::new(&mut sending.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
-            Poll::Ready(None) => return Poll::Ready(None),
-            Poll::Pending => return Poll::Pending,
+        let mut frame = match &mut sending.from {
+            Source::Client(incoming) => match ready!(Pin::new(incoming).poll_frame(cx)) {
+                Some(frame) => frame?,
+                None => return Poll::Ready(None),
+            },
+            Source::Read(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Source::Read(bytes) => Frame::data(std::mem::take(bytes)),
         };
         if let Some(data) = frame.data_ref() {
             match sending.left.checked_sub(data.len() as u64) {
@@ -117,11 +141,29 @@ impl Body for Sent {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|sending| sending.incoming.is_end_stream())
+        self.0.as_ref().is_none_or(|sending| sending.from.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |sending| sending.incoming.size_hint())
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |sending| sending.from.size_hint())
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(incoming) => incoming.is_end_stream(),
+            Self::Read(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Client(incoming) => incoming.size_hint(),
+            Self::Read(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
     }
 }
 
@@ -161,6 +203,17 @@ impl From<Bytes> for Reply {
     }
 }
 
+impl Reply {
+    /// What an answer of the upstream holds.
+    pub(super) fn held(&self) -> Option<&Arc<Held>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Upstream(streamed) => Some(&streamed.held),
+            Self::Listed(listed) => Some(listed.held()),
+        }
+    }
+}
+
 impl Body for Reply {
     type Data = Bytes;
     type Error = Broken;
@@ -169,6 +222,7 @@ impl Body for Reply {
         match self.get_mut() {
             Self::Own(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             Self::Upstream(streamed) => streamed.poll_frame(cx),
+            Self::Listed(listed) => listed.poll_frame(cx),
         }
     }
 
@@ -176,6 +230,7 @@ impl Body for Reply {
         match self {
             Self::Own(body) => body.is_none(),
             Self::Upstream(streamed) => streamed.is_cut || streamed.incoming.is_end_stream(),
+            Self::Listed(listed) => listed.is_end_stream(),
         }
     }
 
@@ -183,6 +238,7 @@ impl Body for Reply {
         match self {
             Self::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
             Self::Upstream(streamed) => streamed.incoming.size_hint(),
+            Self::Listed(listed) => listed.size_hint(),
         }
     }
 }
@@ -190,7 +246,7 @@ impl Body for Reply {
 // === impl Streamed ===
 
 impl Streamed {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if self.is_cut {
             return Poll::Ready(None);
         }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::authz::Network;
+use crate::credential::SpiffeId;
+use crate::svid;
 use crate::tls::{ClientFiles, ServerFiles};
 
 /// The proxy.
@@ -36,9 +38,27 @@ pub struct Listener {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerTls {
     /// Certificate, key, and who vouches for clients.
-    pub files: ServerFiles,
+    pub certificates: ServerCertificates,
     /// Clients without a certificate get no connection.
     pub require_client_certificate: bool,
+}
+
+/// Where the server's certificate comes from, and who vouches for clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerCertificates {
+    /// From files.
+    Files(ServerFiles),
+    /// From a SPIFFE agent: its SVID, and its bundles for clients.
+    Svid(svid::Settings),
+}
+
+/// TLS towards an upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamTls {
+    /// From files, with the name in the upstream's certificate.
+    Files(ClientFiles, String),
+    /// From a SPIFFE agent: its SVID is shown, and the upstream has one of these SPIFFE IDs.
+    Svid(svid::Settings, Vec<SpiffeId>),
 }
 
 /// What it puts up with. No number and no span is zero.
@@ -54,7 +74,11 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Bytes of its body, if that is limited.
     pub max_body_bytes: Option<u64>,
-    /// For a head to arrive once it has begun, for a TLS handshake, and for the header of the PROXY protocol.
+    /// Bytes of a body that is decided on; a larger one is denied.
+    pub max_read_bytes: usize,
+    /// Bytes of all such bodies whose answers are open, and of lists of tools that are being filtered.
+    pub max_kept_bytes: usize,
+    /// For a head to arrive once it has begun, for a body that is decided on, for a TLS handshake, and for the header of the PROXY protocol.
     pub head_timeout: Duration,
     /// For a client that sends and receives nothing.
     pub idle_timeout: Duration,
@@ -72,7 +96,7 @@ pub struct UpstreamConfig {
     /// What is spoken there.
     pub protocol: Protocol,
     /// With TLS; without, in plain text.
-    pub tls: Option<(ClientFiles, String)>,
+    pub tls: Option<UpstreamTls>,
     /// How long it may take.
     pub timeouts: Timeouts,
     /// How often an idempotent request without a body is sent again when no byte of an answer came.
@@ -116,9 +140,12 @@ pub struct Health {
     pub healthy_after: u32,
 }
 
-impl ServerTls {
+// === impl ServerCertificates ===
+
+impl ServerCertificates {
+    /// The files that are read.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        let files = &self.files;
+        let Self::Files(files) = self else { return Vec::new() };
         [Some(&files.cert_file), Some(&files.key_file), files.client_ca_file.as_ref()]
             .into_iter()
             .flatten()
@@ -137,6 +164,8 @@ impl Default for Limits {
             max_headers: 100,
             max_header_bytes: 64 << 10,
             max_body_bytes: None,
+            max_read_bytes: 1 << 20,
+            max_kept_bytes: 64 << 20,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             live_interval: Duration::from_secs(1),

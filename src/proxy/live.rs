@@ -20,6 +20,8 @@ use crate::door::{Checked, Checks};
 const SHARDS: usize = 16;
 /// So many are decided on before others have their turn.
 const BATCH: usize = 64;
+/// A body of so many bytes is long.
+const LONG: usize = 16 << 10;
 /// At most once in this time, however fast changes come.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -115,6 +117,10 @@ impl Live {
                         let _first = entry.cut.set(denial);
                         entry.waker.wake();
                         entry.sending.wake();
+                    }
+                    // A long message takes as long to read as many others together.
+                    if entry.checked.request.body.as_ref().is_some_and(|body| body.len() > LONG) {
+                        tokio::task::yield_now().await;
                     }
                 }
                 tokio::task::yield_now().await;

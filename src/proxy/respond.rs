@@ -59,6 +59,11 @@ pub(super) fn unasked() -> Response<Reply> {
     own(StatusCode::BAD_GATEWAY, "the service did not answer", None)
 }
 
+/// A list of tools that cannot be filtered.
+pub(super) fn unreadable() -> Response<Reply> {
+    own(StatusCode::BAD_GATEWAY, "the answer of the service cannot be read", None)
+}
+
 fn own(status: StatusCode, title: &str, grpc: Option<&'static str>) -> Response<Reply> {
     let mut response = Response::new(Reply::from(Bytes::new()));
     if let Some(grpc) = grpc {
@@ -93,7 +98,7 @@ fn whose(error: &hyper::Error) -> Option<Fault> {
         match error.downcast_ref::<Broken>() {
             Some(Broken::TooLarge) => return Some(Fault::TooLarge),
             Some(Broken::Http(_)) => return Some(Fault::Client),
-            Some(Broken::Cut) | None => next = error.source(),
+            Some(Broken::Cut | Broken::Unlisted(_) | Broken::Full(_)) | None => next = error.source(),
         }
     }
     None

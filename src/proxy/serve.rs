@@ -15,15 +15,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use super::config::{Config, ServerTls};
+use super::certificates::Svids;
+use super::config::{Config, Limits, ServerCertificates, ServerTls};
 use super::connection::connection;
 use super::live::Live;
+use super::message::{Reader, Rooms};
 use super::reload::Watched;
 use super::service::Proxy;
 use super::upstream::Upstream;
 use crate::door::{Checks, accept};
 use crate::drain;
-use crate::tls::{self, ALPN_H2, ALPN_HTTP1, TLS12_UP, TlsError};
+use crate::svid::Source;
+use crate::tls::TlsError;
 
 /// How often certificates are looked at.
 const RELOAD: Duration = Duration::from_secs(1);
@@ -34,6 +37,7 @@ pub struct Bound {
     listener: TcpListener,
     upstreams: Vec<(String, Arc<Upstream>)>,
     tls: Arc<ArcSwapOption<ServerConfig>>,
+    svids: Svids,
     config: Config,
 }
 
@@ -58,39 +62,45 @@ pub enum StartError {
 impl Bound {
     /// Reads the certificates. Blocks on the disk.
     pub fn new(listener: TcpListener, config: Config) -> Result<Self, StartError> {
-        let tls = config.listener.tls.as_ref().map(server_config).transpose().map_err(StartError::Listener)?;
+        let mut svids = Svids::default();
+        let tls = config.listener.tls.as_ref().map(|tls| svids.server_config(&tls.certificates));
+        let tls = tls.transpose().map_err(StartError::Listener)?;
         let upstream = |config: &super::UpstreamConfig| {
             let service = config.service.clone();
-            match Upstream::new(config.clone()) {
+            match Upstream::new(config.clone(), &mut svids) {
                 Ok(upstream) => Ok((service, upstream)),
                 Err(error) => Err(StartError::Upstream { service, error }),
             }
         };
         let upstreams = config.upstreams.iter().map(upstream).collect::<Result<_, _>>()?;
-        Ok(Self { listener, upstreams, tls: Arc::new(ArcSwapOption::new(tls)), config })
+        Ok(Self { listener, upstreams, tls: Arc::new(ArcSwapOption::new(tls)), svids, config })
     }
-}
 
-fn server_config(tls: &ServerTls) -> Result<Arc<ServerConfig>, TlsError> {
-    tls::server_config(&tls.files, TLS12_UP, &[ALPN_H2, ALPN_HTTP1])
+    /// The SVIDs without which it serves or forwards nothing where they are used.
+    pub fn svids(&self) -> Vec<Arc<Source>> {
+        self.svids.all().to_vec()
+    }
 }
 
 /// Serves until drained: see the module's documentation.
 pub async fn serve(bound: Bound, checks: Checks, drain: drain::Signal) -> io::Result<()> {
-    let Bound { listener, upstreams, tls, config } = bound;
+    let Bound { listener, upstreams, tls, svids, config } = bound;
     let live = Live::new(checks.clone(), config.limits.live_interval);
     let mut background = JoinSet::new();
     background.spawn(Arc::clone(&live).watch());
     for (_, upstream) in &upstreams {
         background.spawn(Arc::clone(upstream).tend());
     }
-    if let Some(files) = config.listener.tls.clone() {
-        background.spawn(reload(files, Arc::clone(&tls)));
+    svids.all().iter().for_each(|source| drop(background.spawn(Arc::clone(source).run())));
+    if let Some(ServerTls { certificates: files @ ServerCertificates::Files(_), .. }) = &config.listener.tls {
+        background.spawn(reload(files.clone(), Arc::clone(&tls)));
     }
     let max_connections = config.limits.max_connections;
     let tunnels = TaskTracker::new();
     let drained = drain.clone();
-    let proxy = Arc::new(Proxy { checks, live, upstreams, config, drain, tunnels: tunnels.clone() });
+    let Limits { max_read_bytes, max_kept_bytes, head_timeout, .. } = config.limits;
+    let reader = Reader { rooms: Rooms::new(max_kept_bytes), max_bytes: max_read_bytes, within: head_timeout };
+    let proxy = Arc::new(Proxy { checks, live, upstreams, config, reader, drain, tunnels: tunnels.clone() });
 
     let mut connections = JoinSet::new();
     let serve = |(stream, from): (TcpStream, SocketAddr), connections: &mut JoinSet<()>| {
@@ -107,15 +117,15 @@ pub async fn serve(bound: Bound, checks: Checks, drain: drain::Signal) -> io::Re
 }
 
 /// Follows the files of the listener.
-async fn reload(files: ServerTls, tls: Arc<ArcSwapOption<ServerConfig>>) {
-    let mut watched = Watched::new(files.paths());
+async fn reload(certificates: ServerCertificates, tls: Arc<ArcSwapOption<ServerConfig>>) {
+    let mut watched = Watched::new(certificates.paths());
     let mut tick = tokio::time::interval(RELOAD);
     loop {
         tick.tick().await;
-        let (files, tls) = (files.clone(), Arc::clone(&tls));
+        let (certificates, tls) = (certificates.clone(), Arc::clone(&tls));
         watched
             .reload(move || {
-                tls.store(Some(server_config(&files)?));
+                tls.store(Some(Svids::default().server_config(&certificates)?));
                 Ok(())
             })
             .await;

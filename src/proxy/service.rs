@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -18,7 +18,9 @@ use super::config::{Config, Protocol};
 use super::forwarded::Said;
 use super::guard::Tie;
 use super::hygiene::{self, Target};
+use super::listing;
 use super::live::Live;
+use super::message::Reader;
 use super::respond;
 use super::tunnel::Tunnel;
 use super::upstream::{Answer, Outgoing, Upstream};
@@ -36,6 +38,7 @@ pub(super) struct Proxy {
     pub(super) live: Arc<Live>,
     pub(super) upstreams: Vec<(String, Arc<Upstream>)>,
     pub(super) config: Config,
+    pub(super) reader: Reader,
     pub(super) drain: drain::Signal,
     /// What has left HTTP and is not over.
     pub(super) tunnels: TaskTracker,
@@ -110,9 +113,9 @@ impl Proxy {
             return Ok(respond::denied(&checked, is_http1));
         }
         let seen = self.live.seen();
-        let checked = self.checks.check(asked).await;
+        let (checked, body, room) = self.reader.decide(&self.checks, asked, body).await;
         let Some(permit) = checked.decision.permit() else {
-            return Ok(respond::denied(&checked, false));
+            return Ok(self.denied(&checked));
         };
         let is_grpc = answer::is_grpc(&checked.request.headers);
         let limit = self.config.limits.max_body_bytes;
@@ -122,7 +125,7 @@ impl Proxy {
         let Some(upstream) = self.upstream(&checked) else { return Ok(respond::nowhere(is_grpc)) };
         let upgrade = target.upgrade.filter(|wanted| self.may_leave(wanted) && upstream.protocol() == Protocol::Http1);
         if checked.decision.mcp.is_some()
-            && let Some(refusal) = beside_messages(&method, upgrade.is_some(), !body.is_end_stream())
+            && let Some(refusal) = beside_messages(upgrade.is_some(), body.is_unread())
         {
             let checked = self.checks.refuse(checked.request, Reason::InputMalformed, refusal);
             return Ok(respond::denied(&checked, is_http1));
@@ -132,7 +135,7 @@ impl Proxy {
             Ok(place) => place,
             Err(error) => return Ok(respond::failed(&error, is_grpc)),
         };
-        let held = Arc::new(Held { stream, place, _under_way: under_way });
+        let held = Arc::new(Held { stream, place, _under_way: under_way, _room: room });
         let body = Sent::new(body, limit, &held);
         let outbound = Upgradable { method, upgrade, leaves };
         let response = self.forward(permit, &client, upstream.protocol(), held, body, outbound).await;
@@ -184,7 +187,12 @@ impl Proxy {
                 lease.give_back();
             }
             let is_cut = false;
+            let within = held.place.timeouts().response;
             let streamed = Streamed { incoming, held, lease, is_grpc, is_cut };
+            if listing::may_list(&entry.checked) {
+                let listed = listing::listed(&self.checks, &self.reader.rooms, within, (parts, streamed));
+                return Box::pin(listed).await;
+            }
             return Response::from_parts(parts, Reply::Upstream(Box::new(streamed)));
         };
         let (Some(wanted), Some(agreed), Some(leaves)) = (outbound.upgrade.as_ref(), agreed, leaves) else {
@@ -200,6 +208,15 @@ impl Proxy {
         let tunnel = Tunnel { client: leaves, upstream: leaves_upstream, is_websocket, held, drain };
         self.tunnels.spawn(tunnel.run());
         Response::from_parts(parts, Reply::Own(None))
+    }
+
+    /// A denial; or what anybody may know of an MCP server, if that was asked for: nothing is forwarded for it.
+    fn denied(&self, checked: &Checked) -> Response<Reply> {
+        let Asked { method, host, path, .. } = &checked.request;
+        match self.checks.resource_metadata(method, host, path) {
+            Some(metadata) => answer::document(metadata).map(Reply::from),
+            None => respond::denied(checked, false),
+        }
     }
 
     /// Where the service goes that was decided on.
@@ -232,12 +249,11 @@ fn tell(checked: &Checked, headers: &mut HeaderMap) {
 
 /// Why a request to an MCP server is not forwarded though what was decided on is allowed: something goes with it that was
 /// not looked at.
-fn beside_messages(method: &Method, upgrades: bool, has_body: bool) -> Option<&'static str> {
+fn beside_messages(upgrades: bool, has_unread_body: bool) -> Option<&'static str> {
     if upgrades {
         return Some("what is said after an upgrade on a route of the Model Context Protocol is not looked at");
     }
-    let is_read = !matches!(*method, Method::GET | Method::DELETE);
-    (has_body && !is_read).then_some("a request of the Model Context Protocol has a body that is not looked at")
+    has_unread_body.then_some("a request of the Model Context Protocol has a body that is not looked at")
 }
 
 fn length(headers: &HeaderMap) -> Option<u64> {
@@ -283,6 +299,10 @@ impl Outgoing for Outbound<'_> {
             if self.has_body && !headers.contains_key(CONTENT_LENGTH) {
                 headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
+        }
+        if listing::may_list(self.checked) {
+            // What is compressed cannot be filtered. Without the header, anything would be acceptable.
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if let Some(upgrade) = &self.upgrade {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

@@ -119,15 +119,14 @@ impl Offered {
 impl Taken {
     /// In the task of its stream.
     pub(super) fn new(reply: Reply) -> Self {
-        if let Reply::Upstream(streamed) = &reply {
-            let held = Arc::clone(&streamed.held);
+        if let Some(held) = reply.held().cloned() {
             let _elsewhere = OFFERED.try_with(|offered| offered.held.replace(Some(held)));
         }
         Self { reply, rest: Bytes::new() }
     }
 
     fn is_cut(&self) -> bool {
-        matches!(&self.reply, Reply::Upstream(streamed) if streamed.held.stream.entry().is_cut())
+        self.reply.held().is_some_and(|held| held.stream.entry().is_cut())
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {

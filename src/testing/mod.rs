@@ -4,6 +4,7 @@
 //! Feature `testing`; never part of a release. Time is a [`ManualClock`]; nothing here simulates a component that could
 //! be had for real.
 
+mod agent;
 #[cfg(test)]
 pub(crate) mod certificates;
 mod estate;
@@ -11,6 +12,7 @@ mod holder;
 mod signing_key;
 mod warm_door;
 
+pub use self::agent::{Bundles, SpiffeAgent};
 pub use self::estate::{AUDIENCE, Estate, POLICIES, Size, headers, request};
 pub use self::holder::{KeyHolder, changed, digest};
 pub use self::signing_key::SigningKey;

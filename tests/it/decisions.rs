@@ -121,6 +121,8 @@ struct Case {
     headers: Vec<(String, String)>,
     /// The whole body, if the proxy sends it along.
     body: Option<String>,
+    /// What the reverse proxy says instead, which knows of every body.
+    proxied: Option<Reason>,
     reason: Reason,
     #[serde(default)]
     grant_request: bool,
@@ -628,14 +630,16 @@ async fn every_case_gets_its_decision_at_every_door() {
             let response =
                 client.check(check_request(case, &headers, &peered)).await.unwrap_or_else(|e| panic!("{name}: {e}"));
             check_wire(&name, case, response.get_ref());
-            if peered.certificate.is_none() && case.dpop.is_none() && case.body.is_none() && !partial {
+            if peered.certificate.is_none() && case.dpop.is_none() && !partial {
                 let line = (case.method.as_str(), case.path.as_str(), case.host.as_str());
-                proxy.check(&name, line, &headers, peered.address, case.reason).await;
+                let expected = case.proxied.unwrap_or(case.reason);
+                let body = case.body.as_deref();
+                proxy.check(&name, line, (&headers, body), peered.address, expected).await;
                 if case.method == "GET" && case.path == "/mcp" && case.reason.is_allow() {
-                    // This door knows of a body that it does not show to the check.
+                    // This door knows of a body that nobody asks for.
                     let mut chunked = headers.clone();
                     chunked.push(("transfer-encoding".to_owned(), "chunked".to_owned()));
-                    proxy.check(&name, line, &chunked, peered.address, Reason::InputMalformed).await;
+                    proxy.check(&name, line, (&chunked, None), peered.address, Reason::InputMalformed).await;
                 }
                 proxied += 1;
             }

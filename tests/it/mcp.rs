@@ -9,7 +9,7 @@ use std::sync::Arc;
 use portcullis::clock::{Clock, SystemClock};
 use portcullis::drain::Drain;
 use portcullis::ext_authz;
-use portcullis::object::{ExactCall, GrantConditions, Kind};
+use portcullis::object::{ExactCall, GrantConditions, GrantId, Kind};
 use portcullis::telemetry::Output;
 use portcullis::testing::Estate;
 use serde_json::{Value, json};
@@ -18,13 +18,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::door;
 use crate::envoy::{Answer, Envoy, root, validate};
 
-fn example(name: &str) -> String {
+pub(crate) fn example(name: &str) -> String {
     let path = root().join("examples/mcp").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// The service and the policies of the example; `helper` is in the role, `agent` has a grant for one tool.
-fn estate(clock: &SystemClock) -> Estate {
+pub(crate) fn estate(clock: &SystemClock) -> (Estate, GrantId) {
     let mut estate = Estate::new_at(clock.now().wall);
     let document: Value = serde_yaml_ng::from_str(&example("services.yaml")).unwrap();
     estate.put(Kind::Service, &document["service"]);
@@ -35,8 +35,8 @@ fn estate(clock: &SystemClock) -> Estate {
     estate.put_policies(&format!("{}\n{passing}", example("policies.cedar")));
     let mut asked = estate.ask("agent", "desk/mcp", &["write"], None, 3600);
     asked.conditions = GrantConditions { tools: vec!["close_account".to_owned()], ..GrantConditions::default() };
-    estate.grant_as(asked, |_| {});
-    estate
+    let (grant, _) = estate.grant_as(asked, |_| {});
+    (estate, grant.id)
 }
 
 /// Answers every request with what it received, head and body.
@@ -64,7 +64,7 @@ async fn echo() -> SocketAddr {
     address
 }
 
-fn is_whole(received: &[u8]) -> bool {
+pub(crate) fn is_whole(received: &[u8]) -> bool {
     let text = String::from_utf8_lossy(received);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let value = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -147,7 +147,7 @@ fn the_example_is_the_usual_configuration_and_one_route() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tools_are_allowed_and_denied_one_by_one() {
     let clock = Arc::new(SystemClock::new());
-    let stack = Stack::start(estate(&clock), &clock, &example("envoy.yaml")).await;
+    let stack = Stack::start(estate(&clock).0, &clock, &example("envoy.yaml")).await;
 
     let body = "{ \"jsonrpc\":\"2.0\", \"id\": 7.0e0 }";
     assert_eq!(reason(&stack.post("helper", body)), "400 input.malformed");
@@ -192,7 +192,7 @@ async fn tools_are_allowed_and_denied_one_by_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_could_be_read_in_two_ways_does_not_get_through() {
     let clock = Arc::new(SystemClock::new());
-    let stack = Stack::start(estate(&clock), &clock, &example("envoy.yaml")).await;
+    let stack = Stack::start(estate(&clock).0, &clock, &example("envoy.yaml")).await;
     let good = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"search"}}"#;
     for bad in [
         format!("[{good}]"),
@@ -237,20 +237,20 @@ async fn what_could_be_read_in_two_ways_does_not_get_through() {
 
     // Behind an Envoy that sends no bodies, nothing is decided without one.
     let usual = crate::envoy_config::file("sidecar-grpc-tcp.yaml");
-    let blind = Stack::start(estate(&clock), &clock, &usual).await;
+    let blind = Stack::start(estate(&clock).0, &clock, &usual).await;
     assert_eq!(reason(&blind.post("helper", good)), "400 input.body_truncated");
     // And one that may not take the token out does not forward it.
     let rule = "x[-_]portcullis[-_].*|authorization|dpop|workload[-_](identity|proof)[-_]token";
     let configuration = example("envoy.yaml");
     assert!(configuration.contains(rule));
-    let strict = Stack::start(estate(&clock), &clock, &configuration.replace(rule, "x[-_]portcullis[-_].*")).await;
+    let strict = Stack::start(estate(&clock).0, &clock, &configuration.replace(rule, "x[-_]portcullis[-_].*")).await;
     assert_eq!(strict.post("helper", good).status, 500);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_without_a_token_learns_where_to_get_one() {
     let clock = Arc::new(SystemClock::new());
-    let stack = Stack::start(estate(&clock), &clock, &example("envoy.yaml")).await;
+    let stack = Stack::start(estate(&clock).0, &clock, &example("envoy.yaml")).await;
     let get = |path: &str| {
         let request = format!("GET {path} HTTP/1.1\r\nHost: mcp.example.com\r\nConnection: close\r\n\r\n");
         stack.envoy.send(request.as_bytes())
@@ -276,7 +276,7 @@ async fn a_client_without_a_token_learns_where_to_get_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_for_one_body_is_for_no_other() {
     let clock = Arc::new(SystemClock::new());
-    let mut estate = estate(&clock);
+    let (mut estate, _) = estate(&clock);
     let mut asked = estate.ask("ci", "payments/refunds", &["write"], None, 3600);
     let digest = "a8b88b82fe90a16048eb8851fe382405395cd395dafaa7ca9be90ec00f82a72b".to_owned();
     let method = serde_json::from_value(json!("PUT")).unwrap();

@@ -74,6 +74,12 @@ impl Proxy {
         estate.put(Kind::Service, &json!({"name": "app", "routes": routes}));
         estate.put_policies(POLICIES);
         let (grant, _) = estate.grant("agent", "app/live", &["read", "write"], None, 3600);
+        Self::on(estate, grant.id, config).await
+    }
+
+    /// On another estate; `grant` is one of it.
+    pub(crate) async fn on(estate: Estate, grant: portcullis::object::GrantId, config: Config) -> Self {
+        let clock = Arc::new(SystemClock::new());
         let state = crate::door::state(&estate, &clock);
         let directory = tempfile::tempdir().unwrap();
         let output = Output::File { path: directory.path().join("records"), max_bytes: u64::MAX, keep: 1 };
@@ -88,7 +94,7 @@ impl Proxy {
         let bound = proxy::Bound::new(listener, config).unwrap();
         let (drain, signal) = drain::channel();
         let served = tokio::spawn(proxy::serve(bound, checks, signal));
-        Self { address, estate, state, grant: grant.id, drain, served, telemetry, directory }
+        Self { address, estate, state, grant, drain, served, telemetry, directory }
     }
 
     /// In front of one service that speaks HTTP/1.

@@ -2,8 +2,7 @@
 //! protocol says is from where the case says.
 //!
 //! Left out are what a client cannot send through it: another enforcing proxy's word about the body, a certificate of the
-//! connection without TLS, a body that is decided on (this door forwards bodies and does not read them), and proofs of
-//! possession, which name another scheme and are used up by then.
+//! connection without TLS, and proofs of possession, which name another scheme and are used up by then.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -35,6 +34,8 @@ impl ProxyDoor {
         let mut config = config(one.clone());
         config.upstreams =
             services.into_iter().map(|service| proxy::UpstreamConfig { service, ..one.clone() }).collect();
+        // Where a case tells of a body that never comes.
+        config.limits.head_timeout = std::time::Duration::from_secs(1);
         config.listener.proxy_protocol = vec!["127.0.0.0/8".parse().unwrap()];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -48,7 +49,7 @@ impl ProxyDoor {
         &self,
         name: &str,
         (method, path, host): (&str, &str, &str),
-        headers: &[(String, String)],
+        (headers, body): (&[(String, String)], Option<&str>),
         address: Option<IpAddr>,
         expected: Reason,
     ) {
@@ -68,7 +69,10 @@ impl ProxyDoor {
         }
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
         headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
-        bytes.extend(format!("{head}\r\n").into_bytes());
+        if let Some(body) = body.filter(|_| headers.iter().all(|(name, _)| name != "content-length")) {
+            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        bytes.extend(format!("{head}\r\n{}", body.unwrap_or_default()).into_bytes());
         let answer = raw(self.address, &bytes).await;
         let status = answer.get(9..12).unwrap_or_else(|| panic!("{name}: {answer:?}"));
         let expected_status = if expected.is_allow() { 200 } else { expected.http_status() };

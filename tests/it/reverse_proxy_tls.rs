@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use portcullis::clock::{Clock, SystemClock};
 use portcullis::object::Kind;
-use portcullis::proxy::{Protocol, ServerTls};
+use portcullis::proxy::{Protocol, ServerCertificates, ServerTls, UpstreamTls};
 use portcullis::testing::Estate;
 use portcullis::tls::{ClientFiles, ServerFiles, TLS12_UP, client_config};
 use rustls::pki_types::ServerName;
@@ -59,7 +59,8 @@ async fn the_clients_certificate_is_decided_on_and_changed_files_are_read_again(
     let mut config = config(upstream(&[service.address], Protocol::Http1));
     let files =
         ServerFiles { cert_file: cert_file.clone(), key_file: key_file.clone(), client_ca_file: Some(ca.file()) };
-    config.listener.tls = Some(ServerTls { files, require_client_certificate: false });
+    config.listener.tls =
+        Some(ServerTls { certificates: ServerCertificates::Files(files), require_client_certificate: false });
     let mut proxy = Proxy::open(config).await;
     proxy
         .estate
@@ -119,7 +120,7 @@ async fn an_upstream_is_known_by_its_certificate() {
         (stranger.file(), "127.0.0.1", None, None),
     ] {
         let mut upstream = upstream(&[address], Protocol::Http1);
-        upstream.tls = Some((ClientFiles { ca_file, identity }, name.to_owned()));
+        upstream.tls = Some(UpstreamTls::Files(ClientFiles { ca_file, identity }, name.to_owned()));
         let proxy = Proxy::open(config(upstream)).await;
         let answer = raw(proxy.address, proxy.head("GET /app/x", &["Connection: close"]).as_bytes()).await;
         match expected {

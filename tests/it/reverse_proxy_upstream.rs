@@ -105,6 +105,7 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
     let frames = [Ok(Frame::data(Bytes::from(seen.to_string()))), Ok(Frame::trailers(trailers))];
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames))));
     response.headers_mut().insert("trailer", HeaderValue::from_static("x-answered"));
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response
 }
 

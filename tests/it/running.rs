@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 pub(crate) const DOMAIN: &str = "spiffe://demo.portcullis.local";
-const SIDECAR: &str = "spiffe://demo.portcullis.local/sidecar";
+pub(crate) const SIDECAR: &str = "spiffe://demo.portcullis.local/sidecar";
 
 type Ended = Result<(), app::RunError>;
 

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex};
 
 use portcullis::wire::workload_api::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use portcullis::wire::workload_api::{JwtBundlesRequest, X509BundlesRequest};
+use portcullis::wire::workload_api::{JwtBundlesRequest, X509BundlesRequest, X509svidRequest};
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
 
@@ -155,6 +155,7 @@ async fn the_client_calls_the_standards_methods_by_their_names() {
     let mut client = SpiffeWorkloadApiClient::new(nobody);
     assert!(client.fetch_x509_bundles(X509BundlesRequest {}).await.is_err());
     assert!(client.fetch_jwt_bundles(JwtBundlesRequest {}).await.is_err());
-    let expected = ["/SpiffeWorkloadAPI/FetchX509Bundles", "/SpiffeWorkloadAPI/FetchJWTBundles"];
+    assert!(client.fetch_x509svid(X509svidRequest {}).await.is_err());
+    let expected = ["FetchX509Bundles", "FetchJWTBundles", "FetchX509SVID"].map(|m| format!("/SpiffeWorkloadAPI/{m}"));
     assert_eq!(*called.lock().unwrap(), expected);
 }

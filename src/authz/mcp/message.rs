@@ -19,6 +19,8 @@ const MAX_METHOD: usize = 128;
 pub(super) const INITIALIZE: &str = "initialize";
 /// Calls a tool.
 pub(super) const CALL: &str = "tools/call";
+/// Lists the tools.
+pub(super) const LIST: &str = "tools/list";
 const PROMPT: &str = "prompts/get";
 const READ: &str = "resources/read";
 const COMPLETE: &str = "completion/complete";

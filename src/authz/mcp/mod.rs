@@ -22,7 +22,7 @@ use self::message::{Kind, Message};
 pub(super) use self::metadata::Documents;
 pub use self::metadata::metadata_place;
 pub use self::terms::{McpTerms, TermsError};
-pub use self::tools::{EventFilter, Unfilterable, filter_tools};
+pub use self::tools::{EventFilter, MAX_TOOLS_ANSWER, Unfilterable, filter_tools};
 use super::intake::Refusal;
 use super::reason::Reason;
 use super::request::Request;
@@ -67,6 +67,11 @@ impl McpCall {
         let target = if self.is_tool { "mcp_tool" } else { "mcp_target" };
         let method = self.method.as_deref().map(|method| ("mcp_method", method));
         method.into_iter().chain(self.target.as_deref().map(|name| (target, name)))
+    }
+
+    /// Whether its answer lists tools.
+    pub fn lists_tools(&self) -> bool {
+        self.method.as_deref() == Some(message::LIST)
     }
 
     /// The tool that is called, if one is.

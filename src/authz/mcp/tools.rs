@@ -1,6 +1,6 @@
 //! Leaves out of the answer to `tools/list` what the caller may not use, for a door that sees answers: the reverse proxy.
 //!
-//! Pure. What stays is byte for byte what the server sent, tool by tool. INVARIANT: fails closed. An answer in which another
+//! Pure. What stays is byte for byte what the server sent, tool by tool; a list that may be kept is for this caller alone then. INVARIANT: fails closed. An answer in which another
 //! parser could find other tools than this one is an error, and is not to be passed on; a tool without a name is left out.
 //! This is a courtesy to the client and no protection: each call is decided on when it comes.
 
@@ -15,8 +15,10 @@ use crate::credential::{Skip, Text};
 
 /// How deep an answer may nest, and how many members an object of it may have.
 const LIMITS: Skip = Skip::within(96, 100_000);
-/// The largest event of a stream, in bytes.
-const MAX_EVENT: usize = 4 << 20;
+/// The largest answer that is filtered, or event of a stream, in bytes.
+pub const MAX_TOOLS_ANSWER: usize = 4 << 20;
+/// For whom a client may keep a list.
+const SCOPE: &str = "cacheScope";
 const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// Why an answer must not be passed on.
@@ -26,7 +28,7 @@ pub enum Unfilterable {
     #[error("the answer is not a JSON-RPC message that can be read in one way")]
     Message,
     /// An event of a stream that does not end.
-    #[error("an event of the stream is larger than {MAX_EVENT} bytes")]
+    #[error("an event of the stream is larger than {MAX_TOOLS_ANSWER} bytes")]
     TooLarge,
 }
 
@@ -66,12 +68,22 @@ pub fn filter_tools(json: &[u8], allowed: impl FnOnce(&[&str]) -> Vec<bool>) -> 
     let stays = names.iter().map(|name| name.is_some() && answers.next().unwrap_or(false));
     let kept: Vec<&str> = tools.iter().zip(stays).filter(|(_, stays)| *stays).map(|(tool, _)| tool.get()).collect();
     let kept = format!("[{}]", kept.join(","));
-    Ok(message.with("result", &members.with("tools", &kept)).into_bytes())
+    let mut changes = vec![("tools", &*kept)];
+    // It is for this caller now, and what does not say for whom it is counts as for everybody (2026-07-28, "Caching").
+    if members.get(SCOPE)?.is_some() || members.get("ttlMs")?.is_some() {
+        changes.push((SCOPE, r#""private""#));
+    }
+    Ok(message.with(&[("result", &members.with(&changes))]).into_bytes())
 }
 
 // === impl EventFilter ===
 
 impl EventFilter {
+    /// How many bytes it keeps of an event that is not complete.
+    pub fn held(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Takes in the next piece, and gives what can go on to the client: whole events. After an error the stream is to be
     /// cut.
     pub fn push(
@@ -94,7 +106,7 @@ impl EventFilter {
                     self.pending.clear();
                 }
             }
-            if self.pending.len() > MAX_EVENT {
+            if self.pending.len() > MAX_TOOLS_ANSWER {
                 return Err(Unfilterable::TooLarge);
             }
             if self.pending.ends_with(b"\n\n") || *self.pending == *b"\n" {
@@ -176,14 +188,14 @@ impl<'a> Entries<'a> {
         Ok(found)
     }
 
-    /// The object with another value for a member.
-    fn with(&self, name: &str, value: &str) -> String {
-        let members = self.0.iter().map(|(member, old)| {
-            let value = if *member == name { value } else { old.get() };
-            // A text can always be written.
-            format!("{}:{value}", serde_json::to_string(member).unwrap_or_default())
-        });
-        format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+    /// The object with other values for these members, whether it has them or not.
+    fn with(&self, changes: &[(&str, &str)]) -> String {
+        let changed = |member: &str| changes.iter().find(|(name, _)| *name == member).map(|(_, value)| *value);
+        let old = self.0.iter().map(|(member, old)| (&**member, changed(member).unwrap_or(old.get())));
+        let new = changes.iter().copied().filter(|(name, _)| self.0.iter().all(|(member, _)| *member != *name));
+        // A text can always be written.
+        let written = |(member, value)| format!("{}:{value}", serde_json::to_string(member).unwrap_or_default());
+        format!("{{{}}}", old.chain(new).map(written).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -231,7 +243,7 @@ mod tests {
             filter(LIST, &["a"]).unwrap(),
             concat!(
                 r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"a","inputSchema":{"type":"object","x":1.50}}],"#,
-                r#""nextCursor":"z","ttlMs":1e2}}"#
+                r#""nextCursor":"z","ttlMs":1e2,"cacheScope":"private"}}"#
             )
         );
         assert!(filter(LIST, &["bb"]).unwrap().contains(r#""tools":[{"name":"b\u0062"}],"#));
@@ -299,7 +311,7 @@ mod tests {
         assert_eq!(stream(&[other.as_bytes()], &[]).unwrap(), other);
         assert_eq!(stream(&[b"data: {\"result\""], &[]).unwrap(), "", "what is not complete waits");
         assert_eq!(stream(&[b"data: not json\n\n"], &[]), Err(Unfilterable::Message));
-        let endless = vec![b'x'; MAX_EVENT + 1];
+        let endless = vec![b'x'; MAX_TOOLS_ANSWER + 1];
         assert_eq!(stream(&[&endless], &[]), Err(Unfilterable::TooLarge));
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::authz::{Decision, Reason, is_credential_header, problem};
 use crate::cache::{CacheSizes, Gate};
-use crate::object::{GrantConditions, Kind};
+use crate::object::{ExactCall, GrantConditions, Kind};
 use crate::testing::{Estate, request};
 
 const POLICIES: &str = r#"
@@ -91,6 +91,55 @@ fn a_caller_sees_the_tools_that_it_may_use() {
     assert_eq!(desk.gate.allowed_tools(&request("POST", "/mcp", &[]), &tools), [false; 0]);
     let headers = desk.headers("ci");
     assert_eq!(desk.gate.allowed_tools(&request("GET", "/catalog/1", &headers), &tools), [false; 0]);
+    // On a stream, whose request is of another action, they are the same.
+    let headers = desk.headers("agent");
+    let on_stream = desk.gate.allowed_tools(&request("GET", "/mcp", &headers), &tools);
+    assert_eq!(on_stream, [true, true, false, true, false, false]);
+}
+
+#[test]
+fn a_denial_says_whether_a_body_would_have_told_more() {
+    let mut desk = Desk::new(POLICIES);
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
+    assert_eq!(desk.post("ci", "/mcp", &message).needs_body, None);
+    assert_eq!(desk.call("ci", "other", &json!({})).needs_body, None, "it was there");
+    let headers = desk.headers("ci");
+    let without = |desk: &Desk, path: &str| desk.gate.check(&request("POST", path, &headers));
+    let absent = without(&desk, "/mcp");
+    assert_eq!(absent.reason, Reason::InputBodyTruncated);
+    assert!(absent.needs_body.is_some_and(|needs| !needs.proof_is_used));
+    assert_eq!(desk.gate.check(&request("POST", "/mcp", &headers[1..])).needs_body, None, "nobody asks for it");
+    let headers = desk.headers("ci");
+    let mut part = request("POST", "/mcp", &headers);
+    part.partial_body = true;
+    assert_eq!(desk.gate.check(&part).needs_body, None, "no more of it can be had");
+
+    // Grants for one body: beside one that is over, one that policy does not take, and one that does.
+    let exact = |desk: &mut Desk, path: &str, digest: &str| {
+        let mut asked = desk.estate.ask("ci", "desk/removes", &["write"], None, 600);
+        let method = serde_json::from_value(json!("POST")).unwrap();
+        asked.call = Some(ExactCall { method, path: path.to_owned(), body_sha256: Some(digest.to_owned()) });
+        desk.estate.grant_as(asked, |_| {});
+        desk.gate =
+            Gate::new(desk.estate.state(), Arc::clone(&desk.estate.clock) as _, CacheSizes { tokens: 9, decisions: 9 });
+    };
+    assert_eq!(without(&desk, "/removes").needs_body, None);
+    exact(&mut desk, "/removes", &"0".repeat(64));
+    for _ in 0..2 {
+        let denied = without(&desk, "/removes");
+        assert_eq!(denied.reason, Reason::InputBodyTruncated);
+        assert!(denied.needs_body.is_some(), "from the cache too");
+    }
+    assert_eq!(without(&desk, "/removes?x").needs_body, None, "another call");
+    desk.estate.put_policies(r#"@id("long") permit(principal, action, resource) when { context has grant && context.grant.duration_seconds > 500 };"#);
+    desk.estate.grant("ci", "desk/removes", &["write"], None, 60);
+    exact(&mut desk, "/removes", &"1".repeat(64));
+    let denied = without(&desk, "/removes");
+    assert!(denied.reason != Reason::InputBodyTruncated && denied.needs_body.is_some(), "{denied:?}");
+    desk.estate.grant("ci", "desk/removes", &["write"], None, 590);
+    exact(&mut desk, "/removes", &"2".repeat(64));
+    let allowed = without(&desk, "/removes");
+    assert!(allowed.permit().is_some() && allowed.needs_body.is_none(), "{allowed:?}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 pub use self::authzen::{Authzen, RawAuthzen, RawCaller, RawResourceType, RawSubjectType};
 pub use self::forward_auth::{ForwardAuth, RawDialect, RawForwardAuth};
-pub use self::proxy::{RawHealth, RawProtocol, RawProxy, RawProxyTls, RawUpstream, RawUpstreamTls};
+pub use self::proxy::{RawHealth, RawProtocol, RawProxy, RawProxyTls, RawUpstream, RawUpstreamTls, RawWorkloadApi};
 pub use self::raw::{
     CertificateHeader, OverloadMode, RawCache, RawControlPlane, RawDrain, RawExtAuthz, RawLimits, RawOverload,
     RawProof, RawRecords, RawScope, RawSidecar, RawSidecarListeners, RawState, RawTrustedProxy, RecordOutput,
@@ -237,7 +237,7 @@ impl RawSidecar {
         let listeners = self.listeners.validate()?;
         let control_plane = self.control_plane.validate()?;
         let scope = self.scope.validate()?;
-        let limits = (self.limits.max_headers, self.limits.max_header_bytes);
+        let limits = [self.limits.max_headers, self.limits.max_header_bytes, self.limits.max_message_bytes];
         let proxy = self.proxy.validate(listeners.proxy.is_some(), &scope.services, limits)?;
         Ok(SidecarConfig {
             listeners,

@@ -1,18 +1,24 @@
 //! `proxy:` of `sidecar.yaml`: the reverse proxy, as it is written and validated.
 //!
 //! Plane: composition. Fails closed: without an upstream for a service the proxy does not listen; nobody's word about a
-//! client's address or connection counts unless the peer is listed; an upstream with TLS names who vouches for it.
+//! client's address or connection counts unless the peer is listed; an upstream with TLS names who vouches for it. What
+//! would be a certificate from two places, or an agent that nothing uses, is refused.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::positive;
-use crate::config::load::{self, ConfigError};
+use crate::config::load::ConfigError;
 use crate::config::values::{Cidr, Span};
-use crate::proxy::{Config, Health, Limits, Listener, Protocol, ServerTls, Timeouts, UpstreamConfig};
-use crate::tls::{ClientFiles, ServerFiles};
+use crate::proxy::{
+    Config, Health, Limits, Listener, Protocol, ServerCertificates, Timeouts, UpstreamConfig, UpstreamTls,
+};
+use crate::svid::Settings;
+
+mod tls;
+
+pub use self::tls::{RawProxyTls, RawUpstreamTls, RawWorkloadApi};
 
 /// The reverse proxy, at `listeners.proxy`.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
@@ -24,6 +30,8 @@ pub struct RawProxy {
     pub upstreams: Vec<RawUpstream>,
     /// TLS towards clients. Null: plain text.
     pub tls: Option<RawProxyTls>,
+    /// The SPIFFE agent that certificates come from where `workload_api` says so. Null: all come from files.
+    pub workload_api: Option<RawWorkloadApi>,
     /// The load balancers that begin their connections with the header of the PROXY protocol, version 2. They must; from
     /// anybody else it is refused. Default: nobody.
     pub proxy_protocol_from: Vec<Cidr>,
@@ -36,30 +44,16 @@ pub struct RawProxy {
     pub max_connections: u32,
     /// Requests at once on one HTTP/2 connection.
     pub max_concurrent_streams: u32,
-    /// Bytes of a request's body. Null: any number; they are not kept.
+    /// Bytes of a request's body. Null: any number; only what is decided on is kept (`limits.max_message_bytes`).
     pub max_body_bytes: Option<u64>,
-    /// How long the head of a request may take to arrive once it has begun; a TLS handshake too.
+    /// How long the head of a request may take to arrive once it has begun; a body that is decided on, and a TLS handshake,
+    /// too.
     pub head_timeout: Span,
     /// How long a client may be silent: between two requests, and in the middle of a body.
     pub idle_timeout: Span,
     /// How often open answers are decided on again when nothing has changed, so that one whose token or grant ends is cut.
     /// After a change they are at once.
     pub recheck_interval: Span,
-}
-
-/// TLS towards clients. Changed files are read again within a second or two.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(rename = "ProxyTls")]
-pub struct RawProxyTls {
-    /// Required. PEM: the certificate and its chain.
-    pub cert_file: Option<PathBuf>,
-    /// Required. PEM: its private key.
-    pub key_file: Option<PathBuf>,
-    /// PEM: who vouches for clients' certificates. Null: none are asked for.
-    pub client_ca_file: Option<PathBuf>,
-    /// Clients without a certificate get no connection. Otherwise it is the route that says what they must show.
-    pub require_client_certificate: bool,
 }
 
 /// Where the requests of a service go.
@@ -87,21 +81,6 @@ pub struct RawUpstream {
     pub max_requests: u32,
     /// Whether and how addresses are asked whether they work. Null: they are not.
     pub health: Option<RawHealth>,
-}
-
-/// TLS towards an upstream. Changed files are read again within a second or two.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(rename = "UpstreamTls")]
-pub struct RawUpstreamTls {
-    /// Required. PEM: who vouches for the upstream's certificate.
-    pub ca_file: Option<PathBuf>,
-    /// Required. The name in its certificate.
-    pub server_name: Option<String>,
-    /// PEM: this proxy's own certificate and its chain, if it shows one.
-    pub client_cert_file: Option<PathBuf>,
-    /// PEM: its private key.
-    pub client_key_file: Option<PathBuf>,
 }
 
 /// How addresses are asked whether they work: GET, and any 2xx is good.
@@ -139,7 +118,7 @@ impl RawProxy {
         self,
         listens: bool,
         services: &[String],
-        (max_headers, max_header_bytes): (u32, u32),
+        [max_headers, max_header_bytes, max_message_bytes]: [u32; 3],
     ) -> Result<Config, ConfigError> {
         if listens && self.upstreams.is_empty() {
             return Err(ConfigError::value("proxy.upstreams", "at least one is needed with `listeners.proxy`"));
@@ -161,9 +140,11 @@ impl RawProxy {
                 return Err(ConfigError::value(format!("proxy.upgrades[{i}]"), why));
             }
         }
+        let agent = self.workload_api.map(RawWorkloadApi::validate).transpose()?;
+        let agent = agent.as_ref();
         let mut upstreams: Vec<UpstreamConfig> = Vec::new();
         for (i, upstream) in self.upstreams.into_iter().enumerate() {
-            let upstream = upstream.validate(&format!("proxy.upstreams[{i}]"), services)?;
+            let upstream = upstream.validate(&format!("proxy.upstreams[{i}]"), services, agent)?;
             if upstreams.iter().any(|other| other.service == upstream.service) {
                 let why = format!("`{}` has two entries", upstream.service);
                 return Err(ConfigError::value(format!("proxy.upstreams[{i}].service"), why));
@@ -171,7 +152,13 @@ impl RawProxy {
             upstreams.push(upstream);
         }
         let networks = |all: Vec<Cidr>| all.into_iter().map(|Cidr(network)| network).collect();
-        let tls = self.tls.map(RawProxyTls::validate).transpose()?;
+        let tls = self.tls.map(|tls| tls.validate(agent)).transpose()?;
+        let is_used = tls.as_ref().is_some_and(|tls| matches!(tls.certificates, ServerCertificates::Svid(_)))
+            || upstreams.iter().any(|upstream| matches!(upstream.tls, Some(UpstreamTls::Svid(..))));
+        if agent.is_some() && !is_used {
+            let why = "nothing uses it: say `workload_api: true` in `proxy.tls`, or in `tls` of an upstream";
+            return Err(ConfigError::value("proxy.workload_api", why));
+        }
         Ok(Config {
             listener: Listener { tls, proxy_protocol: networks(self.proxy_protocol_from) },
             upstreams,
@@ -183,32 +170,18 @@ impl RawProxy {
                 max_headers: max_headers as usize,
                 max_header_bytes: max_header_bytes as usize,
                 max_body_bytes: self.max_body_bytes,
+                max_read_bytes: max_message_bytes as usize,
                 head_timeout: self.head_timeout.0,
                 idle_timeout: self.idle_timeout.0,
                 live_interval: self.recheck_interval.0,
+                ..Limits::default()
             },
         })
     }
 }
 
-impl RawProxyTls {
-    fn validate(self) -> Result<ServerTls, ConfigError> {
-        let cert_file = file("proxy.tls.cert_file", self.cert_file)?;
-        let key_file = file("proxy.tls.key_file", self.key_file)?;
-        let client_ca_file = self.client_ca_file;
-        if let Some(path) = &client_ca_file {
-            load::read_named("proxy.tls.client_ca_file", path)?;
-        } else if self.require_client_certificate {
-            let why = "is required with `require_client_certificate`";
-            return Err(ConfigError::value("proxy.tls.client_ca_file", why));
-        }
-        let files = ServerFiles { cert_file, key_file, client_ca_file };
-        Ok(ServerTls { files, require_client_certificate: self.require_client_certificate })
-    }
-}
-
 impl RawUpstream {
-    fn validate(self, at: &str, services: &[String]) -> Result<UpstreamConfig, ConfigError> {
+    fn validate(self, at: &str, services: &[String], agent: Option<&Settings>) -> Result<UpstreamConfig, ConfigError> {
         let key = |name: &str| format!("{at}.{name}");
         let service = self.service.ok_or_else(|| ConfigError::value(key("service"), "is required"))?;
         if !services.contains(&service) {
@@ -240,7 +213,7 @@ impl RawUpstream {
                 RawProtocol::Http1 => Protocol::Http1,
                 RawProtocol::Http2 => Protocol::Http2,
             },
-            tls: self.tls.map(|tls| tls.validate(&key("tls"))).transpose()?,
+            tls: self.tls.map(|tls| tls.validate(&key("tls"), agent)).transpose()?,
             timeouts: Timeouts {
                 connect: self.connect_timeout.0,
                 response: self.response_timeout.0,
@@ -250,22 +223,6 @@ impl RawUpstream {
             max_requests: self.max_requests as usize,
             health: self.health.map(|health| health.validate(&key("health"))).transpose()?,
         })
-    }
-}
-
-impl RawUpstreamTls {
-    fn validate(self, at: &str) -> Result<(ClientFiles, String), ConfigError> {
-        let key = |name: &str| format!("{at}.{name}");
-        let ca_file = file(&key("ca_file"), self.ca_file)?;
-        let name = self.server_name.ok_or_else(|| ConfigError::value(key("server_name"), "is required"))?;
-        if rustls_pki_types::ServerName::try_from(name.as_str()).is_err() {
-            return Err(ConfigError::value(key("server_name"), format!("`{name}` is not a host name or an address")));
-        }
-        let identity = match (self.client_cert_file, self.client_key_file) {
-            (None, None) => None,
-            (cert, private) => Some((file(&key("client_cert_file"), cert)?, file(&key("client_key_file"), private)?)),
-        };
-        Ok((ClientFiles { ca_file, identity }, name))
     }
 }
 
@@ -285,12 +242,6 @@ impl RawHealth {
     }
 }
 
-fn file(key: &str, path: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
-    let path = path.ok_or_else(|| ConfigError::value(key, "is required"))?;
-    load::read_named(key, &path)?;
-    Ok(path)
-}
-
 fn at_least_one(key: &str, number: u32) -> Result<(), ConfigError> {
     if number == 0 { Err(ConfigError::value(key, "must be at least 1")) } else { Ok(()) }
 }
@@ -302,6 +253,7 @@ impl Default for RawProxy {
         Self {
             upstreams: Vec::new(),
             tls: None,
+            workload_api: None,
             proxy_protocol_from: Vec::new(),
             trusted_forwarders: Vec::new(),
             upgrades: vec!["websocket".to_owned()],

@@ -188,7 +188,7 @@ pub struct RawProof {
 #[serde(default, deny_unknown_fields)]
 #[schemars(rename = "Limits")]
 pub struct RawLimits {
-    /// Largest check request, in bytes.
+    /// Largest check request, in bytes; at the reverse proxy, the largest body that is decided on.
     pub max_message_bytes: u32,
     /// Checks under way at once; more are answered `system.overload`.
     pub max_concurrent_checks: u32,

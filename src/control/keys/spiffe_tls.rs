@@ -9,21 +9,20 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::error::FetchError;
-use crate::credential::{SpiffeId, TlsEnd, X509Svid};
+use crate::credential::SpiffeId;
 use crate::object::Jwks;
+use crate::svid::check_server;
 
 /// Lets in whoever has an X.509-SVID of one SPIFFE ID.
 #[derive(Debug)]
 struct ExactSvid {
     id: SpiffeId,
-    authorities: RootCertStore,
+    authorities: Arc<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -34,7 +33,7 @@ pub(super) fn client(id: &SpiffeId, bundle: &Jwks) -> Result<Arc<ClientConfig>, 
         return Err(FetchError::refused("no X.509 authority is known that could vouch for the endpoint"));
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = ExactSvid { id: id.clone(), authorities, provider: Arc::clone(&provider) };
+    let verifier = ExactSvid { id: id.clone(), authorities: Arc::new(authorities), provider: Arc::clone(&provider) };
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(crate::tls::TLS12_UP)
         .map_err(|e| FetchError::refused(e.to_string()))?
@@ -78,15 +77,8 @@ impl ServerCertVerifier for ExactSvid {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.authorities, intermediates, now, algorithms)?;
-        // The chain and the times were checked above.
-        let shown = X509Svid::parse_of(TlsEnd::Server, leaf)
-            .map_err(|why| Error::General(format!("not an X.509-SVID: {}", why.detail)))?;
-        if shown.id != self.id {
-            return Err(Error::InvalidCertificate(CertificateError::NotValidForName));
-        }
+        let ids = std::slice::from_ref(&self.id);
+        check_server(leaf, intermediates, ids, |_| Some(Arc::clone(&self.authorities)), now)?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -14,20 +14,19 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Status, Streaming};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::error::FetchError;
 use super::schedule;
 use crate::credential::parse_key_set;
 use crate::object::Jwks;
+use crate::svid::{Endpoint, describe, request};
 use crate::wire::workload_api::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use crate::wire::workload_api::{JwtBundlesRequest, X509BundlesRequest};
 
 /// How often it is tried to connect at the least.
 const RETRY: Duration = Duration::from_secs(30);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest message: all trust domains together.
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -109,7 +108,7 @@ impl Hub {
 
     /// Follows both streams until one ends; answers why.
     async fn follow(&self) -> String {
-        let channel = match self.connect().await {
+        let channel = match Endpoint::Unix(self.socket.clone()).connect().await {
             Ok(channel) => channel,
             Err(error) => return error,
         };
@@ -156,35 +155,6 @@ impl Hub {
                 Err(status) => return describe(&status),
             }
         }
-    }
-
-    async fn connect(&self) -> Result<Channel, String> {
-        let socket = self.socket.clone();
-        let connector = tower::service_fn(move |_: http::Uri| {
-            let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
-        });
-        // The authority is what gRPC over a Unix socket calls the other side; it is looked at by nobody.
-        let endpoint = Endpoint::from_static("http://localhost").connect_timeout(CONNECT_TIMEOUT);
-        endpoint.connect_with_connector(connector).await.map_err(|e| {
-            let cause = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
-            format!("no connection: {cause}")
-        })
-    }
-}
-
-/// With the header that keeps other software on the same machine from being tricked into asking (section 4.2).
-fn request<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("workload.spiffe.io", tonic::metadata::MetadataValue::from_static("true"));
-    request
-}
-
-fn describe(status: &Status) -> String {
-    let text: String = status.message().chars().filter(|c| !c.is_control()).take(200).collect();
-    match status.code() {
-        Code::PermissionDenied => format!("it knows no identity of this control plane ({text})"),
-        code => format!("{code:?}: {text}"),
     }
 }
 

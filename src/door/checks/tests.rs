@@ -6,13 +6,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
+use serde_json::json;
 
 use super::*;
 use crate::authz::{DecisionId, Deferred, Door};
 use crate::cache::{AdaptiveLimits, CacheSizes, VerificationLimits};
 use crate::clock::{Clock as _, SystemClock};
-use crate::door::OwnedPeer;
+use crate::door::{OwnedPeer, Unread};
 use crate::grant::ledger::UseAnswer;
+use crate::object::Kind;
 use crate::telemetry::{Output, Records, RecordsConfig, SidecarMetrics};
 use crate::testing::Estate;
 
@@ -224,4 +226,88 @@ async fn a_check_waits_for_a_use_of_a_counted_grant_for_so_long() {
     assert_eq!(checked.decision.reason, Reason::SystemUses);
     assert!((Duration::from_millis(120)..Duration::from_millis(500)).contains(&took), "{took:?}");
     assert_eq!(told.outcomes(), ["allow.grant", "system.uses"].map(|reason| outcome("proxy", reason)));
+}
+
+fn mcp(estate: &mut Estate) {
+    let route = json!({"name": "mcp", "path": "/mcp", "mcp": {}});
+    estate.put(Kind::Service, &json!({"name": "desk", "routes": [route]}));
+    let policy = r#"
+        @id("ping") permit(principal, action, resource) when { context has mcp.method && context.mcp.method == "ping" };
+        @id("grants") permit(principal, action, resource) when { context has grant };
+    "#;
+    estate.put_policies(policy);
+}
+
+fn message(token: &str) -> Asked {
+    let mut asked = asked("POST", "/mcp", Some(token));
+    for (name, value) in [("content-type", "application/json"), ("mcp-protocol-version", "2025-11-25")] {
+        asked.headers.insert(name, HeaderValue::from_static(value));
+    }
+    asked
+}
+
+#[tokio::test]
+async fn a_body_is_read_only_for_who_may_ask_and_what_takes_it_and_is_told_of_once() {
+    let mut estate = Estate::new();
+    mcp(&mut estate);
+    let (checks, told) = of(&estate, pool(VerificationLimits::default()), &Config::default());
+    let token = estate.token("ci");
+    let reads = std::cell::Cell::new(0);
+    let with = |body: &'static [u8]| {
+        reads.set(reads.get() + 1);
+        move |mut asked: Asked| async move {
+            asked.body = Some(Bytes::from_static(body));
+            (asked, Ok(()))
+        }
+    };
+    let reading = async |asked: Asked, body: &'static [u8]| {
+        let checked = checks.check_reading(asked, |asked| with(body)(asked)).await;
+        (checked.decision.reason, checked.request.body.as_deref() == Some(body))
+    };
+    let (ping, list) = (
+        &br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#[..],
+        &br#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#[..],
+    );
+    assert_eq!(reading(message(&token), ping).await, (Reason::AllowPolicy, true));
+    assert_eq!(reading(message(&token), list).await, (Reason::EntitlementNoGrant, true));
+    assert_eq!(reads.get(), 2);
+    assert_eq!(reading(message("bad"), ping).await.0.family(), "credential");
+    assert!(!reading(asked("GET", "/catalog/1", Some(&token)), ping).await.1);
+    assert_eq!(reads.get(), 2, "nobody else has a body read");
+    // What cannot be read is denied as what asked for it, or as the reader says.
+    let failing = |reason| {
+        let unread = Unread { reason, detail: "as it is" };
+        checks.check_reading(message(&token), move |asked| async move { (asked, Err(unread)) })
+    };
+    let denied = failing(None).await.decision;
+    assert_eq!((denied.reason, denied.detail.as_deref()), (Reason::InputBodyTruncated, Some("as it is")));
+    assert_eq!(failing(Some(Reason::SystemOverload)).await.decision.reason, Reason::SystemOverload);
+    // One that says that it has read a body, and has none.
+    let empty = checks.check_reading(message(&token), |asked| async move { (asked, Ok(())) }).await;
+    assert_eq!(empty.decision.reason, Reason::InputBodyTruncated);
+    // A client that is gone before its body was there.
+    let mut waiting = Box::pin(checks.check_reading(message(&token), |_asked| std::future::pending()));
+    assert!(poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
+    drop(waiting);
+    let reasons: Vec<String> = told.outcomes().into_iter().map(|(_, reason)| reason).collect();
+    let truncated = "input.body_truncated";
+    assert_eq!(reasons[..2], ["allow.policy", "entitlement.no_grant"]);
+    assert_eq!(reasons[4..], [truncated, "system.overload", truncated, truncated]);
+}
+
+#[tokio::test]
+async fn a_body_that_comes_late_is_decided_on_by_the_state_of_then() {
+    let mut estate = Estate::new();
+    mcp(&mut estate);
+    let (checks, _told) = of(&estate, pool(VerificationLimits::default()), &Config::default());
+    let state = Arc::clone(checks.gate().unwrap().state());
+    let token = estate.token("ci");
+    estate.revoke(&json!({"kind": "workload", "workload": Estate::id("ci")}));
+    let changed = Arc::new(estate.snapshot());
+    let checked = checks.check_reading(message(&token), |mut asked: Asked| async move {
+        let _retired = state.publish(changed);
+        asked.body = Some(Bytes::from_static(br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#));
+        (asked, Ok(()))
+    });
+    assert_eq!(checked.await.decision.reason, Reason::RevokedWorkload);
 }

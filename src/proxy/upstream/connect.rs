@@ -1,11 +1,10 @@
 //! Connections to an upstream, plain or through TLS.
 //!
-//! Plane: hot path, when no connection is at hand. Certificates come from files and follow them. Fails closed: whom
-//! the configured CA does not vouch for is not spoken to; there are no system roots.
+//! Plane: hot path, when no connection is at hand. Certificates come from files and follow them, or from a SPIFFE agent.
+//! Fails closed: whom the configured CA or the bundle does not vouch for is not spoken to; there are no system roots.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,8 +16,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::proxy::config::{Protocol, UpstreamConfig};
-use crate::tls::{self, ALPN_H2, ALPN_HTTP1, ClientFiles, TLS12_UP, TlsError};
+use crate::proxy::certificates::Svids;
+use crate::proxy::config::{Protocol, UpstreamConfig, UpstreamTls};
+use crate::tls::{ALPN_H2, TlsError};
 
 /// Makes connections.
 #[derive(Debug)]
@@ -30,8 +30,9 @@ pub(super) struct Connector {
 
 #[derive(Debug)]
 struct Tls {
-    files: ClientFiles,
-    name: ServerName<'static>,
+    from: UpstreamTls,
+    /// What the certificate has to name. With an SVID, which names no host, the address is what is asked for.
+    name: Option<ServerName<'static>>,
     config: ArcSwap<ClientConfig>,
 }
 
@@ -44,16 +45,21 @@ pub(super) enum Stream {
 // === impl Connector ===
 
 impl Connector {
-    pub(super) fn new(config: &UpstreamConfig) -> Result<Self, TlsError> {
+    pub(super) fn new(config: &UpstreamConfig, svids: &mut Svids) -> Result<Self, TlsError> {
         let (protocol, timeout) = (config.protocol, config.timeouts.connect);
         let tls = match &config.tls {
             None => None,
-            Some((files, name)) => {
-                let refused =
-                    |e: &dyn ToString| TlsError::Config { path: files.ca_file.clone(), reason: e.to_string() };
-                let name = ServerName::try_from(name.clone()).map_err(|e| refused(&e))?;
-                let config = ArcSwap::new(client_config(files, protocol)?);
-                Some(Tls { files: files.clone(), name, config })
+            Some(from) => {
+                let name = match from {
+                    UpstreamTls::Files(files, name) => {
+                        let refused =
+                            |e: &dyn ToString| TlsError::Config { path: files.ca_file.clone(), reason: e.to_string() };
+                        Some(ServerName::try_from(name.clone()).map_err(|e| refused(&e))?)
+                    }
+                    UpstreamTls::Svid(..) => None,
+                };
+                let config = ArcSwap::new(svids.client_config(from, protocol)?);
+                Some(Tls { from: from.clone(), name, config })
             }
         };
         Ok(Self { tls, timeout, protocol })
@@ -61,15 +67,15 @@ impl Connector {
 
     /// The files that it is made from.
     pub(super) fn paths(&self) -> Vec<std::path::PathBuf> {
-        let Some(tls) = &self.tls else { return Vec::new() };
-        let identity = tls.files.identity.iter().flat_map(|(cert, key)| [cert, key]);
-        std::iter::once(&tls.files.ca_file).chain(identity).cloned().collect()
+        let Some(Tls { from: UpstreamTls::Files(files, _), .. }) = &self.tls else { return Vec::new() };
+        let identity = files.identity.iter().flat_map(|(cert, key)| [cert, key]);
+        std::iter::once(&files.ca_file).chain(identity).cloned().collect()
     }
 
-    /// Reads the files again. What cannot be used changes nothing. Blocks on the disk.
+    /// Reads the files again, if it is made from any. What cannot be used changes nothing. Blocks on the disk.
     pub(super) fn reload(&self) -> Result<(), TlsError> {
-        if let Some(tls) = &self.tls {
-            tls.config.store(client_config(&tls.files, self.protocol)?);
+        if let Some(tls) = self.tls.as_ref().filter(|tls| matches!(tls.from, UpstreamTls::Files(..))) {
+            tls.config.store(Svids::default().client_config(&tls.from, self.protocol)?);
         }
         Ok(())
     }
@@ -86,7 +92,8 @@ impl Connector {
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else { return Ok(Stream::Plain(stream)) };
         let connector = TlsConnector::from(tls.config.load_full());
-        let stream = connector.connect(tls.name.clone(), stream).await?;
+        let name = tls.name.clone().map_or_else(|| host(address), Ok)?;
+        let stream = connector.connect(name, stream).await?;
         if self.protocol == Protocol::Http2 && stream.get_ref().1.alpn_protocol() != Some(ALPN_H2) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the upstream does not agree to speak HTTP/2"));
         }
@@ -94,12 +101,11 @@ impl Connector {
     }
 }
 
-fn client_config(files: &ClientFiles, protocol: Protocol) -> Result<Arc<ClientConfig>, TlsError> {
-    let alpn = match protocol {
-        Protocol::Http1 => ALPN_HTTP1,
-        Protocol::Http2 => ALPN_H2,
-    };
-    tls::client_config(files, TLS12_UP, &[alpn])
+/// The host of `host:port`.
+fn host(address: &str) -> io::Result<ServerName<'static>> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _port)| host);
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    ServerName::try_from(host.to_owned()).map_err(io::Error::other)
 }
 
 // === impl Stream ===

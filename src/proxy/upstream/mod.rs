@@ -18,7 +18,8 @@ use self::connect::Connector;
 pub(super) use self::pool::Lease;
 use self::pool::Pool;
 use super::body::Sent;
-use super::config::{Protocol, UpstreamConfig};
+use super::certificates::Svids;
+use super::config::{Protocol, Timeouts, UpstreamConfig};
 use crate::authz::Permit;
 use crate::tls::TlsError;
 
@@ -79,8 +80,8 @@ pub(super) trait Outgoing {
 // === impl Upstream ===
 
 impl Upstream {
-    pub(super) fn new(config: UpstreamConfig) -> Result<Arc<Self>, TlsError> {
-        let connector = Arc::new(Connector::new(&config)?);
+    pub(super) fn new(config: UpstreamConfig, svids: &mut Svids) -> Result<Arc<Self>, TlsError> {
+        let connector = Arc::new(Connector::new(&config, svids)?);
         let endpoint = |address: &String| {
             let pool = Pool::new(config.protocol, config.timeouts.idle, config.max_requests);
             Arc::new(Endpoint { address: address.as_str().into(), pool, health: health::State::default() })
@@ -121,6 +122,11 @@ impl Upstream {
 // === impl Place ===
 
 impl Place {
+    /// How long the upstream may take.
+    pub(super) fn timeouts(&self) -> Timeouts {
+        self.0.config.timeouts
+    }
+
     /// Sends a request, with its body, and waits for the head of the answer.
     pub(super) async fn send(
         &self,
