@@ -18,6 +18,9 @@ use crate::authz::Deferred;
 
 /// After this long without a break a queue is no burst any more.
 const STANDING: Duration = Duration::from_millis(100);
+/// How much lower the priority of these threads is: those that answer get a processor at once, also where there is only
+/// one, and these a tenth of it when all want all of it.
+const GIVE_WAY: i32 = 10;
 /// How many proofs in a row may go before a token that waits.
 const PROOFS_IN_A_ROW: usize = 4;
 
@@ -72,7 +75,8 @@ struct Queue {
     closed: bool,
 }
 
-/// What a verification has taken of late, from its turn to when the next may have its own.
+/// What a verification has taken of late. Not what came after it: where cores are few, the next one waits for the answers
+/// and the refusals of others, and if that counted, a queue that refuses more would grow shorter and refuse more still.
 #[derive(Debug, Clone, Copy, Default)]
 struct UsualTime(Duration);
 
@@ -158,14 +162,15 @@ impl Shared {
     }
 
     fn work(&self) {
+        // On Linux this is about the calling thread. When it fails, warm checks wait longer under load.
+        let _ = rustix::process::nice(GIVE_WAY);
         let mut took = None;
         while let Some((job, turn)) = self.next(took) {
             let begun = Instant::now();
             job.run(turn);
+            took = (turn == Turn::Now).then(|| begun.elapsed());
             // Where cores are few, a check that needs no verification waits for one at most, not for a time slice.
             std::thread::yield_now();
-            // What others do meanwhile is part of it: that much later comes the next.
-            took = (turn == Turn::Now).then(|| begun.elapsed());
         }
     }
 

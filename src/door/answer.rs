@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use smallvec::SmallVec;
 use uuid::fmt::Hyphenated;
 
 use super::{Checked, IDENTITY, NOT_FOR_UPSTREAM, identity, is_alias};
@@ -71,19 +72,25 @@ pub fn upstream(checked: &Checked) -> Option<Upstream> {
 /// Makes the request's headers those for the upstream. False, and nothing is changed, without an allow.
 #[must_use = "what is not allowed must not be forwarded"]
 pub fn prepare(checked: &Checked, headers: &mut HeaderMap) -> bool {
-    let Some(upstream) = upstream(checked) else { return false };
-    // What is in these headers counts, should it be another set than the one that was asked about.
+    let Some(_permit) = checked.decision.permit() else { return false };
+    // What is in these headers counts, should it be another set than the one that was asked about. All that is set below is
+    // among what goes, in every spelling.
     let goes = |name: &&HeaderName| {
         let name = name.as_str().as_bytes();
         is_alias(name) || (checked.decision.removes_token && is_credential_header(name))
     };
-    let going: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
+    let going: SmallVec<[HeaderName; 4]> = headers.keys().filter(goes).cloned().collect();
     for name in going {
         headers.remove(name);
     }
-    for (name, value) in upstream.set {
-        headers.insert(name, value);
-    }
+    let mut id = [0; Hyphenated::LENGTH];
+    let id: &str = checked.decision.id.0.hyphenated().encode_lower(&mut id);
+    identity(&checked.decision, id, |name, value| {
+        // What cannot stand in a header is not told, rather than told by the client.
+        if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    });
     true
 }
 

@@ -28,6 +28,7 @@ use super::service::{Client, Proxy};
 use super::taken::{Streams, Taken};
 use crate::authz::{Door, Network, Peer, Reason};
 use crate::door::{Asked, OwnedPeer};
+use crate::drain;
 use crate::tls::{ALPN_H2, ALPN_HTTP1};
 
 /// A silent HTTP/2 client is asked whether it is still there.
@@ -138,14 +139,14 @@ where
     let served = tokio::select! {
         biased;
         served = connection.as_mut() => served,
-        () = proxy.drain.draining(), if !is_late => {
+        () = until_it_ends(&proxy.drain, is_late) => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
+                biased;
                 served = connection.as_mut() => served,
                 () = proxy.drain.expired() => Ok(()),
             }
         }
-        () = proxy.drain.expired() => Ok(()),
     };
     if client.tie.is_refused() {
         refused(&client, proxy);
@@ -190,6 +191,11 @@ where
         }
     };
     served.map_err(io::Error::other)
+}
+
+/// Until a connection that was there before the drain takes no more requests, and a late one is closed.
+async fn until_it_ends(drain: &drain::Signal, is_late: bool) {
+    if is_late { drain.expired().await } else { drain.draining().await }
 }
 
 async fn drained_or_rested(tie: &Tie, proxy: &Proxy) {

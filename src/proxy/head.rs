@@ -128,7 +128,7 @@ impl Follower {
 
     /// The next line without its end, if all of it is there.
     fn line<'a>(&mut self, rest: &mut &'a [u8]) -> Result<Option<Line<'a>>, Refusal> {
-        let end = rest.iter().position(|b| *b == b'\n');
+        let end = memchr::memchr(b'\n', rest);
         let (line, after) = match end {
             Some(end) => rest.split_at_checked(end + 1).unwrap_or((rest, &[])),
             None => (*rest, &[][..]),
@@ -155,10 +155,10 @@ impl Follower {
     /// Takes a line in, with its end. Whether it is the last of a head that asks to leave HTTP.
     fn take(&mut self, line: &[u8]) -> Result<bool, Refusal> {
         let line = line.strip_suffix(b"\r\n").ok_or(Refusal::LineEnd)?;
-        if line.contains(&b'\r') {
+        if memchr::memchr(b'\r', line).is_some() {
             return Err(Refusal::LineEnd);
         }
-        if line.iter().any(|b| (*b < b' ' && *b != b'\t') || *b == 0x7f) {
+        if has_control(line) {
             return Err(Refusal::Control);
         }
         match self.place {
@@ -224,6 +224,11 @@ impl Follower {
         }
         Ok(false)
     }
+}
+
+/// Looks at all bytes, also after one that is found: so the compiler takes many at once.
+fn has_control(line: &[u8]) -> bool {
+    line.iter().fold(false, |found, b| found | ((*b < b' ') & (*b != b'\t')) | (*b == 0x7f))
 }
 
 /// Skips up to `left` bytes; answers how many are left then.

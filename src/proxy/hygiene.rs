@@ -7,18 +7,23 @@
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+use smallvec::SmallVec;
 
-/// Headers about one connection, beside those that `Connection` names. `Trailer` is no such header.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("proxy-authorization"),
-    HeaderName::from_static("proxy-authenticate"),
-    HeaderName::from_static("http2-settings"),
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+/// Whether a header is about one connection, beside those that `Connection` names. `Trailer` is no such header.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// Headers that `Connection` must not name: the next server is to see them, or to see that there are none.
 const FOR_EVERYBODY: [&str; 14] = [
@@ -107,7 +112,7 @@ pub(super) fn take_in(parts: &mut Parts) -> Result<Target, Refusal> {
 /// Takes out of a response what is not for the client. A `Connection` that cannot be read takes nothing with it.
 pub(super) fn take_back(headers: &mut HeaderMap) {
     if strip(headers).is_none() {
-        HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(name)));
+        strip_hop_by_hop(headers);
     }
 }
 
@@ -132,9 +137,14 @@ fn strip(headers: &mut HeaderMap) -> Option<()> {
         }
         named.iter().for_each(|name| drop(headers.remove(name)));
     }
-    HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(name)));
-    headers.remove(TE);
+    strip_hop_by_hop(headers);
     Some(())
+}
+
+/// Most messages have one of these or none: looking at each name costs less than asking for each of these.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let names: SmallVec<[HeaderName; 4]> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
+    names.iter().for_each(|name| drop(headers.remove(name)));
 }
 
 /// The host, which is said once or twice the same.

@@ -303,9 +303,14 @@ impl Outgoing for Outbound<'_> {
         // INVARIANT: there is a permit, or nobody would be asking.
         let _allowed = answer::prepare(self.checked, &mut headers);
         self.said.write(&mut headers, &request.host);
-        [HOST, UPGRADE, TRANSFER_ENCODING].iter().for_each(|name| drop(headers.remove(name)));
-        if self.protocol == Protocol::Http1 {
-            if let Ok(host) = HeaderValue::from_str(&request.host) {
+        [UPGRADE, TRANSFER_ENCODING].iter().for_each(|name| drop(headers.remove(name)));
+        if self.protocol == Protocol::Http2 {
+            headers.remove(HOST);
+        } else {
+            let is_host = |said: &HeaderValue| said.as_bytes() == request.host.as_bytes();
+            if !headers.get(HOST).is_some_and(is_host)
+                && let Ok(host) = HeaderValue::from_str(&request.host)
+            {
                 headers.insert(HOST, host);
             }
             one_cookie(&mut headers);

@@ -64,7 +64,7 @@ fn containers(pod: &Value) -> Vec<&Value> {
     list(pod, "initContainers").iter().chain(list(pod, "containers")).collect()
 }
 
-const OVERLAYS: [&str; 3] = ["control", "overlays/payments", "overlays/istio"];
+const OVERLAYS: [&str; 4] = ["control", "overlays/payments", "overlays/istio", "overlays/inline"];
 
 #[test]
 fn kubernetes_accepts_every_overlay_by_its_own_schemas() {
@@ -118,9 +118,11 @@ fn every_container_is_unprivileged_and_bounded() {
 
 #[test]
 fn the_sidecar_is_native_and_first_and_what_follows_waits_for_it() {
-    for (folder, order) in
-        [("overlays/payments", &["portcullis", "envoy", "app"][..]), ("overlays/istio", &["portcullis", "app"])]
-    {
+    for (folder, order) in [
+        ("overlays/payments", &["portcullis", "envoy", "app"][..]),
+        ("overlays/istio", &["portcullis", "app"]),
+        ("overlays/inline", &["portcullis", "app"]),
+    ] {
         let (_, documents) = built(folder);
         let pod = &of_kind(&documents, "Deployment")["spec"]["template"]["spec"];
         let containers = containers(pod);
@@ -136,17 +138,21 @@ fn the_sidecar_is_native_and_first_and_what_follows_waits_for_it() {
 
 #[test]
 fn the_configurations_load_and_agree_with_what_is_mounted_and_probed() {
-    let environment = Environment::default();
-    for folder in ["overlays/payments", "overlays/istio"] {
+    let (environment, dir) = (Environment::default(), tempfile::tempdir().unwrap());
+    for folder in ["overlays/payments", "overlays/istio", "overlays/inline"] {
         let (_, documents) = built(folder);
         let text = mounted(&documents, "portcullis-sidecar", "sidecar.config.yaml");
         let raw = RawSidecar::parse(Path::new("sidecar.config.yaml"), &text, &environment).unwrap();
+        // All of it can be used, once the files are there that are the cluster's.
+        let here = RawSidecar::parse(Path::new("sidecar.config.yaml"), &text, &of_the_cluster(dir.path())).unwrap();
+        here.validate().unwrap_or_else(|e| panic!("{folder}: {e}"));
         let pod = &of_kind(&documents, "Deployment")["spec"]["template"]["spec"];
         let sidecar = containers(pod)[0];
         assert_eq!(sidecar["args"][2], "/etc/portcullis/sidecar.config.yaml");
         let probes = raw.listeners.probes.unwrap().0;
         assert!(probes.ip().is_unspecified() && raw.listeners.admin.is_loopback(), "{folder}");
-        assert_eq!(sidecar["ports"][0]["containerPort"], probes.port(), "{folder}");
+        let named = |name: &str| list(sidecar, "ports").iter().find(|port| port["name"] == name);
+        assert_eq!(named("pc-probes").unwrap()["containerPort"], probes.port(), "{folder}");
         let drain = raw.drain.deadline.0;
         assert!(pod["terminationGracePeriodSeconds"].as_u64().unwrap() > drain.as_secs(), "{folder}");
         // Every path that it names is on a volume.
@@ -170,6 +176,53 @@ fn the_configurations_load_and_agree_with_what_is_mounted_and_probed() {
         assert_eq!(stateful["ports"][2]["containerPort"], of_control.listeners.probes.unwrap().0.port());
         assert!(of_control.listeners.admin.is_loopback());
     }
+}
+
+/// Where the files are, here, that a cluster mounts.
+fn of_the_cluster(dir: &Path) -> Environment {
+    let (key, _) = portcullis::wire::SigningKey::generate().unwrap();
+    let files = [
+        ("CA_FILE", "a".to_owned()),
+        ("TOKEN_FILE", "a.b.c".to_owned()),
+        ("VERIFY_KEY_FILE", key.verify_key().to_string()),
+    ];
+    Environment::new(files.map(|(name, text)| {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        (format!("PORTCULLIS__CONTROL_PLANE__{name}"), path.display().to_string())
+    }))
+}
+
+#[test]
+fn in_line_the_only_way_to_the_application_is_through_the_proxy() {
+    let (_, documents) = built("overlays/inline");
+    let text = mounted(&documents, "portcullis-sidecar", "sidecar.config.yaml");
+    let raw = RawSidecar::parse(Path::new("sidecar.config.yaml"), &text, &Environment::default()).unwrap();
+    let proxy = raw.listeners.proxy.unwrap().0;
+    assert!(proxy.ip().is_unspecified(), "the pod's address");
+    assert!(raw.listeners.ext_authz.tcp.is_none() && raw.listeners.ext_authz.unix.is_none(), "nobody asks");
+    assert!(raw.listeners.forward_auth.is_none());
+    // To every service of its scope, which are all on loopback.
+    let services: Vec<String> = raw.proxy.upstreams.iter().filter_map(|upstream| upstream.service.clone()).collect();
+    assert_eq!(services, raw.scope.services);
+    for address in raw.proxy.upstreams.iter().flat_map(|upstream| &upstream.addresses) {
+        assert!(address.parse::<std::net::SocketAddr>().unwrap().ip().is_loopback(), "{address}");
+    }
+    // The Service leads to the proxy, and the application has no port that anything could lead to.
+    let ports = list(&of_kind(&documents, "Service")["spec"], "ports");
+    assert_eq!((ports.len(), ports[0]["targetPort"].as_u64()), (1, Some(proxy.port().into())));
+    let pod = &of_kind(&documents, "Deployment")["spec"]["template"]["spec"];
+    let containers = containers(pod);
+    let open: Vec<_> = containers.iter().flat_map(|c| list(c, "ports")).map(|p| p["containerPort"].as_u64()).collect();
+    let probes = raw.listeners.probes.unwrap().0.port();
+    assert_eq!(open, [Some(proxy.port().into()), Some(probes.into())]);
+    let rules = list(&of_kind(&documents, "NetworkPolicy")["spec"], "ingress");
+    let allowed: Vec<_> = rules.iter().flat_map(|rule| list(rule, "ports")).map(|p| p["port"].as_u64()).collect();
+    assert_eq!(allowed, open);
+    // The pod outlives what it waits for at its end: the application first, then what is open.
+    let waits = containers[1]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
+    let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+    assert!(grace > waits + raw.drain.deadline.0.as_secs(), "{grace} s");
 }
 
 #[test]

@@ -48,6 +48,8 @@ pub(crate) struct Site {
 /// A sidecar.
 pub(crate) struct Sidecar {
     pub(crate) ext_authz: SocketAddr,
+    /// Where the reverse proxy is, if there is one.
+    pub(crate) proxy: Option<SocketAddr>,
     pub(crate) server: Server,
 }
 
@@ -173,25 +175,30 @@ impl Site {
 
     /// A sidecar of this site, not yet necessarily ready.
     pub(crate) async fn sidecar(&self) -> Sidecar {
+        self.sidecar_with("", &Environment::default()).await
+    }
+
+    /// The same, with more of `sidecar.yaml`, and what overrides it.
+    pub(crate) async fn sidecar_with(&self, more: &str, environment: &Environment) -> Sidecar {
         let text = format!(
             "listeners: {{ ext_authz: {{ tcp: '127.0.0.1:0' }}, admin: '127.0.0.1:0' }}\n\
              control_plane:\n  url: http://{sync}\n  insecure_loopback: true\n  token_file: {dir}/sidecar.jwt\n  \
              verify_key_file: {dir}/control/verify-key\n  grant_request_url: http://{api}/v1/grant-requests\n\
              scope: {{ identity: '{SIDECAR}', services: [catalog, payments] }}\n\
              state: {{ directory: {dir}/state }}\n\
-             records: {{ output: file, file: {dir}/decisions.jsonl }}\n",
+             records: {{ output: file, file: {dir}/decisions.jsonl }}\n{more}",
             sync = self.sync,
             api = self.api,
             dir = self.dir.path().display(),
         );
-        let raw = RawSidecar::parse(Path::new("sidecar.yaml"), &text, &Environment::default()).unwrap();
+        let raw = RawSidecar::parse(Path::new("sidecar.yaml"), &text, environment).unwrap();
         let bound = app::sidecar::build(raw.validate().unwrap(), &deps()).unwrap();
-        let ext_authz = bound.ext_authz_tcp().unwrap();
+        let (ext_authz, proxy) = (bound.ext_authz_tcp().unwrap(), bound.proxy());
         let mut ready = bound.readiness().watch();
         let (drain, signal) = drain::channel();
         let server = Server::start(drain, Some(bound.admin()), bound.run(signal));
         tokio::time::timeout(Duration::from_secs(20), ready.wait_for(|r| *r)).await.expect("ready in time").unwrap();
-        Sidecar { ext_authz, server }
+        Sidecar { ext_authz, proxy, server }
     }
 }
 

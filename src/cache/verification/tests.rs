@@ -39,6 +39,16 @@ fn a_full_queue_turns_away_at_once_and_serves_in_order() {
     assert_eq!(pool.submit(Deferred::Token, ANY, |_| {}), Ok(2), "there is room again");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn it_gives_way_to_those_who_answer() {
+    let nice = || rustix::process::getpriority_process(None).unwrap();
+    let (told, heard) = mpsc::channel();
+    let pool = pool(2, LONG);
+    pool.submit(Deferred::Token, ANY, move |_| told.send(nice()).unwrap()).unwrap();
+    assert_eq!(heard.recv().unwrap(), (nice() + GIVE_WAY).min(19));
+}
+
 /// Who is served, in order, of a token and proofs that wait for the only thread.
 fn served(tokens: usize, proofs: usize, queue: usize) -> Vec<Deferred> {
     let pool = pool(queue, LONG);
@@ -99,6 +109,8 @@ fn of_a_queue_that_stands_none_waits_longer_than_it_should_be() {
     assert_eq!(Queue::default().patience(&limits, start + STANDING), LONG, "nothing waits");
     let fixed = VerificationLimits { wait: None, ..limits };
     assert_eq!(queue.patience(&fixed, start + STANDING), LONG);
+    let hasty = VerificationLimits { max_wait: wait, ..limits };
+    assert_eq!(queue.patience(&hasty, start + STANDING), wait, "the bound is the bound");
 }
 
 #[test]
