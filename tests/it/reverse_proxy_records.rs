@@ -75,7 +75,7 @@ async fn an_answered_request_has_one_record_with_who_answered_what_and_after_how
         let waited = Duration::from_micros(slow["upstream_us"].as_u64().unwrap());
         assert!(waited >= Duration::from_millis(115) && waited <= took, "{slow}");
         let decided = Duration::from_micros(slow["duration_us"].as_u64().unwrap());
-        assert!(decided < Duration::from_millis(100), "what a decision takes is not what an answer takes: {slow}");
+        assert!(decided + waited <= took, "neither has any of the other's time: {slow}");
         let about_the_upstream = denied.as_object().unwrap().keys().any(|key| key.starts_with("upstream"));
         assert!(denied["decision"] == "deny" && !about_the_upstream, "{denied}");
         let metrics = proxy.metrics();
