@@ -143,6 +143,16 @@ mod replay {
     }
 
     #[test]
+    fn mcp_answer() {
+        replay("mcp_answer", |data| {
+            shim::mcp_answer(data);
+        });
+        for (name, answer) in corpus("mcp_answer") {
+            assert_eq!(shim::mcp_answer(&answer), name.starts_with("valid"), "{name}");
+        }
+    }
+
+    #[test]
     fn jwks() {
         replay("jwks", |data| {
             shim::jwks(data);

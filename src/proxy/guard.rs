@@ -5,6 +5,7 @@
 //! error instead, because there the byte would be one of the body. After
 //! a head that asks to leave HTTP nothing is read until the answer is known. Slow: a head that does not end in time, a body
 //! that stops, a connection that rests, each end the connection; one with a request under way is not resting.
+//! Long because what is waited for, and for how long, hangs on where in the bytes the client is.
 
 use std::io;
 use std::pin::Pin;

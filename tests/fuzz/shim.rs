@@ -307,6 +307,44 @@ pub(crate) fn mcp(data: &[u8]) -> bool {
     true
 }
 
+/// An answer of an MCP server, as one message and as a stream of events, for somebody who may use the tool `a` alone. Tells
+/// whether both, or the one that it is, went on.
+pub(crate) fn mcp_answer(data: &[u8]) -> bool {
+    let allowed = |tools: &[&str]| tools.iter().map(|tool| *tool == "a").collect::<Vec<_>>();
+    let message = authz::filter_tools(data, allowed);
+    if let Ok(message) = &message {
+        shows_only_a(message);
+    }
+    let mut whole = authz::EventFilter::default();
+    let events = whole.push(data, allowed);
+    // In pieces it is the same stream.
+    let mut bytes = authz::EventFilter::default();
+    let pieces: Result<Vec<Vec<u8>>, _> = data.iter().map(|byte| bytes.push(&[*byte], allowed)).collect();
+    assert_eq!(events, pieces.map(|pieces| pieces.concat()), "{}", data.escape_ascii());
+    if let Ok(events) = &events {
+        assert!(!events.contains(&b'\r'), "one kind of line break is left");
+        let text = std::str::from_utf8(events).expect("UTF-8");
+        // A reader of streams, as the standard has it.
+        for event in text.trim_start_matches('\u{feff}').split("\n\n") {
+            let values = event.lines().filter_map(|line| line.strip_prefix("data"));
+            let values = values.filter_map(|rest| if rest.is_empty() { Some("") } else { rest.strip_prefix(':') });
+            let data: Vec<&str> = values.map(|value| value.strip_prefix(' ').unwrap_or(value)).collect();
+            if !data.join("\n").trim().is_empty() {
+                shows_only_a(data.join("\n").as_bytes());
+            }
+        }
+    }
+    message.is_ok() || events.is_ok_and(|events| !events.is_empty())
+}
+
+/// Another parser finds no other tool in it.
+fn shows_only_a(message: &[u8]) {
+    let value: serde_json::Value = serde_json::from_slice(message).expect("JSON");
+    for tool in value["result"]["tools"].as_array().into_iter().flatten() {
+        assert_eq!(tool["name"].as_str(), Some("a"), "{}", message.escape_ascii());
+    }
+}
+
 /// A key set. Tells whether the one token verifies with it.
 pub(crate) fn jwks(data: &[u8]) -> bool {
     let Some(jwks) = serde_json::from_slice::<Jwks>(data).ok().filter(|jwks| jwks.check().is_ok()) else {

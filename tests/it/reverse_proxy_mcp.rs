@@ -96,7 +96,7 @@ pub(crate) async fn before(at: SocketAddr) -> Proxy {
     with(at, |_| {}, |_| {}).await
 }
 
-async fn with(at: SocketAddr, change: impl FnOnce(&mut Config), put: impl FnOnce(&mut Estate)) -> Proxy {
+pub(crate) async fn with(at: SocketAddr, change: impl FnOnce(&mut Config), put: impl FnOnce(&mut Estate)) -> Proxy {
     let (mut estate, grant) = estate(&SystemClock::new());
     put(&mut estate);
     let mut config = of_services(at, Protocol::Http1);

@@ -1,12 +1,18 @@
 //! Lists of tools on their way through the reverse proxy: each caller sees what it may use, and what cannot be read is not
 //! passed on.
 
+use std::time::Duration;
+
+use portcullis::proxy::Config;
+use portcullis::testing::Estate;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::reverse_proxy::{Proxy, raw};
-use crate::reverse_proxy_mcp::{EVENTS, LEGACY, STAYS, Server, answer, before, body_of, head, post, reason, send};
+use crate::reverse_proxy_mcp::{
+    EVENTS, LEGACY, STAYS, Server, answer, before, body_of, head, post, reason, send, with,
+};
 
 const LIST: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/list"}"#;
 
@@ -95,6 +101,42 @@ async fn what_cannot_be_read_is_not_passed_on() {
             assert_eq!(body_of(&answered), "no such session");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_list_is_read_as_far_as_it_counts() {
+    let many: Vec<Value> = (0..1500).map(|_| json!({"name": "search", "description": "x".repeat(1000)})).collect();
+    let list = json!({"jsonrpc": "2.0", "id": 1, "result": {"tools": many}}).to_string();
+    let server = Server::start(move |_| answer("application/json", &list)).await;
+    let proxy = before(server.address).await;
+    let listed = post(&proxy, "helper", LIST).await;
+    assert_eq!(names(body_of(&listed)), vec!["search"; 1000]);
+    assert_eq!(names(body_of(&post(&proxy, "agent", LIST).await)), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_does_not_come_is_not_waited_for_and_one_that_comes_too_late_is_denied() {
+    let unfinished =
+        |_: &str| answer("application/json", &all()).replace("Content-Length: ", "Content-Length: 1") + STAYS;
+    let server = Server::start(unfinished).await;
+    let soon = |config: &mut Config| config.upstreams[0].timeouts.response = Duration::from_millis(300);
+    let proxy = with(server.address, soon, |_| {}).await;
+    assert_eq!(reason(&post(&proxy, "helper", LIST).await), "504 none");
+
+    let mut proxy = before(server.address).await;
+    let length = format!("Content-Length: {}", LIST.len());
+    let list = format!("{}{LIST}", head(&proxy, "helper", "POST /mcp", &[LEGACY[0], LEGACY[1], &length]));
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    client.write_all(list.as_bytes()).await.unwrap();
+    while server.requests() < 2 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    proxy.estate.revoke(&json!({"kind": "workload", "workload": Estate::id("helper")}));
+    proxy.publish();
+    let mut answered = String::new();
+    client.read_to_string(&mut answered).await.unwrap();
+    assert_eq!(reason(&answered), "401 revoked", "{answered}");
+    assert_eq!(proxy.records().pop().unwrap()["reason"], "revoked.workload");
 }
 
 /// Asks, and reads until `end` has come.

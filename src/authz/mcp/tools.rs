@@ -99,11 +99,12 @@ impl EventFilter {
             }
             self.after_return = byte == b'\r';
             self.pending.push(if byte == b'\r' { b'\n' } else { byte });
-            // Whoever reads the stream skips a byte order mark at its start.
+            // Whoever reads the stream skips a byte order mark at its start; then there is none that it could skip.
             if self.begun < BOM.len() {
                 self.begun += 1;
                 if *self.pending == *BOM {
                     self.pending.clear();
+                    self.begun = 0;
                 }
             }
             if self.pending.len() > MAX_TOOLS_ANSWER {
@@ -138,6 +139,7 @@ fn filter_event(
                 data.push(b'\n');
                 data.extend_from_slice(value);
             }
+            (None, _) if breaks_elsewhere(line) => return Err(Unfilterable::Message),
             (None, _) => {
                 others.extend_from_slice(line);
                 others.push(b'\n');
@@ -160,6 +162,12 @@ fn filter_event(
     }
     out.push(b'\n');
     Ok(())
+}
+
+/// Whether some readers find another line in a line: those that split at whatever Unicode calls a line break.
+fn breaks_elsewhere(line: &[u8]) -> bool {
+    let is_break = |c| matches!(c, '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    std::str::from_utf8(line).map_or(true, |line| line.contains(is_break))
 }
 
 /// The name of a tool; `None` if it has none, or something that could pass for another.
@@ -305,12 +313,20 @@ mod tests {
             stream(&[split.as_bytes()], &["a"]).unwrap(),
             "data: {\"result\":{\"tools\":[{\"name\":\"a\"}]}}\n\n"
         );
-        let marked = format!("\u{feff}data: {list}\n\n");
-        assert!(!stream(&[marked.as_bytes()], &["a"]).unwrap().contains("\"b\""));
+        // However many marks there are: a reader skips one, and none is left for it.
+        let marked = format!("\u{feff}\u{feff}data: {list}\n\n");
+        assert!(
+            stream(&[marked.as_bytes()], &["a"])
+                .unwrap()
+                .starts_with("data: {\"result\":{\"tools\":[{\"name\":\"a\"}]}}\n")
+        );
         let other = ": keep-alive\n\nid: 0\ndata:\n\ndata: {\"method\":\"x\"}\n\n";
         assert_eq!(stream(&[other.as_bytes()], &[]).unwrap(), other);
         assert_eq!(stream(&[b"data: {\"result\""], &[]).unwrap(), "", "what is not complete waits");
-        assert_eq!(stream(&[b"data: not json\n\n"], &[]), Err(Unfilterable::Message));
+        for bad in ["data: not json\n\n", "id: 1\u{2028}data: {}\n\n", ": x\u{85}\n\n", "id:\u{c}\ndata:{}\n\n"] {
+            assert_eq!(stream(&[bad.as_bytes()], &[]), Err(Unfilterable::Message), "{bad:?}");
+        }
+        assert_eq!(stream(&[b"id: \xff\n\n"], &[]), Err(Unfilterable::Message));
         let endless = vec![b'x'; MAX_TOOLS_ANSWER + 1];
         assert_eq!(stream(&[&endless], &[]), Err(Unfilterable::TooLarge));
     }
