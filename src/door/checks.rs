@@ -14,9 +14,9 @@ use bytes::Bytes;
 use super::desk::Place;
 use super::later::Again;
 use super::{Asked, Config, Decide, Decided, Desk, Later, Question, Refused};
-use crate::authz::{Decision, Reason, Request};
+use crate::authz::{Decision, Door, Reason, Request};
 use crate::cache::{Gate, Source, VerificationPool};
-use crate::telemetry::{Outcome, Shed, Telemetry};
+use crate::telemetry::{OpenRecord, Outcome, Shed, Telemetry};
 
 /// Decides on requests, for every door. Cheap to clone; clones share.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub struct Checked {
     /// The request, handed back.
     pub request: Asked,
     pub(super) grant_request_url: Option<Arc<str>>,
+    /// Of an allow at the door that forwards: what became of it is told to this.
+    pub(super) record: OpenRecord,
 }
 
 // === impl Checks ===
@@ -153,8 +155,17 @@ impl Checks {
     }
 
     pub(super) fn decided(&self, decision: Decision, request: Asked, outcome: &mut Outcome<'_>) -> Checked {
-        outcome.finish(decision.clone(), &request.method, &request.path);
-        Checked { decision, request, grant_request_url: self.desk.grant_request_url.clone() }
+        let (method, path) = (&request.method, &request.path);
+        let record = match request.door {
+            Door::Proxy if decision.reason.is_allow() => {
+                outcome.finish_open(&self.desk.telemetry, decision.clone(), method, path)
+            }
+            _ => {
+                outcome.finish(decision.clone(), method, path);
+                OpenRecord::default()
+            }
+        };
+        Checked { decision, request, grant_request_url: self.desk.grant_request_url.clone(), record }
     }
 }
 
@@ -186,10 +197,16 @@ fn at_once(
 // === impl Checked ===
 
 impl Checked {
+    /// The record of an allowed request that the door forwards, which is written with what became of it.
+    #[must_use = "what is dropped is written as that of a client that is gone"]
+    pub fn open_record(&mut self) -> OpenRecord {
+        self.record.take()
+    }
+
     /// For tests of what happens after a check.
     #[cfg(any(test, feature = "testing"))]
     pub fn for_test(decision: Decision, request: Asked) -> Self {
-        Self { decision, request, grant_request_url: None }
+        Self { decision, request, grant_request_url: None, record: OpenRecord::default() }
     }
 }
 

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Asked, Checked, Checks, Refused};
 use crate::authz::Decision;
+use crate::telemetry::OpenRecord;
 
 impl Checks {
     /// The denial that a request would get now which was let through before; `None` while it would still be let through.
@@ -33,6 +34,7 @@ impl Checks {
 impl Checked {
     /// The same request, with what was decided on it since.
     pub fn instead(&self, decision: Decision, request: Asked) -> Self {
-        Self { decision, request, grant_request_url: self.grant_request_url.clone() }
+        let grant_request_url = self.grant_request_url.clone();
+        Self { decision, request, grant_request_url, record: OpenRecord::default() }
     }
 }

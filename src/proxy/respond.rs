@@ -11,6 +11,7 @@ use super::body::{Broken, Reply};
 use super::upstream::SendError;
 use crate::authz::problem;
 use crate::door::{Checked, answer};
+use crate::telemetry::Unanswered;
 
 /// A denial. `closes` the connection of an HTTP/1 client, of whom it is not clear what it will say next.
 pub(super) fn denied(checked: &Checked, closes: bool) -> Response<Reply> {
@@ -42,6 +43,17 @@ pub(super) fn failed(error: &SendError, is_grpc: bool) -> Response<Reply> {
         }
     };
     own(status, title, is_grpc.then_some(grpc))
+}
+
+/// The same for its record.
+pub(super) fn unanswered(error: &SendError) -> Unanswered {
+    match error {
+        SendError::Full => Unanswered::Full,
+        SendError::Connect(_) => Unanswered::Connect,
+        SendError::TimedOut => Unanswered::Timeout,
+        SendError::Broken(error) if whose(error).is_some() => Unanswered::Body,
+        SendError::Broken(_) | SendError::Unsendable(_) => Unanswered::Broken,
+    }
 }
 
 /// A body that says that it is too large.

@@ -27,6 +27,7 @@ use super::upstream::{Answer, Outgoing, Upstream};
 use crate::authz::{Door, Permit, Reason};
 use crate::door::{Asked, Checked, Checks, OwnedPeer, answer};
 use crate::drain;
+use crate::telemetry::{OpenRecord, Unanswered};
 
 const DECISION_ID: HeaderName = HeaderName::from_static("x-portcullis-decision-id");
 const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
@@ -113,31 +114,40 @@ impl Proxy {
             return Ok(respond::denied(&checked, is_http1));
         }
         let seen = self.live.seen();
-        let (checked, body, room) = self.reader.decide(&self.checks, asked, body).await;
+        let (mut checked, body, room) = self.reader.decide(&self.checks, asked, body).await;
         let Some(permit) = checked.decision.permit() else {
             return Ok(self.denied(&checked));
         };
+        let record = checked.open_record();
         let is_grpc = answer::is_grpc(&checked.request.headers);
         let limit = self.config.limits.max_body_bytes;
         if limit.is_some_and(|limit| length(&checked.request.headers).is_some_and(|length| length > limit)) {
+            record.unanswered(Unanswered::Body);
             return Ok(respond::too_large(is_grpc));
         }
-        let Some(upstream) = self.upstream(&checked) else { return Ok(respond::nowhere(is_grpc)) };
+        let Some(upstream) = self.upstream(&checked) else {
+            record.unanswered(Unanswered::NoUpstream);
+            return Ok(respond::nowhere(is_grpc));
+        };
         let upgrade = target.upgrade.filter(|wanted| self.may_leave(wanted) && upstream.protocol() == Protocol::Http1);
         if checked.decision.mcp.is_some()
             && let Some(refusal) = beside_messages(upgrade.is_some(), body.is_unread())
         {
+            record.unanswered(Unanswered::Refused);
             let checked = self.checks.refuse(checked.request, Reason::InputMalformed, refusal);
             return Ok(respond::denied(&checked, is_http1));
         }
         let stream = self.live.enter(checked, seen);
         let place = match upstream.enter() {
             Ok(place) => place,
-            Err(error) => return Ok(respond::failed(&error, is_grpc)),
+            Err(error) => {
+                record.unanswered(respond::unanswered(&error));
+                return Ok(respond::failed(&error, is_grpc));
+            }
         };
         let held = Arc::new(Held { stream, place, _under_way: under_way, _room: room });
         let body = Sent::new(body, limit, &held);
-        let outbound = Upgradable { method, upgrade, leaves };
+        let outbound = Upgradable { method, upgrade, leaves, record };
         let response = self.forward(permit, &client, upstream.protocol(), held, body, outbound).await;
         leaving.is_known(response.status() == StatusCode::SWITCHING_PROTOCOLS);
         Ok(response)
@@ -152,7 +162,7 @@ impl Proxy {
         body: Sent,
         request: Upgradable,
     ) -> Response<Reply> {
-        let Upgradable { method, upgrade, leaves } = request;
+        let Upgradable { method, upgrade, leaves, record } = request;
         let entry = Arc::clone(held.stream.entry());
         let is_grpc = answer::is_grpc(&entry.checked.request.headers);
         let (said, has_body) = (&client.said, !body.is_nothing());
@@ -162,16 +172,19 @@ impl Proxy {
             answer = held.place.send(permit, &outbound, body) => answer,
             denial = held.stream.cut() => {
                 let request = entry.checked.request.clone();
+                record.unanswered(Unanswered::Cut);
                 return respond::denied(&entry.checked.instead(denial.clone(), request), true);
             }
         };
-        let Answer { mut response, mut lease } = match answer {
+        let Answer { mut response, mut lease, address } = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%error, decision = %entry.checked.decision.id, "a request was not answered");
+                record.unanswered(respond::unanswered(&error));
                 return respond::failed(&error, is_grpc);
             }
         };
+        record.answered(&address, response.status().as_u16());
         let leaves_upstream = match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => Some(hyper::upgrade::on(&mut response)),
             _ => None,
@@ -230,11 +243,12 @@ impl Proxy {
     }
 }
 
-/// What of a request was not decided on, because it is about how it is spoken.
+/// What of a request was not decided on, because it is about how it is spoken; and its record.
 struct Upgradable {
     method: Method,
     upgrade: Option<HeaderValue>,
     leaves: Option<OnUpgrade>,
+    record: OpenRecord,
 }
 
 /// What the client is told of the decision.

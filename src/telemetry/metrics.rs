@@ -5,6 +5,7 @@
 //! lease) are read from it at scrape, so they cannot go stale.
 
 mod control;
+mod forwarded;
 mod overload;
 
 use std::fmt;
@@ -17,10 +18,12 @@ use prometheus::{
     Registry, TextEncoder, proto,
 };
 
+use super::open_record::Forwarded;
 use crate::authz::{Deferred, Door, Reason};
 use crate::cache::{CacheCounters, Gate, Reading};
 
 pub use self::control::{ControlMetrics, KeyFetch};
+use self::forwarded::ForwardedMetrics;
 use self::overload::OverloadMetrics;
 pub use self::overload::Shed;
 
@@ -45,6 +48,7 @@ pub struct SidecarMetrics {
     records_dropped: IntCounter,
     verification: [VerificationMetrics; 2],
     overload: OverloadMetrics,
+    forwarded: ForwardedMetrics,
 }
 
 /// Of one queue.
@@ -166,7 +170,8 @@ impl SidecarMetrics {
         exposition.register(waiting)?;
         exposition.register(shed)?;
         let overload = OverloadMetrics::new(&exposition)?;
-        Ok(Self { exposition, doors, revocation_apply, records_dropped, verification, overload })
+        let forwarded = ForwardedMetrics::new(&exposition)?;
+        Ok(Self { exposition, doors, revocation_apply, records_dropped, verification, overload, forwarded })
     }
 
     /// Also shows the gate's caches, snapshot and lease. Once per gate.
@@ -181,6 +186,11 @@ impl SidecarMetrics {
             if cached { from_cache.inc() } else { evaluated.inc() }
         }
         metrics.duration.observe(duration.as_secs_f64());
+    }
+
+    /// Counts what became of an allowed request.
+    pub(super) fn forwarded(&self, forwarded: &Forwarded) {
+        self.forwarded.count(forwarded);
     }
 
     /// A revocation is in force, so long after its arrival.

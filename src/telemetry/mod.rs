@@ -2,10 +2,11 @@
 //!
 //! Plane: cross-cutting. INVARIANT: one [`Outcome`] per check writes all three, also when the check is cancelled or
 //! panics. Nothing here waits: a record that does not fit is dropped and counted, a span that nobody samples is not
-//! made. Labels are closed enums, never a workload; no token and no header value is ever written.
+//! made. The record of what the reverse proxy lets through waits for the head of its answer, see [`OpenRecord`]. Labels are closed enums, never a workload; no token and no header value is ever written.
 
 mod logging;
 mod metrics;
+mod open_record;
 mod outcome;
 mod records;
 mod spans;
@@ -17,6 +18,7 @@ use std::time::Instant;
 pub(crate) use self::logging::detached;
 pub use self::logging::{LevelHandle, LogConfig, LogError, LogFormat, Logging, init};
 pub use self::metrics::{ControlMetrics, Exposition, KeyFetch, Shed, SidecarMetrics};
+pub use self::open_record::{OpenRecord, Unanswered};
 pub use self::outcome::Outcome;
 pub use self::records::{Output, Records, RecordsConfig};
 pub use self::spans::CheckTracer;

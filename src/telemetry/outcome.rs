@@ -3,8 +3,10 @@
 //! Plane: hot path. INVARIANT: a check that has begun is told exactly once. One that is cancelled or panics before it
 //! has a decision is told as `system.internal`, by `Drop`: nobody got an allow from it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::OpenRecord;
 use super::Telemetry;
 use super::records::Record;
 use super::spans::Parent;
@@ -38,16 +40,36 @@ impl<'a> Outcome<'a> {
 
     /// Tells of the decision. `path` may carry a query, which is left out. A second call does nothing.
     pub fn finish(&mut self, decision: Decision, method: &str, path: &str) {
+        if let Some(duration) = self.tell(&decision, method) {
+            self.telemetry.records.push(|| Record::new(self.door, decision, method, path, duration));
+        }
+    }
+
+    /// The same of an allowed request, but for its record: that is written when it is known what became of it.
+    pub fn finish_open(
+        &mut self,
+        telemetry: &Arc<Telemetry>,
+        decision: Decision,
+        method: &str,
+        path: &str,
+    ) -> OpenRecord {
+        let Some(duration) = self.tell(&decision, method) else { return OpenRecord::default() };
+        let record = || Record::new(self.door, decision, method, path, duration);
+        OpenRecord::new(telemetry, self.started + duration, record)
+    }
+
+    /// All but the record. What it took, unless it has been told.
+    fn tell(&mut self, decision: &Decision, method: &str) -> Option<Duration> {
         if self.took.is_some() {
-            return;
+            return None;
         }
         let duration = self.started.elapsed();
         self.took = Some(duration);
         self.telemetry.metrics.check(self.door, decision.reason, decision.cached, duration);
         if let (Some(tracer), Some(parent)) = (&self.telemetry.tracer, self.parent.take()) {
-            tracer.record(&parent, self.telemetry.clock.now().wall, self.door, &decision, method, duration);
+            tracer.record(&parent, self.telemetry.clock.now().wall, self.door, decision, method, duration);
         }
-        self.telemetry.records.push(|| Record::new(self.door, decision, method, path, duration));
+        Some(duration)
     }
 
     /// Tells nothing: it turned out to be no check.
@@ -77,8 +99,6 @@ impl Drop for Outcome<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::clock::SystemClock;
     use crate::telemetry::{Output, Records, RecordsConfig, SidecarMetrics};
@@ -119,12 +139,36 @@ mod tests {
         assert!(panicked.is_err());
         assert_eq!(count(&telemetry, "system.internal"), 2);
 
+        // An open record is none until it is known what became of the request; each is written once.
+        let mut outcome = telemetry.begin(Door::Check);
+        let mut open = outcome.finish_open(&telemetry, Decision::for_test(Reason::AllowPolicy, id), "GET", "/a?b");
+        let second = outcome.finish_open(&telemetry, Decision::for_test(Reason::AllowGrant, id), "GET", "/");
+        drop((outcome, second));
+        assert_eq!(count(&telemetry, "allow.policy"), 1);
+        assert!(telemetry.records().flush(Duration::from_secs(10)));
+        assert!(!std::fs::read_to_string(&file).unwrap().contains("allow.policy"));
+        open.take().answered(&"127.0.0.1:1".into(), 204);
+        drop(open);
+        let mut outcome = telemetry.begin(Door::Check);
+        drop(outcome.finish_open(&telemetry, Decision::for_test(Reason::AllowGrant, id), "GET", "/"));
+
         assert!(telemetry.records().shutdown(std::time::Duration::from_secs(10)));
         let written = std::fs::read_to_string(file).unwrap();
         let reasons: Vec<String> = written
             .lines()
             .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["reason"].as_str().unwrap().to_owned())
             .collect();
-        assert_eq!(reasons, ["system.overload", "system.internal", "system.internal"]);
+        let told = ["system.overload", "system.internal", "system.internal", "allow.policy", "allow.grant"];
+        assert_eq!(reasons, told);
+        let last: Vec<serde_json::Value> = written.lines().skip(3).map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!((&last[0]["upstream"], &last[0]["upstream_status"]), (&"127.0.0.1:1".into(), &204.into()));
+        assert!(last[0]["upstream_us"].is_u64() && last[0]["upstream_error"].is_null(), "{last:?}");
+        assert_eq!(last[1]["upstream_error"], "client_gone");
+        assert!(last[1]["upstream_us"].is_u64() && last[1]["upstream_status"].is_null(), "{last:?}");
+        let text = telemetry.metrics().exposition().render();
+        for line in ["{result=\"2xx\"} 1", "{result=\"client_gone\"} 1", "{result=\"5xx\"} 0"] {
+            assert!(text.contains(&format!("portcullis_proxy_forwarded_total{line}\n")), "{text}");
+        }
+        assert!(text.contains("portcullis_proxy_upstream_seconds_count 1\n"), "{text}");
     }
 }

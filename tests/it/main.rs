@@ -51,6 +51,7 @@ mod reverse_proxy_live;
 mod reverse_proxy_mcp;
 mod reverse_proxy_mcp_listing;
 mod reverse_proxy_raw;
+mod reverse_proxy_records;
 mod reverse_proxy_svid;
 mod reverse_proxy_system;
 mod reverse_proxy_tls;

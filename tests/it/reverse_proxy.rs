@@ -119,6 +119,11 @@ impl Proxy {
         head + "\r\n"
     }
 
+    /// What a scrape is answered with.
+    pub(crate) fn metrics(&self) -> String {
+        self.telemetry.metrics().exposition().render()
+    }
+
     /// Every record so far.
     pub(crate) fn records(&self) -> Vec<Value> {
         assert!(self.telemetry.records().flush(Duration::from_secs(10)));

@@ -7,6 +7,7 @@ use crate::authz::{DecisionId, Door, Reason};
 use crate::clock::Timestamp;
 use crate::door::{Asked, OwnedPeer};
 use crate::object::GrantId;
+use crate::telemetry::OpenRecord;
 
 fn checked(decision: Decision, headers: &[(&str, &str)]) -> Checked {
     let mut map = HeaderMap::new();
@@ -25,7 +26,7 @@ fn checked(decision: Decision, headers: &[(&str, &str)]) -> Checked {
         peer: OwnedPeer::default(),
     };
     let grant_request_url = Some(Arc::from("http://127.0.0.1:9180/v1/grant-requests"));
-    Checked { decision, request, grant_request_url }
+    Checked { decision, request, grant_request_url, record: OpenRecord::default() }
 }
 
 fn id() -> DecisionId {

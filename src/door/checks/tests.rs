@@ -218,14 +218,33 @@ async fn a_check_waits_for_a_use_of_a_counted_grant_for_so_long() {
         let place = (message.grant, message.report.account);
         purse.answered(place, message.number, UseAnswer::Given(1), Duration::from_secs(60), now);
     };
-    let (checked, ()) = tokio::join!(checks.check(asked("POST", "/refunds/7", Some(&token))), gives);
+    let (mut checked, ()) = tokio::join!(checks.check(asked("POST", "/refunds/7", Some(&token))), gives);
     assert_eq!(checked.decision.reason, Reason::AllowGrant, "{:?}", checked.decision.detail);
+    checked.open_record().answered(&"127.0.0.1:1".into(), 200);
     let begun = Instant::now();
     let checked = checks.check(asked("POST", "/refunds/7", Some(&token))).await;
     let took = begun.elapsed();
     assert_eq!(checked.decision.reason, Reason::SystemUses);
     assert!((Duration::from_millis(120)..Duration::from_millis(500)).contains(&took), "{took:?}");
     assert_eq!(told.outcomes(), ["allow.grant", "system.uses"].map(|reason| outcome("proxy", reason)));
+}
+
+#[tokio::test]
+async fn the_record_of_an_allow_is_open_at_the_door_that_forwards_and_nowhere_else() {
+    let estate = Estate::new();
+    let (checks, told) = of(&estate, pool(VerificationLimits::default()), &Config::default());
+    let token = estate.token("storefront");
+    for door in Door::ALL {
+        for (token, told_at_once) in [(Some(&*token), door != Door::Proxy), (None, true)] {
+            let before = told.outcomes().len();
+            let checked = checks.check(Asked { door, ..asked("GET", "/catalog/1", token) }).await;
+            assert_eq!(checked.decision.permit().is_some(), token.is_some());
+            let at_once = told.outcomes().len() - before;
+            assert_eq!(at_once, usize::from(told_at_once), "{door:?}");
+            drop(checked);
+            assert_eq!(told.outcomes().len() - before, 1, "{door:?}: one record in the end, whatever happens");
+        }
+    }
 }
 
 fn mcp(estate: &mut Estate) {

@@ -36,7 +36,7 @@ pub(super) struct Upstream {
 /// One address.
 #[derive(Debug)]
 struct Endpoint {
-    address: Box<str>,
+    address: Arc<str>,
     pool: Pool,
     health: health::State,
 }
@@ -50,6 +50,8 @@ pub(super) struct Place(Arc<Upstream>);
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
     pub(super) lease: Lease,
+    /// Whose it is.
+    pub(super) address: Arc<str>,
 }
 
 /// Why there is no answer.
@@ -166,7 +168,10 @@ impl Place {
             };
             let request = upstream.request(permit, outgoing, body)?;
             match connection.send(request).await {
-                Ok((response, lease)) => return Ok(Answer { response, lease }),
+                Ok((response, lease)) => {
+                    let address = Arc::clone(&endpoint.address);
+                    return Ok(Answer { response, lease, address });
+                }
                 // The connection was closed in the meantime, before anything was written on it.
                 Err((_, Some(unsent_request))) if unsent > 1 => {
                     unsent -= 1;

@@ -117,6 +117,11 @@ impl Records {
         Ok(Self(Some(shared)))
     }
 
+    /// Whether a record is worth making.
+    pub(super) fn are_kept(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Queues a record, or counts it as dropped. `make` runs only if records are kept.
     pub(super) fn push(&self, make: impl FnOnce() -> Record) {
         let Some(shared) = &self.0 else { return };

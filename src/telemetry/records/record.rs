@@ -13,6 +13,7 @@ use uuid::fmt::Hyphenated;
 
 use crate::authz::{Decision, Door};
 use crate::clock::Timestamp;
+use crate::telemetry::open_record::Forwarded;
 use crate::wire::Position;
 
 /// A client chooses path and method; a record does not grow with them.
@@ -26,6 +27,7 @@ pub(crate) struct Record {
     duration: Duration,
     method: SmallVec<[u8; 8]>,
     path: SmallVec<[u8; 48]>,
+    forwarded: Option<Forwarded>,
 }
 
 /// Writes records, and remembers what seldom changes from one to the next.
@@ -47,7 +49,13 @@ impl Record {
             duration,
             method: SmallVec::from_slice(bounded(method, MAX_METHOD)),
             path: SmallVec::from_slice(bounded(path, MAX_PATH)),
+            forwarded: None,
         }
+    }
+
+    /// What became of the request.
+    pub(crate) fn forwarded(&mut self, what: Forwarded) {
+        self.forwarded = Some(what);
     }
 }
 
@@ -124,7 +132,23 @@ impl Writer {
         }
         out.extend_from_slice(if d.cached { b",\"cached\":true" } else { b",\"cached\":false" });
         out.extend_from_slice(b",\"duration_us\":");
-        number(u64::try_from(record.duration.as_micros()).unwrap_or(u64::MAX), out);
+        microseconds(record.duration, out);
+        if let Some(forwarded) = &record.forwarded {
+            let took = match forwarded {
+                Forwarded::Answered { address, status, took } => {
+                    field("upstream", address.as_bytes(), out);
+                    out.extend_from_slice(b",\"upstream_status\":");
+                    number(u64::from(*status), out);
+                    took
+                }
+                Forwarded::Failed { why, took } => {
+                    field("upstream_error", why.name().as_bytes(), out);
+                    took
+                }
+            };
+            out.extend_from_slice(b",\"upstream_us\":");
+            microseconds(*took, out);
+        }
         out.extend_from_slice(b"}\n");
     }
 
@@ -163,6 +187,10 @@ fn decided_at(decision: &Decision) -> Timestamp {
 fn uuid(id: Hyphenated, out: &mut Vec<u8>) {
     let mut text = [0_u8; Hyphenated::LENGTH];
     out.extend_from_slice(id.encode_lower(&mut text).as_bytes());
+}
+
+fn microseconds(span: Duration, out: &mut Vec<u8>) {
+    number(u64::try_from(span.as_micros()).unwrap_or(u64::MAX), out);
 }
 
 fn number(mut n: u64, out: &mut Vec<u8>) {
