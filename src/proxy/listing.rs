@@ -5,6 +5,7 @@
 //! is too large, is answered 502, and a stream ends; no list goes on unfiltered. Bounded in bytes and, until there is a head to
 //! answer with, in time. No protection: each call is decided on when it comes.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -84,7 +85,7 @@ pub(super) async fn listed(
     let mut room = rooms.none();
     let form = match kind {
         Kind::None => return Response::from_parts(parts, Reply::Upstream(Box::new(streamed))),
-        Kind::Unreadable => return respond::unreadable(),
+        Kind::Unreadable => return unreadable(&streamed, &"it is compressed, or neither JSON nor events"),
         Kind::Events => Form::Events(EventFilter::default()),
         Kind::Json => {
             let whole = match tokio::time::timeout(within, whole(&mut streamed, &mut room)).await {
@@ -94,14 +95,14 @@ pub(super) async fn listed(
                     let denial = streamed.held.stream.cut().await.clone();
                     return respond::denied(&entry.checked.instead(denial, entry.checked.request.clone()), true);
                 }
-                Ok(Err(error)) => return unreadable(&error),
+                Ok(Err(error)) => return unreadable(&streamed, &error),
                 Err(_elapsed) => return respond::failed(&SendError::TimedOut, false),
             };
             let request = &streamed.held.stream.entry().checked.request;
             let filter = || filter_tools(&whole, |tools| checks.allowed_tools(request, tools));
             match in_place(whole.len(), filter) {
                 Ok(filtered) => Form::Whole(Bytes::from(filtered)),
-                Err(error) => return unreadable(&error.into()),
+                Err(error) => return unreadable(&streamed, &error),
             }
         }
     };
@@ -130,9 +131,15 @@ async fn whole(streamed: &mut Streamed, room: &mut Room) -> Result<Vec<u8>, Brok
     Ok(whole)
 }
 
-fn unreadable(error: &Broken) -> Response<Reply> {
-    tracing::debug!(%error, "a list of tools is not passed on");
+fn unreadable(streamed: &Streamed, error: &dyn fmt::Display) -> Response<Reply> {
+    tell(streamed, error);
     respond::unreadable()
+}
+
+/// The record has the status that the server answered with, and not that its answer was kept back.
+fn tell(streamed: &Streamed, error: &dyn fmt::Display) {
+    let decision = &streamed.held.stream.entry().checked.decision;
+    tracing::warn!(%error, decision = %decision.id, "an answer that may list tools is not passed on");
 }
 
 // === impl Kind ===
@@ -197,7 +204,7 @@ impl Listed {
                 Ok(passed) if passed.is_empty() => {}
                 Ok(passed) => return Poll::Ready(Some(Ok(Frame::data(Bytes::from(passed))))),
                 Err(error) => {
-                    tracing::debug!(%error, "a stream of an MCP server is not passed on");
+                    tell(streamed, &error);
                     streamed.is_cut = true;
                     return Poll::Ready(Some(Err(error)));
                 }
