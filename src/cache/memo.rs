@@ -1,14 +1,19 @@
 //! The engine's memo on two bounded moka caches, and a small one of tokens whose signature was bad.
 //!
-//! Plane: shared. Bounded by number of entries; the least used go first. Reading never extends an entry's life, and
-//! every entry goes after an hour whatever its use, so that what is no longer reachable does not stay.
+//! Plane: shared. Bounded by number of entries; what was not used for longest goes first. INVARIANT: what was just verified or
+//! decided is known for the next request, however full a cache is and whatever it holds: tokens are rotated and policies
+//! replaced, so an entry that was popular may well be dead, and is no reason to turn a new one away (as moka's default policy
+//! would). Reading never extends an entry's life, and every entry goes after an hour whatever its use, so that what is no longer
+//! reachable does not stay.
 
 use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use moka::sync::Cache;
+use moka::policy::EvictionPolicy;
+use moka::sync::{Cache, CacheBuilder};
 
 use crate::authz::{KnownAnswer, KnownCertificate, KnownToken, Memo};
 
@@ -68,14 +73,19 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 /// How many tokens with bad signatures are remembered. Who sends always new ones only wears this cache out.
 const MAX_FORGED: u64 = 10_000;
 
+fn bounded<K, V>(capacity: u64) -> CacheBuilder<K, V, Cache<K, V>>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder().max_capacity(capacity).time_to_live(MAX_AGE).eviction_policy(EvictionPolicy::lru())
+}
+
 // === impl MokaMemo ===
 
 impl MokaMemo {
     pub(super) fn new(sizes: CacheSizes) -> Self {
-        let forged = Cache::builder()
-            .max_capacity(MAX_FORGED)
-            .time_to_live(MAX_AGE)
-            .build_with_hasher(foldhash::fast::RandomState::default());
+        let forged = bounded(MAX_FORGED).build_with_hasher(foldhash::fast::RandomState::default());
         Self { credentials: Counted::new(sizes.tokens), answers: Counted::new(sizes.decisions), forged }
     }
 
@@ -158,15 +168,13 @@ impl Memo for View<'_> {
 
 impl<K, V> Counted<K, V>
 where
-    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    K: Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
     fn new(capacity: u64) -> Self {
         let evictions = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&evictions);
-        let cache = Cache::builder()
-            .max_capacity(capacity)
-            .time_to_live(MAX_AGE)
+        let cache = bounded(capacity)
             .eviction_listener(move |_, _, cause| {
                 if cause.was_evicted() {
                     counter.fetch_add(1, Ordering::Relaxed);
@@ -189,5 +197,29 @@ where
             evictions: self.evictions.load(Ordering::Relaxed),
             entries: self.cache.entry_count(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_is_known_though_the_cache_is_full_of_what_was_popular() {
+        let counted: Counted<u64, u64> = Counted::new(100);
+        let [popular, new] = [0..100_u64, 1_000..1_200];
+        for key in popular.clone() {
+            counted.cache.insert(key, key);
+            (0..20).for_each(|_| assert_eq!(counted.cache.get(&key), Some(key)));
+        }
+        counted.cache.run_pending_tasks();
+        for key in new {
+            assert_eq!(counted.cache.get(&0), Some(0), "what is in use stays");
+            counted.cache.insert(key, key);
+            counted.cache.run_pending_tasks();
+            assert_eq!(counted.cache.get(&key), Some(key), "as if verified a moment ago");
+        }
+        assert_eq!((counted.counters().entries, counted.counters().evictions), (100, 200));
+        assert_eq!(popular.filter(|key| counted.cache.contains_key(key)).count(), 1);
     }
 }
