@@ -22,7 +22,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use portcullis::authz::Lease;
-use portcullis::cache::{CacheSizes, Gate};
+use portcullis::cache::{CacheSizes, Gate, coalesce};
 use portcullis::clock::{Clock, SystemClock};
 use portcullis::credential::TokenSigner;
 use portcullis::state::State;
@@ -175,13 +175,16 @@ fn cpu_seconds(pid: u32) -> f64 {
 
 /// On a runtime with so many threads or, with `workers`, on as many runtimes with a single thread.
 fn serve(kind: &str, grants: usize, (threads, workers): (usize, usize), key: Option<String>, to: Option<String>) {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().expect("a runtime");
+    // As the sidecar has them.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(threads).on_thread_park(coalesce::before_park);
+    let runtime = runtime.enable_all().build().expect("a runtime");
     let workers: Vec<_> = (0..workers)
         .map(|_| {
             let (hand, handle) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                let runtime = runtime.on_thread_park(coalesce::before_park).enable_all().build().expect("a runtime");
                 hand.send(runtime.handle().clone()).expect("somebody waits");
                 runtime.block_on(std::future::pending::<()>());
             });

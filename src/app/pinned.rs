@@ -7,6 +7,8 @@ use std::io;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use crate::cache::coalesce;
+
 /// The runtimes.
 #[derive(Debug)]
 pub(super) struct Pinned(Vec<Runtime>);
@@ -14,8 +16,11 @@ pub(super) struct Pinned(Vec<Runtime>);
 impl Pinned {
     /// Starts so many.
     pub(super) fn start(threads: u16) -> io::Result<Self> {
-        let start =
-            |n| Builder::new_multi_thread().worker_threads(1).thread_name(format!("checks-{n}")).enable_all().build();
+        let start = |n| {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(1).thread_name(format!("checks-{n}")).on_thread_park(coalesce::before_park);
+            builder.enable_all().build()
+        };
         Ok(Self((0..threads).map(start).collect::<io::Result<_>>()?))
     }
 

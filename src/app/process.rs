@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{BuildError, Deps, RunError, control, descriptors, sidecar};
+use crate::cache::coalesce;
 use crate::config::{ControlConfig, SidecarConfig};
 use crate::drain::{self, Drain};
 use crate::readiness::Readiness;
@@ -48,7 +49,8 @@ pub struct Runtimes {
 impl Runtimes {
     /// Starts both.
     pub fn start() -> io::Result<Self> {
-        let hot = Builder::new_multi_thread().enable_all().thread_name("checks").build()?;
+        let mut hot = Builder::new_multi_thread();
+        let hot = hot.enable_all().thread_name("checks").on_thread_park(coalesce::before_park).build()?;
         let support =
             Builder::new_multi_thread().worker_threads(SUPPORT_THREADS).enable_all().thread_name("support").build()?;
         Ok(Self { hot, support })

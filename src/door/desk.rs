@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Config, Decide};
 use crate::authz::{Decision, DecisionId, Reason};
-use crate::cache::{Admission, AdmissionLimits, VerificationPool};
+use crate::cache::{Admission, AdmissionLimits, VerificationPool, coalesce};
 use crate::telemetry::Telemetry;
 
 /// One check in so many measures how long a thread has to be waited for.
@@ -75,6 +75,9 @@ impl Desk {
 
     /// A denial that no engine was asked for.
     pub(crate) fn refusal(&self, reason: Reason, detail: &str) -> Decision {
+        if reason == Reason::SystemOverload {
+            coalesce::has_refused();
+        }
         Decision::refuse(DecisionId::new(self.decide.now().wall), reason, detail)
     }
 }
